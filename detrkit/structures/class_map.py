@@ -1,0 +1,68 @@
+"""Class names, contiguous indices and the data set's own category ids."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Index i of the model means `names[i]`, which the data set calls `category_ids[i]`.
+
+    Attributes:
+        names: class names in index order.
+        category_ids: the data set's ids, int or str, in index order; any values, gaps included.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.category_ids):
+            raise ValueError(f"{len(self.names)} names for {len(self.category_ids)} category ids")
+        if len(set(self.category_ids)) != len(self.category_ids):
+            raise ValueError(f"category ids repeat: {self.category_ids}")
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], first_id: int = 0) -> ClassMap:
+        """Ids counted up from `first_id` in the order of `names`."""
+        names = tuple(names)
+        return cls(names, tuple(range(first_id, first_id + len(names))))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ClassMap:
+        """Inverse of `to_dict`."""
+        return cls(tuple(data["names"]), tuple(data["category_ids"]))
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Plain lists, for checkpoints and JSON."""
+        return {"names": list(self.names), "category_ids": list(self.category_ids)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def index_of_id(self) -> dict[int | str, int]:
+        """Category id -> contiguous index."""
+        return {category: index for index, category in enumerate(self.category_ids)}
+
+    @cached_property
+    def index_of_name(self) -> dict[str, int]:
+        """Class name -> contiguous index; of equal names the first."""
+        return {name: index for index, name in reversed(list(enumerate(self.names)))}
+
+    @cached_property
+    def colors(self) -> tuple[tuple[int, int, int], ...]:
+        """One RGB colour (0–255) per class, far apart in hue and stable for an index."""
+        golden = 0.61803398875
+        return tuple(
+            tuple(
+                round(255 * c)
+                for c in colorsys.hsv_to_rgb((0.58 + i * golden) % 1, 0.85 - 0.25 * (i % 2), 0.95)
+            )
+            for i in range(len(self))
+        )  # type: ignore[return-value]

@@ -1,0 +1,135 @@
+"""What a detector found in one image; the same class for every runtime and for the API."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detrkit.errors import MissingExtraError
+from detrkit.structures.class_map import ClassMap
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(slots=True)
+class Detections:
+    """Boxes, scores and labels of one image, best score first.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32, corners in pixels of the original image.
+        scores: (N,) float32, 0–1.
+        labels: (N,) int64, contiguous class indices from 0.
+        class_map: names and the data set's category ids.
+        orig_size: (h, w) of the image in pixels.
+        image_id: the data set's id of the image, if it comes from one.
+        path: the image file, if there is one.
+        track_ids: (N,) int64, or None without tracking.
+    """
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    class_map: ClassMap
+    orig_size: tuple[int, int] = (0, 0)
+    image_id: int | str | None = None
+    path: str | None = None
+    track_ids: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each detection."""
+        return [self.class_map.names[i] for i in self.labels]
+
+    def select(self, keep: npt.NDArray[Any]) -> Detections:
+        """The detections at a boolean mask or at indices."""
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            track_ids=None if self.track_ids is None else self.track_ids[keep],
+        )
+
+    def above(self, score: float) -> Detections:
+        """The detections that score at least `score`."""
+        return self.select(self.scores >= score)
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """COCO result entries: `image_id`, `category_id` (the data set's own), `bbox`, `score`.
+
+        `bbox` is [x, y, w, h] in pixels.
+        """
+        x1, y1, x2, y2 = self.boxes_xyxy.T.tolist() if len(self) else ([], [], [], [])
+        return [
+            {
+                "image_id": self.image_id,
+                "category_id": self.class_map.category_ids[label],
+                "bbox": [a, b, c - a, d - b],
+                "score": score,
+            }
+            for label, a, b, c, d, score in zip(
+                self.labels.tolist(), x1, y1, x2, y2, self.scores.tolist(), strict=True
+            )
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain description of the image and its detections."""
+        objects: list[dict[str, Any]] = []
+        for i, name in enumerate(self.names):
+            item: dict[str, Any] = {
+                "label": name,
+                "category_id": self.class_map.category_ids[self.labels[i]],
+                "score": round(float(self.scores[i]), 6),
+                "box_xyxy": [round(float(v), 3) for v in self.boxes_xyxy[i]],
+            }
+            if self.track_ids is not None:
+                item["track_id"] = int(self.track_ids[i])
+            objects.append(item)
+        return {
+            "image": self.path,
+            "image_id": self.image_id,
+            "height": self.orig_size[0],
+            "width": self.orig_size[1],
+            "detections": objects,
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON, UTF-8 text unescaped."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`.
+
+        Raises:
+            MissingExtraError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise MissingExtraError("supervision", None, "Detections.to_supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy,
+            confidence=self.scores,
+            class_id=self.labels,
+            tracker_id=self.track_ids,
+            data={"class_name": np.array(self.names)},
+        )
+
+    def draw(self, image: Image.Image | None = None, **style: Any) -> Image.Image:
+        """A copy of `image` (default: the file at `path`) with boxes, names and scores.
+
+        Args:
+            image: the picture in its original size.
+            style: arguments of `detrkit.drawing.draw_detections`.
+        """
+        from detrkit.drawing import draw_detections
+
+        return draw_detections(self, image, **style)

@@ -1,0 +1,95 @@
+"""How a picture becomes the model's input; the one preprocessing of detrkit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """Size, resize rule, channel order, scale and normalisation.
+
+    Made once from the configuration, stored in every checkpoint and artefact, and used by
+    validation, infer, export, benchmark and explain alike.
+
+    Attributes:
+        size: (h, w) of the model's input.
+        resize: "stretch" to the size, or "letterbox": keep the aspect ratio, pad to the right
+            and below with `pad_value`.
+        channels: "rgb" or "bgr".
+        scale: factor on the 0–255 values.
+        mean, std: per channel, after `scale`.
+        pad_value: 0–255, the letterbox's border.
+    """
+
+    size: tuple[int, int]
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    pad_value: int = 114
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ImageSpec:
+        """Inverse of `to_dict`; lists become tuples."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoints and JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def content_size(self, orig_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) that an image of `orig_size` (h, w) covers inside the input."""
+        if self.resize == "stretch":
+            return self.size
+        ratio = min(self.size[0] / orig_size[0], self.size[1] / orig_size[1])
+        return max(round(orig_size[0] * ratio), 1), max(round(orig_size[1] * ratio), 1)
+
+    def resized(self, image: Tensor) -> Tensor:
+        """Resizes (and pads) a uint8 RGB image (3, H, W); still uint8 RGB.
+
+        Bilinear with antialiasing, within one grey level of Pillow's.
+        """
+        h, w = self.content_size((image.shape[-2], image.shape[-1]))
+        if image.shape[-2:] != (h, w):
+            image = F.resize_image(image, [h, w], antialias=True)
+        if (h, w) != self.size:
+            pad = [0, 0, self.size[1] - w, self.size[0] - h]
+            image = F.pad_image(image, pad, fill=[float(self.pad_value)])
+        return image
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """uint8 RGB (…, 3, h, w) -> float32 in the channel order and range of the model."""
+        if self.channels == "bgr":
+            image = image.flip(-3)
+        out = image.to(torch.float32).mul_(self.scale)
+        if self.mean != (0.0, 0.0, 0.0):
+            out -= torch.tensor(self.mean, device=out.device).view(3, 1, 1)
+        if self.std != (1.0, 1.0, 1.0):
+            out /= torch.tensor(self.std, device=out.device).view(3, 1, 1)
+        return out
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """uint8 RGB (3, H, W) of any size -> float32 (3, h, w), the model's input."""
+        return self.normalized(self.resized(image))
+
+    def restore_boxes(self, boxes_cxcywh: Tensor, orig_size: tuple[int, int]) -> Tensor:
+        """Boxes as fractions of the input (…, 4) -> boxes_xyxy in pixels of the original image.
+
+        Not clipped: the authors' postprocessors do not clip either.
+        """
+        h, w = self.content_size(orig_size)
+        # fraction of the input -> fraction of the content -> original pixels
+        sx = orig_size[1] * self.size[1] / w
+        sy = orig_size[0] * self.size[0] / h
+        cx, cy, bw, bh = boxes_cxcywh.unbind(-1)
+        return torch.stack(
+            [(cx - bw / 2) * sx, (cy - bh / 2) * sy, (cx + bw / 2) * sx, (cy + bh / 2) * sy], -1
+        )

@@ -1,0 +1,44 @@
+"""Fixtures of all tests. Nothing here downloads; reference numbers are optional."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def reference_folder() -> Path:
+    """Folder of the reference numbers: `DETRKIT_REFERENCE`, else `../shared`."""
+    return Path(os.environ.get("DETRKIT_REFERENCE", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The reference folder; skips where it is absent."""
+    folder = reference_folder()
+    if not (folder / "parity").is_dir():
+        pytest.skip(f"no reference numbers at {folder}; set DETRKIT_REFERENCE")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("bccd")`: a real data set; skips where it is absent."""
+
+    def find(name: str) -> Path:
+        folder = reference_folder() / "data" / name
+        if not folder.exists():
+            pytest.skip(f"no data set at {folder}; set DETRKIT_REFERENCE")
+        return folder
+
+    return find
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The checkout's root."""
+    return REPOSITORY
