@@ -1,0 +1,72 @@
+"""The one entry point for checks: `nox` runs lint, types and tests; `nox -l` lists all.
+
+Sessions use the environment that nox itself runs in (`pip install -e '.[dev]'`), because a fresh
+one would download torch each time. Only `wheel` makes its own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "none"
+
+ROOT = Path(__file__).parent
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and formatting."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy; strict for config, cli, registry, engine and structures."""
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The default suite: no GPU, no network, minutes on two cores."""
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The long tests: real trainings, kill and resume."""
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """Runs every shell block of the README that is marked `<!-- run -->`, in order."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- run -->\s*```(?:bash|sh)\n(.*?)```", text, flags=re.S)
+    if not blocks:
+        session.error("README.md has no block marked <!-- run -->")
+    for block in blocks:
+        session.run("bash", "-euo", "pipefail", "-c", block, external=True)
+
+
+@nox.session(venv_backend="venv", venv_params=["--system-site-packages"])
+def wheel(session: nox.Session) -> None:
+    """Builds the wheel, installs it beside the packages that are already here, and starts it."""
+    target = Path(session.create_tmp())
+    shutil.rmtree(target / "dist", ignore_errors=True)
+    session.run(
+        sys.executable, "-m", "build", "--wheel", "--outdir", str(target / "dist"), external=True
+    )
+    (built,) = (target / "dist").glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(built))
+    session.chdir(target)  # away from the checkout, so that the installed package is the one used
+    session.run("detrkit", "--version")
+    session.run("detrkit", "--help", silent=True)
+    session.run("detrkit", "show-config", "quickstart", "--json", silent=True)
