@@ -1,0 +1,259 @@
+"""The Typer application: finds commands lazily, turns errors into `error:` and `hint:`.
+
+A command is one file of this package with one function of the file's name (`-` becomes `_`).
+A file is imported when its command runs or when help lists it, so a command file keeps heavy
+imports (torch, the engine) inside its function.
+
+Exit codes: 0 done, 1 bug, 2 usage, 3 config, 4 data, 5 weights, 6 missing extra, 7 diverged,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from detrkit.cli import console
+from detrkit.errors import DetrkitError, Interrupted, UsageError, did_you_mean
+
+#: Panels of `detrkit --help` and their commands, in the order in which they are shown.
+PANELS: dict[str, tuple[str, ...]] = {
+    "Train": ("train", "resume", "tune"),
+    "Measure": ("eval",),
+    "Deploy": ("infer",),
+    "Data": (),
+    "Understand": ("info", "show-config", "models", "modules"),
+}
+
+#: Options before or after the command's name.
+GLOBAL_FLAGS = {
+    "-v": "verbose",
+    "--verbose": "verbose",
+    "-q": "quiet",
+    "--quiet": "quiet",
+    "--debug": "debug",
+}
+
+_ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
+
+# Typer carries its own copy of click in new versions and uses the package in old ones.
+_ClickUsageError: Any = typer.BadParameter.__bases__[0]
+_ClickException: Any = _ClickUsageError.__bases__[0]
+
+
+@dataclass
+class Settings:
+    """What the global options say."""
+
+    verbose: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+    def apply(self) -> None:
+        console.setup_logging(verbose=self.verbose or self.debug, quiet=self.quiet)
+
+
+settings = Settings()
+
+
+class Command(TyperCommand):
+    """A command that also takes the authors' spellings and the global flags."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {flag for parameter in self.params for flag in parameter.opts}
+        args = take_global_flags(args, {f for f in GLOBAL_FLAGS if f not in own})
+        if "--update" in own:
+            args = repeat_update_flag(args)
+        takes_config = any(
+            parameter.param_type_name == "argument" and parameter.metavar == "CFG"
+            for parameter in self.params
+        )
+        if takes_config and "-c" not in own:
+            args = config_flag_to_argument(args)
+        return super().parse_args(ctx, args)
+
+
+class LazyGroup(TyperGroup):
+    """Commands from `PANELS`, imported when they are needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for names in PANELS.values() for name in names if _exists(name)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for panel, names in PANELS.items():
+            if cmd_name in names and _exists(cmd_name):
+                return _load(cmd_name, panel)
+        return None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in self.list_commands(ctx) and not name.startswith("-"):
+            raise UsageError(
+                f"no command `{name}`{did_you_mean(name, self.list_commands(ctx))}",
+                hint="`detrkit --help` lists the commands",
+            )
+        return super().resolve_command(ctx, args)
+
+
+def _exists(name: str) -> bool:
+    return (Path(__file__).parent / f"{name.replace('-', '_')}.py").is_file()
+
+
+def _load(name: str, panel: str) -> Any:
+    function_name = name.replace("-", "_")
+    module = importlib.import_module(f"detrkit.cli.{function_name}")
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(
+        name,
+        cls=Command,
+        rich_help_panel=panel,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )(getattr(module, function_name))
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="detrkit",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`detrkit COMMAND --help` explains a command. Exit codes: 0 done, 1 bug, 2 usage, "
+    "3 config, 4 data, 5 weights, 6 missing extra, 7 diverged, 130 interrupted.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from detrkit import __version__
+
+        typer.echo(f"detrkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log details.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Log warnings only.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; log details.")
+    ] = False,
+) -> None:
+    """Train, tune, evaluate and deploy real-time DETR detectors."""
+    settings.verbose |= verbose
+    settings.quiet |= quiet
+    settings.debug |= debug
+    settings.apply()
+
+
+def take_global_flags(args: Sequence[str], flags: set[str]) -> list[str]:
+    """Removes `flags` from a command's arguments (up to `--`) and applies them."""
+    rest: list[str] = []
+    for position, arg in enumerate(args):
+        if arg == "--":
+            rest += args[position:]
+            break
+        if arg in flags:
+            setattr(settings, GLOBAL_FLAGS[arg], True)
+            settings.apply()
+        else:
+            rest.append(arg)
+    return rest
+
+
+def repeat_update_flag(args: Sequence[str]) -> list[str]:
+    """`-u a=1 b=2` -> `-u a=1 -u b=2`; other arguments stay as they are."""
+    result: list[str] = []
+    after_update = False
+    for arg in args:
+        if arg in ("-u", "--update"):
+            after_update = True
+        elif after_update and _ASSIGNMENT.match(arg):
+            if result[-1] not in ("-u", "--update"):
+                result.append("-u")
+        elif result and result[-1] not in ("-u", "--update"):
+            after_update = False
+        result.append(arg)
+    return result
+
+
+def config_flag_to_argument(args: Sequence[str]) -> list[str]:
+    """`-c FILE`, `--config FILE`, `--config=FILE` -> `FILE`, the positional argument."""
+    result: list[str] = []
+    for position, arg in enumerate(args):
+        if arg == "--":
+            return result + list(args[position:])
+        if arg.startswith("--config="):
+            result.append(arg.split("=", 1)[1])
+        elif arg not in ("-c", "--config"):
+            result.append(arg)
+    return result
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    global settings
+    settings = Settings()
+    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        code = typer.main.get_command(app).main(
+            args=arguments, prog_name="detrkit", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except DetrkitError as error:
+        return _report(error)
+    except _ClickException as error:
+        return _report_click(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _report(Interrupted("interrupted"))
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        console.say("error", f"{type(error).__name__}: {error}", "bold red")
+        if settings.debug:
+            console.err.print(traceback.format_exc(), markup=False, soft_wrap=True)
+        else:
+            hint = "this is a bug in detrkit; `--debug` shows where, please report it"
+            console.say("hint", hint, "bold cyan")
+        return 1
+
+
+def _report(error: DetrkitError) -> int:
+    if settings.debug:
+        console.err.print(traceback.format_exc(), markup=False, soft_wrap=True)
+    console.say("error", error.message, "bold red")
+    if error.hint:
+        console.say("hint", error.hint, "bold cyan")
+    return error.exit_code
+
+
+def _report_click(error: Any) -> int:
+    """A wrong command line, found by Typer."""
+    message = error.format_message()
+    if not message:  # no arguments: click shows the help
+        error.show()
+        return UsageError.exit_code
+    console.say("error", message[:1].lower() + message[1:].rstrip("."), "bold red")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "detrkit"
+    console.say("hint", f"`{command} --help` lists what it takes", "bold cyan")
+    return UsageError.exit_code

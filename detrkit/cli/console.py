@@ -1,0 +1,103 @@
+"""Where text goes: results to stdout, logs and progress to stderr, plain when not a terminal.
+
+`NO_COLOR` is honoured (rich does). With `--json` a command calls `print_json` once and prints
+nothing else on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+#: Version of the `--json` objects; raised when a key changes its meaning.
+JSON_VERSION = 1
+
+#: Width of tables in a file or a pipe, where no terminal limits it.
+PLAIN_WIDTH = 160
+
+#: Results. Print tables and text with `out.print`.
+out = Console(width=None if sys.stdout and sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+#: Logs, progress, errors.
+err = Console(
+    stderr=True,
+    width=None if sys.stderr and sys.stderr.isatty() else PLAIN_WIDTH,
+    highlight=False,
+)
+
+_STYLES = {
+    logging.DEBUG: ("debug", "dim"),
+    logging.INFO: ("", ""),
+    logging.WARNING: ("warning", "bold yellow"),
+    logging.ERROR: ("error", "bold red"),
+    logging.CRITICAL: ("error", "bold red"),
+}
+
+
+class _RichHandler(logging.Handler):
+    """`warning: text` on stderr; plain text for information."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            label, style = _STYLES.get(record.levelno, ("", ""))
+            say(label, record.getMessage(), style)
+        except BrokenPipeError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+
+def say(label: str, message: str, style: str) -> None:
+    """Prints `label: message` on stderr, the label in `style`; never wraps or reads markup."""
+    line = Text(f"{label}: ", style=style) if label else Text()
+    err.print(line.append(message, style="" if label else style), soft_wrap=True)
+
+
+def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Shows the log of detrkit on stderr: information and above.
+
+    Args:
+        verbose: details as well (`-v`).
+        quiet: warnings and errors only (`-q`).
+    """
+    logger = logging.getLogger("detrkit")
+    for handler in [h for h in logger.handlers if isinstance(h, _RichHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_RichHandler())
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+
+
+def print_json(kind: str, payload: Mapping[str, Any]) -> None:
+    """Writes one JSON object to stdout: `{"detrkit": …, "kind": kind, "version": 1, **payload}`.
+
+    NaN and infinities, which JSON lacks, become null. Paths and other objects become text.
+    """
+    from detrkit import __version__
+
+    head = {"detrkit": __version__, "kind": kind, "version": JSON_VERSION}
+    # A Windows console may not speak UTF-8; escapes are safe anywhere.
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(
+        {**head, **_plain(payload)}, ensure_ascii=not utf8, indent=2, allow_nan=False, default=str
+    )
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy and torch
+        return _plain(value.tolist())
+    return value

@@ -1,0 +1,207 @@
+"""The run settings: every top-level key that is not a component or a section of one."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Settings of a run. Defaults are the authors'.
+
+    Attributes:
+        task: "detection".
+        epochs: passes over the training set.
+        seed: of every random draw; None draws one.
+        device: "cpu", "cuda:1"; empty chooses.
+        output_dir: where runs go; None: `runs/`.
+        summary_dir: of TensorBoard; None: inside the run directory.
+        resume: checkpoint to continue.
+        tuning: checkpoint to fine-tune.
+        last_epoch: epoch before the first one.
+        print_freq: steps between log lines.
+        checkpoint_freq: epochs between numbered checkpoints.
+        use_amp: mixed precision.
+        amp: "bf16", "fp16" or "off"; None follows `use_amp`.
+        use_ema: average the weights.
+        ema_decay, ema_warmups: only for files without an `ema` section.
+        clip_max_norm: largest gradient norm; 0 does not clip.
+        sync_bn: batch norm over all devices.
+        find_unused_parameters: of DistributedDataParallel.
+        num_classes: None: as the data set has.
+        eval_spatial_size: (h, w) of the model's input.
+        use_focal_loss: sigmoid class scores.
+        num_top_queries: detections per image.
+        remap_mscoco_category: detections leave with COCO's 91 ids.
+        data: data set of any layout; replaces the data sets of the loaders.
+        train_split, val_split: lists of `data` to train and to validate on.
+        val_fraction: share of the training set held out where `data` has no validation set.
+        batch_size, num_workers: only for files that set them at the top level.
+        schedule: "auto" derives what hangs on `epochs`; None: as the file says.
+        recipe: "detrkit" switches the authors' quirks off; None keeps them.
+        lr_scheduler_kind: "flatcosine" or None (the `lr_scheduler` section).
+        lr_gamma, warmup_iter, flat_epoch, no_aug_epoch: of the flat-cosine schedule.
+        plugins: Python files that register components.
+        use_wandb, project_name, exp_name: of Weights & Biases.
+    """
+
+    task: str = "detection"
+    epochs: int | None = None
+    seed: int | None = None
+    device: str | None = None
+    output_dir: str | None = None
+    summary_dir: str | None = None
+    resume: str | None = None
+    tuning: str | None = None
+    last_epoch: int = -1
+    print_freq: int | None = None
+    checkpoint_freq: int = 1
+    use_amp: bool = False
+    amp: Literal["bf16", "fp16", "off"] | None = None
+    use_ema: bool = False
+    ema_decay: float = 0.9999
+    ema_warmups: int = 2000
+    clip_max_norm: float = 0.0
+    sync_bn: bool = False
+    find_unused_parameters: bool = False
+    num_classes: int | None = None
+    eval_spatial_size: tuple[int, int] | None = None
+    use_focal_loss: bool = False
+    num_top_queries: int | None = None
+    remap_mscoco_category: bool = False
+    data: str | None = None
+    train_split: str | None = None
+    val_split: str | None = None
+    val_fraction: float | None = None
+    batch_size: int | None = None
+    num_workers: int | None = None
+    schedule: Literal["auto"] | None = None
+    recipe: Literal["authors", "detrkit"] | None = None
+    lr_scheduler_kind: str | None = None
+    lr_gamma: float | None = None
+    warmup_iter: int | None = None
+    flat_epoch: int | None = None
+    no_aug_epoch: int | None = None
+    plugins: tuple[str, ...] = ()
+    use_wandb: bool = False
+    project_name: str | None = None
+    exp_name: str | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(h, w) of the model's input; the short form's name for `eval_spatial_size`."""
+        return self.eval_spatial_size
+
+
+#: Top-level keys that name or hold a component, and what the engine hands to it when it builds.
+SLOTS: dict[str, tuple[str, ...]] = {
+    "model": (),
+    "criterion": (),
+    "postprocessor": (),
+    "optimizer": ("params",),
+    "lr_scheduler": ("optimizer",),
+    "lr_warmup_scheduler": ("lr_scheduler",),
+    "ema": ("model",),
+    "scaler": (),
+    "train_dataloader": (),
+    "val_dataloader": (),
+    "evaluator": ("index", "class_map"),
+}
+
+#: Each run setting with its type.
+TYPES: dict[str, Any] = typing.get_type_hints(RunConfig)
+RUN_KEYS = tuple(field.name for field in fields(RunConfig))
+
+
+def run_config(tree: dict[str, Any]) -> RunConfig:
+    """The run settings of a checked tree; keys set to null keep the default where they must."""
+    values = {}
+    for key in RUN_KEYS:
+        if key not in tree:
+            continue
+        value = tree[key]
+        if value is None and type(None) not in typing.get_args(TYPES[key]):
+            continue
+        values[key] = tuple(value) if isinstance(value, list) else value
+    return RunConfig(**values)
+
+
+def expected(value: Any, annotation: Any) -> str | None:
+    """What `annotation` wants, in words, if `value` (plain YAML data) is not that; else None.
+
+    An annotation that says nothing about plain data accepts everything. A list serves as a
+    tuple, an int as a float; a bool is no int.
+    """
+    return None if _fits(value, annotation) else _in_words(annotation)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return True
+    if annotation is None or annotation is type(None):
+        return value is None
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is str:
+        return isinstance(value, str)
+    base = origin or annotation
+    if not isinstance(base, type):
+        return True
+    if base is tuple:
+        return isinstance(value, (list, tuple)) and _tuple_fits(list(value), args)
+    if base is dict or base.__name__ in ("Mapping", "MutableMapping"):
+        return isinstance(value, dict) and (
+            len(args) != 2 or all(_fits(item, args[1]) for item in value.values())
+        )
+    if base in (list, set, frozenset) or base.__name__ in ("Sequence", "Iterable", "Collection"):
+        return isinstance(value, (list, tuple)) and all(
+            _fits(item, args[0]) for item in value if args
+        )
+    return True
+
+
+def _tuple_fits(value: list[Any], args: tuple[Any, ...]) -> bool:
+    if not args:
+        return True
+    if len(args) == 2 and args[1] is Ellipsis:
+        return all(_fits(item, args[0]) for item in value)
+    return len(value) == len(args) and all(
+        _fits(item, arg) for item, arg in zip(value, args, strict=True)
+    )
+
+
+def _in_words(annotation: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in names:
+        return names[annotation]
+    if annotation is None or annotation is type(None):
+        return "null"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(arg) for arg in args)
+    if origin is Literal:
+        return " or ".join(repr(arg) for arg in args)
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        return f"a list of {len(args)} ({', '.join(_in_words(arg) for arg in args)})"
+    if (origin or annotation) in (list, tuple, set) or getattr(
+        origin or annotation, "__name__", ""
+    ) in ("Sequence", "Iterable", "Collection"):
+        return f"a list of {_in_words(args[0])}" if args else "a list"
+    if (origin or annotation) is dict or getattr(origin or annotation, "__name__", "") in (
+        "Mapping",
+        "MutableMapping",
+    ):
+        return "a mapping"
+    return getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,71 @@
+"""Short forms on top of the dialect, expanded into it.
+
+| short form | becomes |
+|---|---|
+| `image_size: [h, w]` or one number | `eval_spatial_size`, `size` of every `Resize`, `base_size` of the collate functions |
+| `plugins: [./block.py]` | absolute paths, relative to the file that names them |
+| `data: DIR`, `epochs: N`, `schedule: auto` | stay; the engine reads the data set and plans the epochs |
+
+A value that was set later than the short form (a flag, an including file) keeps its value.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detrkit.config.tree import Keys, Origin, Tree, walk
+from detrkit.errors import Problem
+
+
+def expand(tree: Tree) -> list[Problem]:
+    """Expands the short forms of a merged tree in place; returns what is wrong with them."""
+    _anchor_plugins(tree)
+    return _expand_image_size(tree)
+
+
+def _anchor_plugins(tree: Tree) -> None:
+    plugins = tree.data.get("plugins")
+    if not isinstance(plugins, list):
+        return
+    for index, plugin in enumerate(plugins):
+        origin = tree.origins.get(("plugins", index), Origin())
+        if isinstance(plugin, str):
+            folder = Path(origin.file).parent if origin.file else Path.cwd()
+            plugins[index] = os.path.normpath(folder / Path(plugin).expanduser())
+
+
+def _expand_image_size(tree: Tree) -> list[Problem]:
+    if "image_size" not in tree.data:
+        return []
+    value, origin = tree.data["image_size"], tree.origins[("image_size",)]
+    tree.remove(("image_size",))
+    if value is None:
+        return []
+    size = [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
+    if not (
+        isinstance(size, (list, tuple))
+        and len(size) == 2
+        and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size)
+    ):
+        return [Problem(str(origin), f"image_size: expected [h, w] in pixels, got {value!r}")]
+    size = [int(side) for side in size]
+    targets: list[tuple[Keys, Any]] = [(("eval_spatial_size",), size)]
+    for loader in ("train_dataloader", "val_dataloader"):
+        section = tree.data.get(loader)
+        for keys, node in walk(section, (loader,)):
+            if isinstance(node, dict) and node.get("type") == "Resize":
+                targets.append(((*keys, "size"), size))
+        if isinstance(section, dict) and isinstance(section.get("collate_fn"), dict):
+            known = section["collate_fn"].get("base_size")
+            if known is not None:
+                base = size[0] if size[0] == size[1] else size
+                targets.append(((loader, "collate_fn", "base_size"), base))
+    problems = []
+    for keys, target in targets:
+        set_at = tree.origins.get(keys)
+        if set_at is not None and set_at.layer > origin.layer:
+            continue
+        tree.set(keys, target, origin)
+    return problems
