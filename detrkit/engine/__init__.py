@@ -1,0 +1,1 @@
+"""Training, evaluation and use of detectors; the one place where all parts meet."""

@@ -1,0 +1,71 @@
+"""Mixed precision: bf16 where the device computes in it, fp16 with a loss scaler, or off."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+
+from detrkit.errors import UsageError
+
+Amp = Literal["bf16", "fp16", "off"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number format of the forward pass; weights, losses and the optimizer stay float32.
+
+    Attributes:
+        amp: "bf16", "fp16" (with loss scaling) or "off".
+    """
+
+    amp: Amp = "off"
+
+    @classmethod
+    def choose(cls, asked: str | None, use_amp: bool, device: torch.device) -> Precision:
+        """`--amp` if given; else bf16 where `use_amp` is set and the device has it.
+
+        On a CPU bf16 is slower than float32 for these convolutions, so there the default is off;
+        a GPU without bf16 uses fp16.
+
+        Raises:
+            UsageError: an unknown name, or a format that the device lacks.
+        """
+        if asked is None:
+            if not use_amp or device.type != "cuda":
+                return cls("off")
+            return cls("bf16" if torch.cuda.is_bf16_supported(False) else "fp16")
+        if asked not in ("bf16", "fp16", "off"):
+            raise UsageError(f"--amp {asked}: choose bf16, fp16 or off")
+        if asked == "fp16" and device.type == "cpu":
+            raise UsageError(
+                "--amp fp16 needs a GPU", hint="on a CPU use --amp off, or bf16 to save memory"
+            )
+        return cls(asked)  # type: ignore[arg-type]
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.amp == "off":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.amp == "bf16" else torch.float16
+        return torch.autocast(device.type, dtype=dtype)
+
+    def scaler(self, device: torch.device) -> GradScaler:
+        """Scales losses for fp16; passes everything through otherwise."""
+        return GradScaler(device.type, enabled=self.amp == "fp16")
+
+
+def upcast(outputs: Any) -> Any:
+    """Floating-point tensors inside dicts, lists and tuples as float32; the rest as it is."""
+    if isinstance(outputs, Tensor):
+        low = outputs.dtype in (torch.bfloat16, torch.float16)
+        return outputs.float() if low else outputs
+    if isinstance(outputs, dict):
+        return {name: upcast(value) for name, value in outputs.items()}
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(upcast(value) for value in outputs)
+    return outputs

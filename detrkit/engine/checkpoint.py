@@ -1,0 +1,223 @@
+"""Checkpoints: the authors' layout plus what detrkit needs to go on without a configuration.
+
+    last_epoch      number of the last finished epoch, -1 before the first
+    model           weights
+    ema             {"module": averaged weights, "updates": count}
+    optimizer, lr_scheduler, lr_warmup_scheduler, scaler
+    date            ISO 8601
+    detrkit         configuration, ImageSpec, ClassMap, metrics, position in the run, version
+
+`best.pth` and stripped files hold only `model` (the averaged weights), `last_epoch`, `date` and
+`detrkit`. Files are written atomically and read with `weights_only=True`, so that opening one
+never runs code.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrkit.engine.files import write_atomically
+from detrkit.errors import WeightsError
+from detrkit.structures import ClassMap, ImageSpec
+
+#: Rises when a reader of the `detrkit` entry needs to know.
+FORMAT = 1
+
+#: Present in every training checkpoint of the authors' repositories.
+_TRAINING_KEYS = ("model", "ema", "optimizer", "lr_scheduler", "lr_warmup_scheduler", "scaler")
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        model: weights by the authors' names, or None in a file that has only `ema`.
+        ema: {"module": weights, "updates": int}, or None.
+        optimizer, lr_scheduler, lr_warmup_scheduler, scaler: their state dicts, or None.
+        last_epoch: the last finished epoch, -1 before the first.
+        config: the resolved configuration, or None in a file that detrkit did not write.
+        config_name: stem of the configuration file.
+        class_map, image_spec: likewise.
+        metrics: of the epoch, {"AP": …}.
+        position: where the run stands: epoch, batch, step, … (`TrainState.to_dict`).
+        date: ISO 8601.
+        version: detrkit's.
+        path: where it was read from.
+    """
+
+    model: dict[str, Tensor] | None = None
+    ema: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    lr_scheduler: dict[str, Any] | None = None
+    lr_warmup_scheduler: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    last_epoch: int = -1
+    config: dict[str, Any] | None = None
+    config_name: str = ""
+    class_map: ClassMap | None = None
+    image_spec: ImageSpec | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    position: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    version: str = ""
+    path: Path | None = None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use: the averaged ones where there are any."""
+        weights = self.ema["module"] if self.ema else self.model
+        if weights is None:
+            raise WeightsError(f"{self.path} holds no weights")
+        return weights
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether it holds the optimizer's state and the position."""
+        return self.optimizer is not None and self.model is not None
+
+    def stripped(self) -> Checkpoint:
+        """Only what inference needs: the averaged weights and the metadata."""
+        return Checkpoint(
+            model=self.weights,
+            last_epoch=self.last_epoch,
+            config=self.config,
+            config_name=self.config_name,
+            class_map=self.class_map,
+            image_spec=self.image_spec,
+            metrics=self.metrics,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the file."""
+        from detrkit import __version__
+
+        content: dict[str, Any] = {
+            "date": self.date or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "last_epoch": self.last_epoch,
+        }
+        for key in _TRAINING_KEYS:
+            value = getattr(self, key)
+            if value is not None:
+                content[key] = value
+        content["detrkit"] = {
+            "format": FORMAT,
+            "version": self.version or __version__,
+            "config": self.config,
+            "config_name": self.config_name,
+            "class_map": self.class_map.to_dict() if self.class_map else None,
+            "image_spec": self.image_spec.to_dict() if self.image_spec else None,
+            "metrics": self.metrics,
+            "position": self.position,
+        }
+        return content
+
+    def save(self, path: Path) -> None:
+        """Writes the file atomically.
+
+        Raises:
+            DetrkitError: it cannot be written; an older file of that name is unchanged.
+        """
+        content = self.to_dict()
+        write_atomically(path, lambda file: torch.save(content, file))
+
+    @classmethod
+    def from_dict(cls, content: Any, path: Path | None = None) -> Checkpoint:
+        """From the content of a file: ours, the authors', or a bare state dict.
+
+        Raises:
+            WeightsError: it is none of these.
+        """
+        name = path or "the file"
+        if not isinstance(content, dict):
+            raise WeightsError(f"{name} is not a checkpoint: it holds a {type(content).__name__}")
+        if content and all(isinstance(v, Tensor) for v in content.values()):
+            return cls(model=_clean(content), path=path)
+        meta = content.get("detrkit") or {}
+        if meta.get("format", FORMAT) > FORMAT:
+            raise WeightsError(
+                f"{name} was written by a newer detrkit ({meta.get('version')})",
+                hint="pip install --upgrade detrkit",
+            )
+        model, ema = content.get("model"), content.get("ema")
+        if isinstance(ema, dict) and "module" not in ema:
+            ema = {"module": ema, "updates": 0} if ema else None
+        if model is None and not ema:
+            nested = content.get("state_dict")
+            if not isinstance(nested, dict):
+                raise WeightsError(
+                    f"{name} is not a detector checkpoint: it has neither `model` nor `ema`",
+                    hint=f"its keys are {', '.join(map(str, list(content)[:8]))}",
+                )
+            model = nested
+        return cls(
+            model=_clean(model) if model is not None else None,
+            ema={**ema, "module": _clean(ema["module"])} if ema else None,
+            optimizer=content.get("optimizer"),
+            lr_scheduler=content.get("lr_scheduler"),
+            lr_warmup_scheduler=content.get("lr_warmup_scheduler"),
+            scaler=content.get("scaler"),
+            last_epoch=int(content.get("last_epoch", -1)),
+            config=meta.get("config"),
+            config_name=meta.get("config_name") or "",
+            class_map=ClassMap.from_dict(meta["class_map"]) if meta.get("class_map") else None,
+            image_spec=ImageSpec.from_dict(meta["image_spec"]) if meta.get("image_spec") else None,
+            metrics=meta.get("metrics") or {},
+            position=meta.get("position") or {},
+            date=str(content.get("date", "")),
+            version=str(meta.get("version", "")),
+            path=path,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Checkpoint:
+        """Reads a file. Tensors stay on the CPU.
+
+        Raises:
+            WeightsError: missing, damaged, of another kind, or with code inside.
+        """
+        file = Path(path)
+        if file.is_dir():
+            raise WeightsError(
+                f"{file} is a folder, not a weight file", hint=f"did you mean {file / 'best.pth'}?"
+            )
+        if not file.is_file():
+            raise WeightsError(f"weight file not found: {file}", hint=_neighbours(file))
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+                raise WeightsError(
+                    f"{file} holds Python objects other than tensors and plain values, "
+                    "which detrkit does not run",
+                    hint="save only its state dict: torch.save(model.state_dict(), 'weights.pth')",
+                ) from error
+            raise WeightsError(f"{file} is damaged or not a torch file") from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            raise WeightsError(
+                f"{file} is damaged or not a torch file: {str(error).splitlines()[0]}",
+                hint="download or copy it again; an interrupted copy is shorter than the original",
+            ) from error
+        return cls.from_dict(content, file)
+
+
+def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the `module.` that DistributedDataParallel puts before every name."""
+    if state and all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): value for name, value in state.items()}
+    return dict(state)
+
+
+def _neighbours(file: Path) -> str | None:
+    folder = file.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}" if str(folder) else None
+    near = sorted(p.name for p in folder.glob("*.pth"))[:5]
+    return f"{folder} holds {', '.join(near)}" if near else None

@@ -1,0 +1,90 @@
+"""Which checkpoints a run keeps, and where."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.run_dir import RunDirectory
+from detrkit.structures import ClassMap, ImageSpec
+
+log = logging.getLogger("detrkit")
+
+
+@dataclass
+class Keeper:
+    """Writes a run's checkpoints; only the main process writes.
+
+    Attributes:
+        directory: of the run.
+        config, config_name, class_map, image_spec: stored in every file.
+        every: also keep `epoch_NNNN.pth` every so many epochs; 0: never.
+        seconds: save `last.pth` inside an epoch when the last save is older than this.
+        writes: False in all but the main process.
+    """
+
+    directory: RunDirectory
+    config: dict[str, Any] | None = None
+    config_name: str = ""
+    class_map: ClassMap | None = None
+    image_spec: ImageSpec | None = None
+    every: int = 0
+    seconds: float = 1800.0
+    writes: bool = True
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def is_due(self) -> bool:
+        """Whether it is time to save inside an epoch."""
+        return time.monotonic() - self._saved_at >= self.seconds
+
+    def can_resume(self) -> bool:
+        """Whether there is a `last.pth`."""
+        return self.directory.last.is_file()
+
+    def save_last(self, snapshot: Checkpoint) -> None:
+        """Writes `last.pth`, and the numbered copy when an epoch that is due has just ended."""
+        self._saved_at = time.monotonic()
+        snapshot = self._complete(snapshot)
+        self._write(snapshot, self.directory.last)
+        done = snapshot.last_epoch + 1
+        ended = snapshot.position.get("batch", 0) == 0
+        if self.every and ended and done and done % self.every == 0:
+            self._write(snapshot, self.directory.numbered(done))
+
+    def save_best(self, snapshot: Checkpoint, *, for_restart: bool) -> None:
+        """Writes `best.pth` (averaged weights only).
+
+        Args:
+            snapshot: the full state.
+            for_restart: also write the full state that stage 2 will start from.
+        """
+        snapshot = self._complete(snapshot)
+        if for_restart:
+            self._write(snapshot, self.directory.best_stage1)
+        self._write(snapshot.stripped(), self.directory.best)
+
+    def load_best_stage1(self) -> Checkpoint | None:
+        """The full state at the best epoch of stage 1, or None (with a warning) without one."""
+        if not self.directory.best_stage1.is_file():
+            log.warning(
+                "%s is missing: stage 2 goes on from the present weights",
+                self.directory.best_stage1,
+            )
+            return None
+        return Checkpoint.load(self.directory.best_stage1)
+
+    def _complete(self, snapshot: Checkpoint) -> Checkpoint:
+        return replace(
+            snapshot,
+            config=self.config,
+            config_name=self.config_name,
+            class_map=self.class_map,
+            image_spec=self.image_spec,
+        )
+
+    def _write(self, checkpoint: Checkpoint, path: Any) -> None:
+        if self.writes:
+            checkpoint.save(path)

@@ -1,0 +1,138 @@
+"""Parameter groups from regular expressions, and the optimizer over them.
+
+The configuration lists expressions over parameter names, each with its own rate or decay:
+
+    optimizer:
+      type: AdamW
+      params:
+        - {params: '^(?=.*backbone)(?!.*norm).*$', lr: 0.0000125}
+        - {params: '^(?=.*(?:encoder|decoder))(?=.*(?:norm|bn)).*$', weight_decay: 0.}
+      lr: 0.00025
+
+What no expression matches forms a last group with the optimizer's own values. The order of groups
+and of parameters inside them is the authors', so that their optimizer states load.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from detrkit.errors import ConfigError, Problem
+from detrkit.registry import MODULES
+
+log = logging.getLogger("detrkit")
+
+#: Optimizers of torch with a fused implementation on CPU and CUDA.
+_FUSED = ("AdamW", "Adam", "SGD")
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share their settings.
+
+    Attributes:
+        pattern: the expression, or None for the remainder.
+        names: parameter names in the model's order.
+        settings: `lr`, `weight_decay`, … that differ from the optimizer's.
+    """
+
+    pattern: str | None
+    names: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def parameter_groups(
+    model: nn.Module, patterns: Sequence[Mapping[str, Any]] | None
+) -> list[ParameterGroup]:
+    """Sorts the trainable parameters into groups.
+
+    Args:
+        model: its `named_parameters` give names and order.
+        patterns: mappings with `params` (an expression) and settings; None: one group.
+
+    Raises:
+        ConfigError: an expression is not valid, or two of them match the same parameter.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: list[ParameterGroup] = []
+    owner: dict[str, str] = {}
+    problems: list[Problem] = []
+    for index, entry in enumerate(patterns or ()):
+        settings = dict(entry)
+        pattern = settings.pop("params", None)
+        where = f"optimizer.params[{index}]"
+        if not isinstance(pattern, str):
+            problems.append(Problem(where, "needs `params`, an expression over parameter names"))
+            continue
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            problems.append(Problem(where, f"not a valid expression: {pattern!r}: {error}"))
+            continue
+        matched = [name for name in names if expression.search(name)]
+        twice = [name for name in matched if name in owner]
+        if twice:
+            problems.append(
+                Problem(
+                    where,
+                    f"{pattern!r} matches {len(twice)} parameters that {owner[twice[0]]!r} "
+                    f"matches as well, e.g. {twice[0]}",
+                )
+            )
+            continue
+        owner.update(dict.fromkeys(matched, pattern))
+        if not matched:
+            log.info("%s: %r matches no trainable parameter", where, pattern)
+        groups.append(ParameterGroup(pattern, matched, settings))
+    if problems:
+        raise ConfigError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the parameter groups",
+            problems=problems,
+            hint="`detrkit info CFG --layers` lists the parameter names",
+        )
+    rest = [name for name in names if name not in owner]
+    if rest:
+        groups.append(ParameterGroup(None, rest))
+    return groups
+
+
+def build_optimizer(section: Mapping[str, Any], model: nn.Module) -> Optimizer:
+    """The optimizer that a configuration's `optimizer` section describes.
+
+    Every group keeps its base rate as `initial_lr`; the trainer sets `lr` from it.
+
+    Args:
+        section: `type`, its arguments, and `params`, the list of expressions.
+        model: already on its device.
+    """
+    arguments = dict(section)
+    kind = arguments.pop("type", None)
+    if not isinstance(kind, str):
+        raise ConfigError("optimizer: needs a `type`, e.g. AdamW")
+    groups = parameter_groups(model, arguments.pop("params", None))
+    parameters = dict(model.named_parameters())
+    entry = MODULES.get(kind)
+    if kind in _FUSED and not {"fused", "foreach"} & set(arguments):
+        floats = all(parameters[n].is_floating_point() for g in groups for n in g.names)
+        devices = {parameters[n].device.type for g in groups for n in g.names}
+        arguments["fused"] = floats and devices <= {"cpu", "cuda"}
+    optimizer: Optimizer = entry.factory(
+        [{**g.settings, "params": [parameters[name] for name in g.names]} for g in groups],
+        **arguments,
+    )
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def set_lr_factor(optimizer: Optimizer, factor: float) -> None:
+    """Sets each group's rate to `factor` times its base rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor

@@ -1,0 +1,113 @@
+"""Where a run stands, and which of its epochs were good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detrkit.engine.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an epoch was worth.
+
+    Attributes:
+        is_best: better than every epoch before it.
+        is_progress: better than the epochs since the last return to the best weights.
+    """
+
+    is_best: bool
+    is_progress: bool
+
+
+@dataclass
+class TrainState:
+    """Position and record of a run; saved in every checkpoint.
+
+    Attributes:
+        epoch: the epoch in progress, from 0.
+        batch: batches of it that are done.
+        step: optimizer steps of the run; only ever rises.
+        schedule_step: position on the learning-rate curve; a restart may rewind it.
+        best_ap, best_epoch: the best epoch so far.
+        try_ap: the best since the last return to the best stage-1 weights.
+        loss_names, loss_sums: sums over the epoch's steps.
+        images, train_seconds, eval_seconds: of the epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    schedule_step: int = 0
+    best_ap: float | None = None
+    best_epoch: int = -1
+    try_ap: float | None = None
+    loss_names: list[str] = field(default_factory=list)
+    loss_sums: Tensor | None = None
+    images: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+
+    def add(self, losses: Mapping[str, Tensor], images: int) -> None:
+        """Adds a step's losses to the epoch's sums, without waiting for the device."""
+        values = torch.stack([value.float() for value in losses.values()])
+        names = list(losses)
+        if self.loss_sums is None or names != self.loss_names:
+            self.loss_names, self.loss_sums = names, values
+        else:
+            self.loss_sums = self.loss_sums.to(values.device) + values
+        self.images += images
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean of each term over the epoch's steps, and `loss`, their sum."""
+        if self.loss_sums is None or self.batch == 0:
+            return {}
+        means = (self.loss_sums.double() / self.batch).tolist()
+        return {"loss": sum(means), **dict(zip(self.loss_names, means, strict=True))}
+
+    def judge(self, metrics: Mapping[str, float]) -> Verdict:
+        """Compares the epoch's AP with those before. Without metrics every epoch counts."""
+        ap = metrics.get("AP")
+        if ap is None or ap < 0:  # COCO says -1 when there is nothing to find
+            self.best_epoch = self.epoch
+            return Verdict(is_best=True, is_progress=True)
+        is_best = self.best_ap is None or ap > self.best_ap
+        is_progress = self.try_ap is None or ap > self.try_ap
+        if is_best:
+            self.best_ap, self.best_epoch = ap, self.epoch
+        if is_progress:
+            self.try_ap = ap
+        return Verdict(is_best, is_progress)
+
+    def next_epoch(self) -> None:
+        """Moves to the start of the next epoch."""
+        self.epoch += 1
+        self.batch = 0
+        self.loss_names, self.loss_sums = [], None
+        self.images, self.train_seconds, self.eval_seconds = 0, 0.0, 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        data = {k: v for k, v in asdict(self).items() if k != "loss_sums"}
+        data["loss_sums"] = None if self.loss_sums is None else self.loss_sums.tolist()
+        return data
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, batches_per_epoch: int) -> TrainState:
+        """From ours; from the authors' as far as they say: the start of the next epoch."""
+        data = dict(checkpoint.position)
+        if not data:
+            epoch = checkpoint.last_epoch + 1
+            step = epoch * batches_per_epoch
+            warmup = checkpoint.lr_warmup_scheduler or {}
+            return cls(epoch=epoch, step=step, schedule_step=int(warmup.get("last_step", step)))
+        sums = data.pop("loss_sums", None)
+        known = cls.__dataclass_fields__
+        state = cls(**{k: v for k, v in data.items() if k in known})
+        state.loss_sums = None if sums is None else torch.tensor(sums, dtype=torch.float32)
+        return state

@@ -1,0 +1,339 @@
+"""The training loop.
+
+What changes the training (stages, schedule, averaged weights, checkpoints) is named in `fit` and
+`train_step`; what only watches it is an observer. Everything random in a step is a function of
+(seed, step, rank), and the order of the data one of (seed, epoch): a run that was interrupted
+anywhere continues to the same weights, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from detrkit.engine.amp import Precision, upcast
+from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.divergence import Watch
+from detrkit.engine.ema import ModelEMA
+from detrkit.engine.interrupt import InterruptGuard
+from detrkit.engine.keeper import Keeper
+from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.engine.optim import set_lr_factor
+from detrkit.engine.plan import Plan, Stage
+from detrkit.engine.randomness import seed_step
+from detrkit.engine.state import TrainState
+from detrkit.errors import Interrupted
+from detrkit.structures import Batch
+
+
+class TrainLoader(Protocol):
+    """What the trainer needs of a loader."""
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Order and augmentation of `epoch`, from its batch `start_batch` on."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Any: ...
+
+
+class Evaluation(Protocol):
+    """What the trainer needs of an evaluator: model -> {"AP": …}."""
+
+    def __call__(self, model: nn.Module, progress: Any) -> Mapping[str, float]: ...
+
+
+@dataclass
+class Trainer:
+    """Trains a detector.
+
+    Attributes:
+        model: on its device; may be wrapped for distributed training.
+        criterion: (outputs, targets, epoch) -> weighted losses.
+        optimizer: with `initial_lr` in every group.
+        loader: training batches.
+        plan: stages and schedule.
+        keeper: writes checkpoints.
+        evaluate: metrics of a model on the validation data; None: there are none.
+        ema: averaged weights; None: the model's own are evaluated and kept.
+        precision: of the forward pass.
+        clip_max_norm: gradients are scaled down to this norm; 0: never.
+        observers: watch.
+        seed, rank: randomness of a step.
+        state: where the run stands.
+    """
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: Optimizer
+    loader: TrainLoader
+    plan: Plan
+    keeper: Keeper
+    device: torch.device
+    evaluate: Evaluation | None = None
+    ema: ModelEMA | None = None
+    precision: Precision = field(default_factory=Precision)
+    clip_max_norm: float = 0.0
+    observers: Sequence[Observer] = ()
+    seed: int = 0
+    rank: int = 0
+    state: TrainState = field(default_factory=TrainState)
+
+    def __post_init__(self) -> None:
+        self.scaler: GradScaler = self.precision.scaler(self.device)
+        self.guard = InterruptGuard()
+        self.watch = Watch(
+            every=1 if self.device.type == "cpu" else 10,
+            # with a loss scaler infinite gradients are normal: the step is left out
+            gradients=not self.scaler.is_enabled(),
+        )
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def fit(self) -> TrainState:
+        """Trains until the plan ends.
+
+        Raises:
+            TrainingDiverged: a loss or gradient is not finite.
+            Interrupted: Ctrl-C or SIGTERM; `last.pth` holds the position inside the epoch.
+        """
+        with self.guard:
+            try:
+                for epoch in range(self.state.epoch, self.plan.epochs):
+                    stage = self.plan.at(epoch)
+                    if stage.starts_at(epoch) and self.state.batch == 0:
+                        self.enter(stage)
+                    self.train_epoch(stage)
+                    self.finish_epoch(stage, self.run_evaluation())
+            except (_Stop, KeyboardInterrupt) as stop:
+                self._save_interrupted(stop)
+            finally:
+                for observer in self.observers:
+                    observer.close()
+        return self.state
+
+    def enter(self, stage: Stage) -> None:
+        """Begins a stage: from the best weights so far, if it says so."""
+        if stage.restarts:
+            self.restart()
+
+    def train_epoch(self, stage: Stage) -> None:
+        """Trains the rest of the present epoch, from batch `state.batch` on."""
+        state = self.state
+        self.model.train()
+        self.criterion.train()
+        if self.ema:
+            self.ema.decay = stage.ema_decay
+        self.loader.set_epoch(state.epoch, start_batch=state.batch)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        started = time.perf_counter()
+        for batch in self._batches():
+            batch = batch.to(self.device, non_blocking=True)
+            losses, norm = self.train_step(batch)
+            self.watch.look(state.step, losses, norm, batch.targets)
+            state.add(losses, len(batch))
+            self._tell_step(losses, norm, batch)
+            state.batch += 1
+            state.step += 1
+            state.schedule_step += 1
+            if state.batch < len(self.loader):
+                if self.guard.requested:
+                    raise _Stop
+                if self.keeper.is_due():
+                    self.watch.check()
+                    self.keeper.save_last(self.snapshot())
+        self.watch.check()
+        state.train_seconds += time.perf_counter() - started
+
+    def train_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimizer step.
+
+        Returns:
+            The weighted losses (detached), and the gradient norm before clipping.
+        """
+        seed_step(self.seed, self.state.step, self.rank)
+        with self.autocast():
+            outputs = self.model(batch.images, batch.targets)
+        losses = self.criterion(upcast(outputs), batch.targets, epoch=self.state.epoch)  # float32
+        loss = torch.stack(list(losses.values())).sum()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
+        set_lr_factor(self.optimizer, self.plan.lr_factor(self.state.schedule_step))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(unwrapped(self.model))
+        return {name: value.detach() for name, value in losses.items()}, norm
+
+    def run_evaluation(self) -> dict[str, float]:
+        """Metrics of the averaged weights; empty without validation data."""
+        if self.evaluate is None:
+            return {}
+        started = time.perf_counter()
+        model = self.ema.module if self.ema else unwrapped(self.model)
+        metrics = dict(self.evaluate(model, self._tell_evaluation))
+        self.state.eval_seconds = time.perf_counter() - started
+        return metrics
+
+    def finish_epoch(self, stage: Stage, metrics: dict[str, float]) -> None:
+        """Records the epoch, keeps checkpoints, and goes back where the plan says so."""
+        state = self.state
+        verdict = state.judge(metrics)
+        report = self._epoch_report(stage, metrics, verdict.is_best)
+        last_epoch = state.epoch + 1 == self.plan.epochs
+        for observer in self.observers:
+            observer.epoch(report)
+        state.next_epoch()
+        snapshot = self.snapshot(metrics)
+        if verdict.is_best:
+            ahead = any(s.restarts and s.end > state.epoch for s in self.plan.stages)
+            self.keeper.save_best(snapshot, for_restart=ahead and not stage.restarts)
+        if stage.restarts and not verdict.is_progress and not last_epoch:
+            self.restart()
+            state.try_ap = None  # the next epoch is compared with nothing before it
+            snapshot = self.snapshot(metrics)
+        self.keeper.save_last(snapshot)
+
+    # -- going back and forth -----------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Back to the full state of the best epoch of stage 1; the epoch goes on counting."""
+        kept = self.keeper.load_best_stage1()
+        if kept is None:
+            return
+        self._restore(kept)
+        if self.plan.rewinds:
+            self.state.schedule_step = int(kept.position.get("schedule_step", 0))
+
+    def snapshot(self, metrics: Mapping[str, float] | None = None) -> Checkpoint:
+        """The whole state, for a checkpoint."""
+        return Checkpoint(
+            model=unwrapped(self.model).state_dict(),
+            ema=self.ema.state_dict() if self.ema else None,
+            optimizer=self.optimizer.state_dict(),
+            lr_warmup_scheduler={
+                "last_step": self.state.schedule_step,
+                "warmup_duration": self.plan.schedule.warmup_steps,
+            },
+            scaler=self.scaler.state_dict() if self.scaler.is_enabled() else None,
+            last_epoch=self.state.epoch - 1,
+            metrics=dict(metrics or {}),
+            position=self.state.to_dict(),
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Takes over the whole state of a checkpoint."""
+        self._restore(checkpoint)
+        self.state = TrainState.from_checkpoint(checkpoint, self.plan.batches_per_epoch)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        assert checkpoint.model is not None and checkpoint.optimizer is not None
+        unwrapped(self.model).load_state_dict(checkpoint.model)
+        if self.ema:
+            self.ema.load_state_dict(checkpoint.ema or {"module": checkpoint.model})
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if checkpoint.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint.scaler)
+
+    def _save_interrupted(self, stop: BaseException) -> None:
+        # A second Ctrl-C breaks off in the middle of a step: that state is worth nothing.
+        clean = isinstance(stop, _Stop)
+        if clean:
+            self.watch.check()
+            self.keeper.save_last(self.snapshot())
+        where = f"epoch {self.state.epoch + 1}, batch {self.state.batch}/{len(self.loader)}"
+        raise Interrupted(
+            f"interrupted in {where}" + ("; the state is saved" if clean else ""),
+            hint=f"continue with: detrkit resume {self.keeper.directory}"
+            if self.keeper.can_resume()
+            else "nothing was saved yet",
+        ) from None
+
+    # -- small things -------------------------------------------------------------------------
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the forward pass."""
+        return self.precision.autocast(self.device)
+
+    def _batches(self) -> Any:
+        """The loader's batches; workers that Ctrl-C killed end the epoch, not the program."""
+        if self.state.batch >= len(self.loader):
+            return
+        try:
+            yield from self.loader
+        except RuntimeError:
+            if self.guard.requested:
+                raise _Stop from None
+            raise
+
+    def _tell_step(self, losses: Mapping[str, Tensor], norm: Tensor, batch: Batch) -> None:
+        state = self.state
+        report = StepReport(
+            phase="train",
+            epoch=state.epoch,
+            epochs=self.plan.epochs,
+            batch=state.batch,
+            batches=len(self.loader),
+            step=state.step,
+            losses=losses,
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            grad_norm=norm,
+            data=batch,
+        )
+        for observer in self.observers:
+            observer.step(report)
+
+    def _tell_evaluation(self, batch: int, batches: int) -> None:
+        if self.guard.requested:
+            raise _Stop
+        report = StepReport("val", self.state.epoch, self.plan.epochs, batch, batches)
+        for observer in self.observers:
+            observer.step(report)
+
+    def _epoch_report(self, stage: Stage, metrics: dict[str, float], best: bool) -> EpochReport:
+        state = self.state
+        memory = None
+        if self.device.type == "cuda":
+            memory = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
+        return EpochReport(
+            epoch=state.epoch,
+            epochs=self.plan.epochs,
+            stage=stage.name,
+            losses=state.mean_losses(),
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            metrics=metrics,
+            is_best=best,
+            best_ap=state.best_ap,
+            best_epoch=state.best_epoch,
+            train_seconds=state.train_seconds,
+            eval_seconds=state.eval_seconds,
+            images_per_second=state.images / max(state.train_seconds, 1e-9),
+            memory_gib=memory,
+            step=state.step,
+        )
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: the user asked
+    """Leave the loop at a place where the state is whole."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, or itself."""
+    inner = getattr(model, "module", None)
+    if isinstance(model, nn.parallel.DistributedDataParallel) and isinstance(inner, nn.Module):
+        return inner
+    return model
