@@ -1,0 +1,1 @@
+"""Detectors: backbones, encoders, decoders, and what turns their outputs into detections."""

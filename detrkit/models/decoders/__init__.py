@@ -1,0 +1,1 @@
+"""Decoders: feature maps to classes and boxes."""

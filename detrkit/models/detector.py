@@ -1,0 +1,58 @@
+"""A detector: backbone, encoder, decoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from detrkit.models.outputs import Outputs
+from detrkit.registry import MODULES
+from detrkit.structures import Target
+
+
+@MODULES.register("DFINE", inject=("backbone", "encoder", "decoder"), paper="arXiv:2410.13842")
+class Detector(nn.Module):
+    """images -> backbone -> maps -> encoder -> fused maps -> decoder -> outputs.
+
+    The state dict has the authors' names: `backbone.…`, `decoder.…`, `encoder.…`.
+
+    Args:
+        backbone: images (B, 3, H, W) -> maps, finest first.
+        encoder: maps -> maps of one width.
+        decoder: maps and targets -> `Outputs`.
+    """
+
+    def __init__(self, backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.decoder = decoder  # before the encoder: the authors' order of parameters
+        self.encoder = encoder
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes that are scored."""
+        return int(self.decoder.num_classes)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
+        """Detects.
+
+        Args:
+            images: (B, 3, H, W) float, as `ImageSpec.prepare` makes them; any size.
+            targets: B targets, for denoising in training.
+        """
+        return self.decoder(self.encoder(self.backbone(images)), targets)
+
+    def deploy(self) -> Detector:
+        """A copy for inference: norms and branches fused, training-only layers dropped.
+
+        The copy is in evaluation mode and answers as this detector does in evaluation, up to
+        rounding. This detector stays as it is.
+        """
+        deployed = copy.deepcopy(self).eval()
+        for module in list(deployed.modules()):
+            convert = getattr(module, "convert_to_deploy", None)
+            if convert is not None:
+                convert()
+        return deployed.requires_grad_(False)

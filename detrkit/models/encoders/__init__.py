@@ -1,0 +1,1 @@
+"""Encoders: feature maps of one width, fused over the scales."""

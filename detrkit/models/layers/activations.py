@@ -1,0 +1,42 @@
+"""Activations by the names that configurations use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from detrkit.errors import ConfigError, did_you_mean
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "hardsigmoid": nn.Hardsigmoid,
+    "hardswish": nn.Hardswish,
+    "mish": nn.Mish,
+    "identity": nn.Identity,
+}
+
+
+def get_activation(act: str | nn.Module | None) -> nn.Module:
+    """A new activation layer.
+
+    Args:
+        act: a name (case does not matter), a ready layer (returned as it is), or None for none.
+
+    Raises:
+        ConfigError: no activation has this name.
+    """
+    if act is None:
+        return nn.Identity()
+    if isinstance(act, nn.Module):
+        return act
+    if act.lower() not in _ACTIVATIONS:
+        raise ConfigError(
+            f"unknown activation `{act}`{did_you_mean(act, _ACTIVATIONS)}",
+            hint=f"known: {', '.join(_ACTIVATIONS)}",
+        )
+    return _ACTIVATIONS[act.lower()]()

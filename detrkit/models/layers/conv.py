@@ -1,0 +1,127 @@
+"""Convolution, batch norm, activation; and the blocks that fuse into one convolution.
+
+A layer with `convert_to_deploy()` replaces its training branches by an equivalent convolution;
+`Detector.deploy()` calls it on a copy.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.models.layers.activations import get_activation
+
+
+def fused_weights(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of the convolution that equals `norm(conv(x))` with fixed statistics.
+
+    Args:
+        conv: (out, in / groups, k, k), with or without bias.
+        norm: batch norm, trainable or frozen.
+
+    Returns:
+        kernel of the same shape, bias (out,).
+    """
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    start = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    return conv.weight * scale.reshape(-1, 1, 1, 1), norm.bias - start * scale
+
+
+def _convolution_like(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
+    """`conv` with other weights and a bias."""
+    assert not isinstance(conv.padding, str)
+    fused = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        conv.groups,
+        device=kernel.device,
+        dtype=kernel.dtype,
+    )
+    assert fused.bias is not None
+    with torch.no_grad():
+        fused.weight.copy_(kernel)
+        fused.bias.copy_(bias)
+    return fused
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, batch norm, activation. (B, in, H, W) -> (B, out, H', W').
+
+    Args:
+        in_channels, out_channels: widths.
+        kernel_size, stride, groups: of the convolution.
+        padding: on each side; None keeps the size at stride 1.
+        bias: of the convolution.
+        act: activation's name, or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        padding: int | None = None,
+        bias: bool = False,
+        act: str | nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        padding = (kernel_size - 1) // 2 if padding is None else padding
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = get_activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "conv_bn_fused" in self._modules:
+            return self.act(self.conv_bn_fused(x))
+        return self.act(self.norm(self.conv(x)))
+
+    def convert_to_deploy(self) -> None:
+        """Folds the norm into the convolution (the authors' name for it: `conv_bn_fused`)."""
+        if "conv_bn_fused" in self._modules:
+            return
+        self.conv_bn_fused = _convolution_like(self.conv, *fused_weights(self.conv, self.norm))
+        del self.conv, self.norm
+
+
+class RepVGGBlock(nn.Module):
+    """A 3×3 and a 1×1 branch in training, one 3×3 convolution afterwards; no shortcut branch.
+
+    RepVGG, Ding et al., CVPR 2021, arXiv:2101.03697, section 3.3. (B, in, H, W) -> (B, out, H, W).
+
+    Args:
+        in_channels, out_channels: widths.
+        act: activation after the sum.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, act: str | nn.Module | None = "relu"
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_channels, out_channels, 3)
+        self.conv2 = ConvNormAct(in_channels, out_channels, 1)
+        self.act = get_activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "conv" in self._modules:
+            return self.act(self.conv(x))
+        return self.act(self.conv1(x) + self.conv2(x))
+
+    def convert_to_deploy(self) -> None:
+        """Sums both branches into one 3×3 kernel: a 1×1 kernel is a 3×3 one with a zero border."""
+        if "conv" in self._modules:
+            return
+        kernel, bias = fused_weights(self.conv1.conv, self.conv1.norm)
+        kernel_1x1, bias_1x1 = fused_weights(self.conv2.conv, self.conv2.norm)
+        self.conv = _convolution_like(
+            self.conv1.conv, kernel + F.pad(kernel_1x1, [1, 1, 1, 1]), bias + bias_1x1
+        )
+        del self.conv1, self.conv2

@@ -1,0 +1,201 @@
+"""D-FINE against the authors' numbers: names, counts, eval and train outputs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detrkit.models.decoders import query_selection
+from detrkit.models.postprocess import DFINEPostProcessor
+from tests.reference.models import build
+
+SIZES = ("n", "s", "m", "l", "x")
+#: Limits of the reference's README, after queries are paired by their encoder position.
+LOGITS, BOXES, CORNERS = 2e-3, 1e-4, 1e-3
+
+
+@pytest.fixture(scope="module")
+def fill(reference: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("parity_fill", reference / "parity" / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read(reference: Path, kind: str, name: str) -> dict[str, Any]:
+    return json.loads((reference / "parity" / kind / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def filled(fill: ModuleType, recipe: dict[str, Any], name: str) -> nn.Module:
+    """The model with the recipe's weights, batch norm in evaluation."""
+    model = build(name)
+    fill.fill_by_name(
+        model, tuple(recipe["skip"]), recipe["gain"], tuple(recipe["unit"]), recipe["gains"]
+    )
+    return model.eval()
+
+
+def image(fill: ModuleType, recipe: dict[str, Any]) -> Tensor:
+    batch, _, h, w = recipe["input"]
+    return fill.image(batch, h, w, seed=recipe["image_seed"])
+
+
+@pytest.fixture
+def selected(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Collects the encoder positions that become queries."""
+    found: list[Tensor] = []
+    original = query_selection.select_positions
+
+    def record(*args: Any, **kwargs: Any) -> Tensor:
+        found.append(original(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr("detrkit.models.decoders.dfine.select_positions", record)
+    return found
+
+
+def pairing(ours: Tensor, theirs: np.ndarray, allowed_swaps: int = 0) -> Tensor:
+    """For each of their queries the place of the same position in ours, (B, Q)."""
+    rows = []
+    for mine, official in zip(ours.tolist(), theirs.tolist(), strict=True):
+        place = {position: i for i, position in enumerate(mine)}
+        assert len(set(mine) ^ set(official)) <= allowed_swaps
+        rows.append([place[position] for position in official])
+    return torch.tensor(rows)
+
+
+def paired(x: Tensor, order: Tensor) -> Tensor:
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_names_shapes_and_counts(reference: Path, size: str) -> None:
+    expected = read(reference, "keys", f"dfine_{size}")
+    model = build(f"dfine_{size}")
+    state = model.state_dict()
+    assert [(k, list(v.shape)) for k, v in state.items()] == list(expected["keys"].items())
+    special = expected["dtypes_other_than_float32"]
+    for key, value in state.items():
+        kind = "int64" if key.endswith("num_batches_tracked") else special.get(key, "float32")
+        assert str(value.dtype) == f"torch.{kind}", key
+    for alias, first in expected["aliases"].items():
+        assert state[alias].data_ptr() == state[first].data_ptr()
+
+    parameters = dict(model.named_parameters())
+    assert sum(p.numel() for p in parameters.values()) == expected["parameters"]
+    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    assert trainable == expected["parameters_trainable"]
+    for name in expected["parameters_never_trainable"]:
+        assert not parameters[name].requires_grad
+    frozen = [n for n, p in parameters.items() if "backbone" in n and not p.requires_grad]
+    assert len(frozen) == expected["frozen_backbone_parameters"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_deployed_counts(reference: Path, size: str) -> None:
+    expected = read(reference, "keys", f"dfine_{size}")
+    model = build(f"dfine_{size}")
+    deployed = model.deploy()
+    assert sum(p.numel() for p in deployed.parameters()) == expected["parameters_deploy"]
+    state = deployed.state_dict()
+    assert len(state) == expected["deploy_state_entries"]
+    new = set(state) - set(expected["keys"])
+    assert len(new) == expected["deploy_only_keys"]["count"]
+    assert set(expected["deploy_only_keys"]["examples"]) <= new
+    assert sum(p.numel() for p in model.parameters()) == expected["parameters"]  # untouched
+
+
+@pytest.mark.parametrize("size", ["n", "s", "m", pytest.param("l", marks=pytest.mark.slow)])
+@torch.no_grad()
+def test_eval_outputs(
+    reference: Path, fill: ModuleType, selected: list[Tensor], size: str
+) -> None:
+    recipe = read(reference, "outputs", f"dfine_{size}")
+    theirs = np.load(reference / "parity" / "outputs" / f"dfine_{size}.npz")
+    model = filled(fill, recipe, f"dfine_{size}")
+    images = image(fill, recipe)
+    out = model(images)
+    assert set(out) == {"pred_logits", "pred_boxes"}
+    order = pairing(selected[0], theirs["enc_topk_index"])
+    close(paired(out["pred_logits"], order), theirs["pred_logits"], LOGITS)
+    close(paired(out["pred_boxes"], order), theirs["pred_boxes"], BOXES)
+
+    deployed = model.deploy()(images)
+    order = pairing(selected[1], theirs["enc_topk_index"])
+    close(paired(deployed["pred_logits"], order), theirs["pred_logits"], LOGITS)
+    close(paired(deployed["pred_boxes"], order), theirs["pred_boxes"], BOXES)
+
+    labels, boxes, scores = DFINEPostProcessor()(out["pred_logits"], out["pred_boxes"])
+    w, h = recipe["orig_size"]
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    boxes = torch.cat([centre - half, centre + half], -1) * torch.tensor([w, h, w, h])
+    close(scores, theirs["scores"].reshape(1, -1), 1e-3)
+    same = labels.numpy().reshape(-1) == theirs["labels"].reshape(-1)
+    assert same.mean() > 0.9  # scores nearer than rounding may swap ranks
+    difference = np.abs(boxes.numpy().reshape(-1, 4) - theirs["boxes"].reshape(-1, 4))
+    assert (difference[same].max(-1) < 0.1).mean() > 0.9
+
+
+@pytest.mark.parametrize("case", ["dfine_n", "dfine_n_rect"])
+@torch.no_grad()
+def test_train_outputs(
+    reference: Path, fill: ModuleType, selected: list[Tensor], case: str
+) -> None:
+    recipe = read(reference, "train", case)
+    theirs = np.load(reference / "parity" / "train" / f"{case}.npz")
+    model = filled(fill, recipe, "dfine_n")
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    model.decoder.num_denoising = 0
+    out = model(image(fill, recipe))
+    assert out["enc_meta"] == recipe["enc_meta"]
+    order = pairing(selected[0], theirs["enc_topk_index"])
+    close(paired(out["pred_logits"], order), theirs["pred_logits"], LOGITS)
+    close(paired(out["pred_boxes"], order), theirs["pred_boxes"], BOXES)
+
+    tensors = flatten(out)
+    assert set(tensors) == set(recipe["tensors"])
+    for name, expected in recipe["tensors"].items():
+        tensor = tensors[name]
+        assert list(tensor.shape) == expected["shape"], name
+        limit = max(20 * expected["noise"], CORNERS)
+        if tensor.dim() == 3:
+            tensor = paired(tensor, order)
+        values = tensor.double().flatten()
+        assert abs(values.mean().item() - expected["mean"]) < limit, name
+        if len(values) > 1:
+            assert abs(values.std(unbiased=False).item() - expected["std"]) < limit, name
+        close(values[:32], np.array(expected["first"]), limit)
+
+
+def flatten(out: Any, path: str = "") -> dict[str, Tensor]:
+    """Every tensor by its path, `aux_outputs/0/pred_boxes`."""
+    if isinstance(out, Tensor):
+        return {path: out}
+    items = out.items() if isinstance(out, dict) else enumerate(out) if isinstance(out, list) else ()
+    found: dict[str, Tensor] = {}
+    for key, value in items:
+        found |= flatten(value, f"{path}/{key}" if path else str(key))
+    return found
+
+
+def close(ours: Tensor, theirs: np.ndarray, limit: float) -> None:
+    difference = np.abs(ours.double().numpy() - theirs)
+    assert difference.max() < limit, f"largest difference {difference.max():.2e}"
+
+
+def test_unknown_names_are_listed() -> None:
+    with pytest.raises(KeyError, match="dfine_n, dfine_s"):
+        build("dfine_q")
