@@ -8,7 +8,6 @@ one, which also wins over the section's own value, so that one `num_classes` rea
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 

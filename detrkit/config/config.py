@@ -192,6 +192,7 @@ def load_config(
         load_plugin(plugin)
     if strict:
         problems += check.check(config, registry=registry)
+        config = config.without(check.leftovers(config, registry=registry))
     _raise(problems, path)
     return config
 

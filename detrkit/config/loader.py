@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from detrkit.config import dialect
+from detrkit.config import catalogue, dialect
 from detrkit.config.tree import Keys, Origin, Tree, shown_path
 from detrkit.errors import ConfigError, Problem
 
@@ -111,10 +111,20 @@ def _includes(layer: Tree, path: Path, problems: list[Problem]) -> list[tuple[Pa
         problems.append(Problem(str(origin), f"{INCLUDE}: expected a file or a list of files"))
         entries = []
     for index, entry in enumerate(entries):
-        file = Path(os.path.normpath(path.parent / Path(entry).expanduser()))
-        found.append((file, layer.origins.get((INCLUDE, index), origin)))
+        found.append((_included(entry, path.parent), layer.origins.get((INCLUDE, index), origin)))
     layer.remove((INCLUDE,))
     return found
+
+
+def _included(entry: str, folder: Path) -> Path:
+    """Relative to the including file, else to detrkit's configs, else a catalogue name."""
+    file = Path(os.path.normpath(folder / Path(entry).expanduser()))
+    if file.is_file():
+        return file
+    if (catalogue.root() / entry).is_file():
+        return catalogue.root() / entry
+    named = [e.path for e in catalogue.catalogue() if entry in (e.name, e.alias)]
+    return named[0] if named else file
 
 
 def read_file(path: Path, problems: list[Problem]) -> Tree:

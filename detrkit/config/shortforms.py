@@ -1,10 +1,10 @@
 """Short forms on top of the dialect, expanded into it.
 
-| short form | becomes |
-|---|---|
-| `image_size: [h, w]` or one number | `eval_spatial_size`, `size` of every `Resize`, `base_size` of the collate functions |
-| `plugins: [./block.py]` | absolute paths, relative to the file that names them |
-| `data: DIR`, `epochs: N`, `schedule: auto` | stay; the engine reads the data set and plans the epochs |
+    image_size: [h, w]    eval_spatial_size, `size` of every Resize of the data loaders,
+                          `base_size` of their collate functions; one number is a square
+    plugins: [./block.py] absolute paths, from the file that names them
+    data, epochs, schedule: auto
+                          stay: the engine reads the data set and plans the epochs
 
 A value that was set later than the short form (a flag, an including file) keeps its value.
 """
