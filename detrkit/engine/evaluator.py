@@ -1,0 +1,139 @@
+"""Measures a model on a data set: forward passes, detections, COCO's numbers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from detrkit.engine.amp import Precision
+from detrkit.engine.files import write_atomically
+from detrkit.metrics import CocoEvaluator, Metrics
+from detrkit.metrics.coco import Backend, GroundTruth
+from detrkit.structures import Batch, ClassMap, Detections, ImageSpec
+
+#: Called after each batch with (batches done, batches).
+Progress = Callable[[int, int], None]
+
+
+class EvalLoader(Protocol):
+    """What the evaluator needs of a loader: batches in any order, each image once."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Any: ...
+
+
+class PostProcessor(Protocol):
+    """Outputs of a model -> detections; `DFINEPostProcessor` is one."""
+
+    def postprocess(
+        self, outputs: Any, orig_sizes: Any, image_spec: ImageSpec, class_map: ClassMap,
+        image_ids: Any = None, paths: Any = None,
+    ) -> list[Detections]: ...  # fmt: skip
+
+
+@dataclass
+class Evaluator:
+    """Evaluates models on one data set, e.g. after every epoch.
+
+    The model is put into evaluation mode and back, and no random numbers are drawn, so that
+    evaluating changes nothing in a training run. In distributed runs every process passes its
+    own loader; all get the numbers of the whole data set.
+
+    Attributes:
+        loader: validation batches, prepared as `image_spec` says.
+        index: the data set's ground truth.
+        image_spec: how the images became the model's input.
+        postprocessor: outputs -> detections.
+        device: where the model is.
+        class_map: classes of the model's labels; None: the data set's.
+        precision: of the forward pass. The authors evaluate in float32, also after mixed
+            precision training.
+        backend: what counts: "hotcoco", or "pycocotools" as a cross-check.
+        keep: remember detections in `detections`.
+        detections: of the last run, in the order of the batches.
+        images_per_second: of the last run, reading and counting included.
+    """
+
+    loader: EvalLoader
+    index: GroundTruth
+    image_spec: ImageSpec
+    postprocessor: PostProcessor
+    device: torch.device | str = "cpu"
+    class_map: ClassMap | None = None
+    precision: Precision = field(default_factory=Precision)
+    backend: Backend = "hotcoco"
+    keep: bool = False
+    detections: list[Detections] = field(default_factory=list, repr=False)
+    images_per_second: float = 0.0
+
+    def run(self, model: nn.Module, progress: Progress | None = None) -> Metrics:
+        """The numbers of `model`, which must be on `device`.
+
+        Raises:
+            DataError: an image id is not in the data set, or the classes do not fit.
+        """
+        counter = CocoEvaluator(self.index, self.class_map, self.backend)
+        self.detections = []
+        started, images = time.perf_counter(), 0
+        for found in self._detections(model, progress):
+            counter.update(found)
+            images += len(found)
+            if self.keep:
+                self.detections += found
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            states: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(states, counter.state())
+            counter.merge(states)
+        metrics = counter.compute()
+        self.images_per_second = images / max(time.perf_counter() - started, 1e-9)
+        return metrics
+
+    def _detections(
+        self, model: nn.Module, progress: Progress | None
+    ) -> Iterable[list[Detections]]:
+        modes = {module: module.training for module in model.modules()}
+        device = torch.device(self.device)
+        class_map = self.class_map or self.index.class_map
+        model.eval()
+        try:
+            # Not inference_mode: sizes cached by the model must stay usable for training.
+            with torch.no_grad():
+                batch: Batch
+                for done, batch in enumerate(self.loader, start=1):
+                    with self.precision.autocast(device):
+                        outputs = model(batch.images.to(device, non_blocking=True))
+                    yield self.postprocessor.postprocess(
+                        outputs,
+                        [target.orig_size for target in batch.targets],
+                        self.image_spec,
+                        class_map,
+                        image_ids=[target.image_id for target in batch.targets],
+                    )
+                    if progress is not None:
+                        progress(done, len(self.loader))
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+
+def write_predictions(path: Path, detections: Iterable[Detections]) -> int:
+    """Writes detections as a COCO results file: a JSON list of boxes.
+
+    Image and category ids are the data set's own.
+
+    Returns:
+        How many boxes were written.
+    """
+    rows = [row for found in detections for row in found.to_coco()]
+    text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+    write_atomically(path, lambda file: file.write(text.encode()))
+    return len(rows)

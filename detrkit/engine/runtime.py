@@ -1,0 +1,183 @@
+"""Runs a detector on pictures, whatever it was made into.
+
+A runtime takes uint8 RGB images of any size and returns `Detections` in their pixels. How a
+picture becomes the model's input (`image_spec`) and what the classes are called (`class_map`)
+come with the weights. PyTorch checkpoints run today; `Runtime.open` is where other artefacts
+join.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.config import Config, build
+from detrkit.engine.amp import Precision
+from detrkit.engine.evaluator import PostProcessor
+from detrkit.engine.weights import open_detector
+from detrkit.errors import UsageError, WeightsError
+from detrkit.structures import ClassMap, Detections, ImageSpec
+
+#: Endings of artefacts that need a runtime which this version does not have.
+_OTHERS = {
+    ".onnx": "ONNX Runtime",
+    ".engine": "TensorRT",
+    ".trt": "TensorRT",
+    ".xml": "OpenVINO",
+    ".tflite": "TensorFlow Lite",
+    ".mlpackage": "Core ML",
+    ".safetensors": "safetensors",
+}
+
+
+class Runtime(ABC):
+    """A detector that is ready to run.
+
+    Attributes:
+        class_map: names and category ids of what it finds.
+        image_spec: how pictures become its input.
+    """
+
+    class_map: ClassMap
+    image_spec: ImageSpec
+
+    @abstractmethod
+    def predict(
+        self, images: Sequence[Tensor], paths: Sequence[str | None] | None = None
+    ) -> list[Detections]:
+        """Detects on one batch.
+
+        Args:
+            images: uint8 RGB (3, H, W), each of its own size.
+            paths: their files, carried along.
+
+        Returns:
+            One `Detections` per image, best score first, unfiltered.
+        """
+
+    @staticmethod
+    def open(
+        path: str | Path,
+        config: str | Path | Config | None = None,
+        *,
+        device: str | torch.device | None = None,
+    ) -> Runtime:
+        """Opens weights or an artefact.
+
+        Args:
+            path: file or URL.
+            config: wanted for weights that carry no configuration (the authors').
+            device: "cpu", "cuda:1", …; default the best one there is.
+
+        Raises:
+            WeightsError: it cannot be opened, or not by this version.
+        """
+        suffix = Path(str(path)).suffix.lower()
+        if suffix in _OTHERS:
+            raise WeightsError(
+                f"{path}: this version of detrkit does not run {_OTHERS[suffix]} files",
+                hint="use the checkpoint (.pth) that it was made from",
+            )
+        return TorchRuntime.from_checkpoint(path, config, device=device)
+
+
+class TorchRuntime(Runtime):
+    """A checkpoint in PyTorch.
+
+    Args:
+        model: the deployed detector.
+        postprocessor: outputs -> detections.
+        class_map, image_spec: of the weights.
+        device: where it runs.
+        precision: of the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        postprocessor: PostProcessor,
+        class_map: ClassMap,
+        image_spec: ImageSpec,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Precision | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.postprocessor = postprocessor
+        self.class_map = class_map
+        self.image_spec = image_spec
+        self.precision = precision or Precision()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        config: str | Path | Config | None = None,
+        *,
+        device: str | torch.device | None = None,
+    ) -> TorchRuntime:
+        """Opens a checkpoint and fuses its model for inference.
+
+        Raises:
+            WeightsError: missing, damaged, or without a configuration.
+            UsageError: the device does not exist.
+        """
+        chosen = choose_device(device)
+        loaded = open_detector(path, config)
+        deploy = getattr(loaded.model, "deploy", None)
+        return cls(
+            deploy() if deploy is not None else loaded.model,
+            build(loaded.config, "postprocessor"),
+            loaded.class_map,
+            loaded.image_spec,
+            device=chosen,
+        )
+
+    def predict(
+        self, images: Sequence[Tensor], paths: Sequence[str | None] | None = None
+    ) -> list[Detections]:
+        if not images:
+            return []
+        # Resized on the CPU to uint8, which is a quarter of the bytes to move.
+        batch = torch.stack([self.image_spec.resized(image) for image in images])
+        with torch.inference_mode(), self.precision.autocast(self.device):
+            outputs = self.model(self.image_spec.normalized(batch.to(self.device)))
+        return self.postprocessor.postprocess(
+            outputs,
+            [(image.shape[-2], image.shape[-1]) for image in images],
+            self.image_spec,
+            self.class_map,
+            paths=paths,
+        )
+
+
+def choose_device(wanted: str | torch.device | None = None) -> torch.device:
+    """The device called `wanted`, or the best one: CUDA, Apple's, CPU.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if wanted is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"no device `{wanted}` here: {str(error).splitlines()[0]}", hint=_devices()
+        ) from error
+    return device
+
+
+def _devices() -> str:
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return f"there is: {', '.join(names)}"
