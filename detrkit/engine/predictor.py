@@ -1,0 +1,186 @@
+"""From pictures to detections: what `detrkit.load(...)` gives and `detrkit infer` uses."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from detrkit.engine.runtime import Runtime
+from detrkit.engine.sources import Source, expand, is_single, load_image
+from detrkit.errors import DataError, UsageError, did_you_mean
+from detrkit.structures import ClassMap, Detections, ImageSpec
+
+#: Detections below this score are left out, where nothing else is said.
+DEFAULT_SCORE = 0.3
+
+#: Called with a file that cannot be read and the reason.
+OnBroken = Callable[[Path, DataError], None]
+
+
+class Predictor:
+    """A detector that answers with `Detections`.
+
+        detector = detrkit.load("best.pth")
+        detections = detector.predict("photo.jpg")
+        for found in detector.stream("folder/"):
+            found.draw().save(...)
+
+    Args:
+        runtime: what computes.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    @property
+    def class_map(self) -> ClassMap:
+        """What it finds."""
+        return self.runtime.class_map
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """How pictures become its input."""
+        return self.runtime.image_spec
+
+    @overload
+    def predict(
+        self, source: str | Path | Image.Image | np.ndarray | Tensor, **options: Any
+    ) -> Detections: ...
+    @overload
+    def predict(self, source: Sequence[Source], **options: Any) -> list[Detections]: ...
+    def predict(
+        self, source: Source | Sequence[Source], **options: Any
+    ) -> Detections | list[Detections]:
+        """Detects on one image, or on several.
+
+        Args:
+            source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W); or a
+                folder, a pattern such as "shots/*.png", or a list of any of these.
+            options: `conf`, `classes`, `max_det`, `batch`, as in `stream`.
+
+        Returns:
+            `Detections` for one image, a list for several; best score first.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        found = list(self.stream(source, **options))
+        return found[0] if is_single(source) else found
+
+    def stream(
+        self,
+        source: Source | Iterable[Source],
+        *,
+        conf: float = DEFAULT_SCORE,
+        classes: Sequence[str | int] | None = None,
+        max_det: int = 300,
+        batch: int = 8,
+        on_broken: OnBroken | None = None,
+    ) -> Iterator[Detections]:
+        """Detections image by image, without holding all images in memory.
+
+        Files are read in threads while the detector works. A detector that took one batch takes
+        the next sources only when they are asked for.
+
+        Args:
+            source: as in `predict`.
+            conf: lowest score, 0–1; 0 gives everything the detector says.
+            classes: names or indices to keep; None: all.
+            max_det: at most so many per image.
+            batch: images per forward pass.
+            on_broken: gets files that cannot be read; they are passed over. None: the first
+                one is an error.
+
+        Raises:
+            DataError: an image cannot be read and `on_broken` is None.
+            UsageError: a class is not known; a number is out of range.
+        """
+        if not 0 <= conf <= 1:
+            raise UsageError(f"conf must lie between 0 and 1, got {conf}")
+        if batch < 1 or max_det < 1:
+            raise UsageError(f"batch and max_det must be at least 1, got {batch} and {max_det}")
+        wanted = None if classes is None else self.class_indices(classes)
+        return self._stream(source, conf, wanted, max_det, batch, on_broken)
+
+    def _stream(
+        self,
+        source: Source | Iterable[Source],
+        conf: float,
+        wanted: Sequence[int] | None,
+        max_det: int,
+        batch: int,
+        on_broken: OnBroken | None,
+    ) -> Iterator[Detections]:
+        images = _read_ahead(expand(source), 2 * batch, on_broken)
+        while chunk := list(itertools.islice(images, batch)):
+            paths = [str(s) if isinstance(s, str | Path) else None for s, _ in chunk]
+            for found in self.runtime.predict([image for _, image in chunk], paths):
+                yield _chosen(found, conf, wanted, max_det)
+
+    def class_indices(self, classes: Sequence[str | int]) -> list[int]:
+        """Indices of classes given by name or index.
+
+        Raises:
+            UsageError: the detector does not know one; suggests a near name.
+        """
+        return [self._class_index(item) for item in classes]
+
+    def _class_index(self, item: str | int) -> int:
+        names = self.class_map.names
+        known = self.class_map.index_of_name
+        if isinstance(item, str) and item not in known:
+            lowered = {name.lower(): i for name, i in known.items()}
+            if item.lower() in lowered:
+                return lowered[item.lower()]
+            if not item.lstrip("-").isdigit():
+                raise UsageError(
+                    f"the detector knows no class `{item}`{did_you_mean(item, names)}",
+                    hint=f"its classes: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}",
+                )
+        index = known[item] if isinstance(item, str) and item in known else int(item)
+        if not 0 <= index < len(names):
+            raise UsageError(f"class {index} is outside 0 to {len(names) - 1}")
+        return index
+
+
+def _chosen(
+    found: Detections, conf: float, wanted: Sequence[int] | None, max_det: int
+) -> Detections:
+    keep = found.scores >= conf
+    if wanted is not None:
+        keep &= np.isin(found.labels, wanted)
+    return found.select(np.flatnonzero(keep)[:max_det])
+
+
+def _read_ahead(
+    sources: Iterator[Source], depth: int, on_broken: OnBroken | None
+) -> Iterator[tuple[Source, Tensor]]:
+    """Images in order, `depth` of them being read while the caller works."""
+    pending: deque[tuple[Source, Future[Tensor]]] = deque()
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="read") as readers:
+        try:
+            for source in itertools.chain(sources, itertools.repeat(None)):
+                if source is not None:
+                    pending.append((source, readers.submit(load_image, source)))
+                    if len(pending) < depth:
+                        continue
+                elif not pending:
+                    return
+                first, image = pending.popleft()
+                try:
+                    yield first, image.result()
+                except DataError as error:
+                    if on_broken is None or not isinstance(first, str | Path):
+                        raise
+                    on_broken(Path(first), error)
+        finally:
+            for _, image in pending:
+                image.cancel()

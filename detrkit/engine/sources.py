@@ -1,0 +1,114 @@
+"""What a user points at: an image, a folder, a pattern, pixels in memory."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detrkit.data.files import list_images
+from detrkit.data.images import IMAGE_SUFFIXES, read_image
+from detrkit.errors import DataError, UsageError
+
+#: A file, folder or pattern; a picture; uint8 RGB (H, W, 3) or gray (H, W); a uint8 RGB tensor
+#: (3, H, W).
+Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+
+
+def is_single(source: Any) -> bool:
+    """Whether `source` is one image, not a folder, a pattern or a list."""
+    if isinstance(source, str | Path):
+        return not Path(source).expanduser().is_dir() and not _is_pattern(source)
+    return isinstance(source, Image.Image | np.ndarray | Tensor)
+
+
+def expand(sources: Source | Iterable[Source]) -> Iterator[Source]:
+    """Files instead of folders and patterns, each file once, in the order given.
+
+    A folder means all images in it and below. A path that exists is taken as it is, also with
+    `[` or `*` in its name.
+
+    Raises:
+        DataError: a path does not exist; a folder or pattern has no images.
+        UsageError: a source is of no kind that is known.
+    """
+    listed = [sources] if isinstance(sources, Source) else sources
+    seen: set[Path] = set()
+    for source in listed:
+        if not isinstance(source, str | Path):
+            yield source
+            continue
+        for path in _files(source):
+            key = path.absolute()
+            if key not in seen:
+                seen.add(key)
+                yield path
+
+
+def load_image(source: Source) -> Tensor:
+    """Pixels of one image, uint8 RGB (3, H, W).
+
+    Raises:
+        DataError: a file cannot be read.
+        UsageError: pixels of another shape or type.
+    """
+    if isinstance(source, str | Path):
+        return read_image(source)
+    if isinstance(source, Image.Image):
+        return torch.from_numpy(np.array(source.convert("RGB"))).permute(2, 0, 1)
+    if isinstance(source, np.ndarray):
+        if source.dtype == np.uint8 and source.ndim == 2:
+            source = np.repeat(source[..., None], 3, axis=2)
+        if source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3:
+            return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
+        raise UsageError(
+            f"an array must be uint8 RGB (height, width, 3), got {source.dtype} {source.shape}",
+            hint="OpenCV's BGR: image[..., ::-1]",
+        )
+    if isinstance(source, Tensor):
+        if source.dtype == torch.uint8 and source.ndim == 3 and source.shape[0] == 3:
+            return source
+        raise UsageError(
+            f"a tensor must be uint8 RGB (3, height, width), got {source.dtype} "
+            f"{tuple(source.shape)}"
+        )
+    raise UsageError(f"cannot read an image from {type(source).__name__}")
+
+
+def _files(source: str | Path) -> Sequence[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = list_images(path)
+        if not found:
+            raise DataError(
+                f"no images in {path}",
+                hint=f"taken for images: {', '.join(sorted(IMAGE_SUFFIXES))}",
+            )
+        return found
+    if path.exists() or not _is_pattern(source):
+        if not path.exists():
+            raise DataError(f"{path}: file not found", hint=_nearby(path))
+        return [path]
+    matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+    found = [m for m in matches if m.is_file() and m.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise DataError(f"no images match {source}")
+    return found
+
+
+def _is_pattern(source: str | Path) -> bool:
+    return glob.has_magic(str(source)) and not Path(source).expanduser().exists()
+
+
+def _nearby(path: Path) -> str | None:
+    """Where the path goes wrong."""
+    for parent in path.parents:
+        if parent.is_dir():
+            return None if parent == path.parent else f"there is no {path.parent}"
+    return None
