@@ -1,0 +1,97 @@
+"""Denoising groups against the authors' structure, and their own laws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from detrkit.models.denoising import denoising_queries
+from detrkit.structures import Target
+from tests.reference.denoising import results
+
+CASES = ("all_empty", "one_image_empty", "three_images", "more_boxes_than_denoising")
+
+
+def batch(counts: list[int], num_classes: int = 5) -> list[Target]:
+    return [
+        Target(torch.rand(n, 4) * 0.4 + 0.3, torch.randint(num_classes, (n,))) for n in counts
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_structure_is_the_authors(reference: Path, case: str) -> None:
+    path = reference / "parity" / "denoising" / f"dfine_{case}.json"
+    expected = json.loads(path.read_text(encoding="utf-8"))
+    stored = np.load(path.with_suffix(".npz"))
+    ours = results(path)
+    statistics = expected.pop("statistics", None)
+    assert {key: ours[key] for key in expected} == expected
+    if statistics is None:
+        return
+    arrays = ("attn_mask_packed", "query_class_without_noise", "query_is_negative", "query_is_real")
+    for key in arrays:
+        assert (ours[key] == stored[key]).all(), key
+
+    found = ours["statistics"]
+    share = "share_of_labels_that_changed"
+    assert found[share] == pytest.approx(statistics[share], abs=0.01)
+    for key in ("padding_class_never_changes", "padding_box_is_constant", "boxes_inside_unit_square"):
+        assert found[key] is True, key
+    assert found["padding_box_unact"] == pytest.approx(statistics["padding_box_unact"])
+    assert set(found) == set(statistics)
+    for key in ("positive_shift", "negative_shift"):
+        for part in ("low", "mean", "high"):
+            assert found[key][part] == pytest.approx(statistics[key][part], abs=0.03), (key, part)
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(0, 12), min_size=1, max_size=4), wanted=st.integers(1, 40))
+def test_positives_are_the_boxes_and_groups_are_closed(counts: list[int], wanted: int) -> None:
+    targets = batch(counts)
+    embed = nn.Embedding(6, 8, padding_idx=5)
+    noisy = denoising_queries(targets, embed, 7, wanted, label_noise_ratio=0, box_noise_scale=0)
+    dn, ordinary = noisy.meta["dn_num_split"]
+    assert ordinary == 7
+    assert noisy.content.shape == (len(counts), dn, 8)
+    positive = noisy.meta["dn_positive_idx"]
+    if max(counts) == 0:
+        assert (dn, positive, noisy.allowed) == (0, None, None)
+        return
+    groups = noisy.meta["dn_num_group"]
+    assert positive is not None
+    assert groups == max(wanted // max(counts), 1)
+    boxes = noisy.box_logits.sigmoid()
+    for i, (target, index) in enumerate(zip(targets, positive, strict=True)):
+        assert torch.allclose(boxes[i, index], target.boxes_cxcywh.repeat(groups, 1), atol=1e-4)
+        assert torch.equal(noisy.content[i, index], embed(target.labels.repeat(groups)))
+    allowed = noisy.allowed
+    assert allowed is not None
+    assert not allowed[dn:, :dn].any()  # the ordinary queries must not see the answers
+    assert allowed[:, dn:].all()
+    assert torch.equal(allowed[:dn, :dn], allowed[:dn, :dn].T)
+    assert (allowed[:dn, :dn].sum(1) == dn // groups).all()
+
+
+def test_without_boxes_the_embedding_still_takes_part() -> None:
+    embed = nn.Embedding(6, 8, padding_idx=5)
+    noisy = denoising_queries(batch([0, 0]), embed, 7)
+    noisy.content.sum().backward()
+    assert embed.weight.grad is not None
+    assert not embed.weight.grad.any()
+
+
+def test_crossed_corners_are_mirrored_or_flat() -> None:
+    torch.manual_seed(0)
+    embed = nn.Embedding(6, 8, padding_idx=5)
+    targets = batch([10])
+    mirrored = denoising_queries(targets, embed, 7).box_logits.sigmoid()[..., 2:]
+    assert mirrored.min() > 1e-4
+    flat = denoising_queries(targets, embed, 7, mirror_crossed=False).box_logits.sigmoid()
+    assert (flat[..., 2:] < 2e-5).any()
