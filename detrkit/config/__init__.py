@@ -12,7 +12,7 @@ Components are reached through the registry only; nothing here imports a model.
 from detrkit.config.build import build, build_component
 from detrkit.config.catalogue import CatalogueEntry, catalogue
 from detrkit.config.check import check
-from detrkit.config.config import Config, Flag, load_config
+from detrkit.config.config import Config, Flag, checked, load_config
 from detrkit.config.schema import RunConfig
 from detrkit.config.tree import Origin
 
@@ -26,5 +26,6 @@ __all__ = [
     "build_component",
     "catalogue",
     "check",
+    "checked",
     "load_config",
 ]

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from detrkit.config.schema import RUN_KEYS, SLOTS, TYPES, expected
+from detrkit.config.schema import SLOTS, TYPES, expected
 from detrkit.config.tree import Keys, dotted, find, walk
 from detrkit.errors import ConfigError, Problem, did_you_mean
 from detrkit.registry import MODULES, Entry, Registry
@@ -67,10 +67,9 @@ class _Checker:
 
     def top_level(self, key: Any, value: Any) -> None:
         if key in TYPES:
-            nullable = TYPES[key] is bool or key in RUN_KEYS  # null keeps the default
             wanted = expected(value, TYPES[key])
-            if wanted is not None and not (value is None and nullable):
-                self.wrong((key,), f"expected {wanted}, got {value!r}")
+            if wanted is not None and value is not None:  # null keeps the default
+                self.wrong((key,), f"expected {wanted.removesuffix(' or null')}, got {value!r}")
         elif key in SLOTS or key in self.shared or key in self.used:
             return
         elif key in self.registry:
@@ -166,7 +165,8 @@ class _Checker:
     def shares(self, entry: Entry, arguments: Mapping[str, Any], keys: Keys) -> None:
         """A shared key wins over the section's own value; says so where they differ."""
         for key in entry.share:
-            if key in arguments and key in self.cfg and self.cfg.peek(key) != arguments[key]:
+            shared = self.cfg.peek(key)
+            if key in arguments and shared is not None and shared != arguments[key]:
                 logger.warning(
                     "%s: %s is %r, but the top-level `%s` (%s) is %r and wins",
                     self.cfg.origin_of((*keys, key)),
@@ -174,7 +174,7 @@ class _Checker:
                     arguments[key],
                     key,
                     self.cfg.origin_of((key,)),
-                    self.cfg.peek(key),
+                    shared,
                 )
 
     def nested(self, value: Any, keys: Keys) -> None:
@@ -196,6 +196,7 @@ class _Checker:
                     self.nested(item, (*keys, *path))
 
     def unknown_component(self, name: str, keys: Keys) -> None:
+        self.used.add(name)  # said once; its section is not a second mistake
         try:
             self.registry.get(name)
         except ConfigError as error:

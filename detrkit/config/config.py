@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from detrkit.config.tree import Keys, Origin, Tree, find, shown_path
 from detrkit.errors import ConfigError, Problem
 from detrkit.registry import MODULES, Entry, Registry, load_plugin
 
-__all__ = ["Config", "Flag", "load_config"]
+__all__ = ["Config", "Flag", "checked", "load_config"]
 
 logger = logging.getLogger("detrkit")
 
@@ -40,7 +41,6 @@ class Config:
     def from_tree(cls, tree: Mapping[str, Any], *, name: str = "config") -> Config:
         """A configuration from plain data, e.g. the one that a checkpoint carries."""
         layer = Tree()
-        override.apply(layer, override.from_mapping({}), [])
         for key, value in tree.items():
             layer.set((key,), value, Origin(flag=name, layer=1))
         return cls(layer, name=name)
@@ -81,12 +81,15 @@ class Config:
 
     def origin_of(self, keys: Keys) -> Origin | None:
         """What set the value at `keys`, or the nearest mapping around it."""
-        by_text = {tuple(map(str, k)): o for k, o in self._tree.origins.items()}
         for length in range(len(keys), 0, -1):
-            origin = by_text.get(tuple(map(str, keys[:length])))
+            origin = self._origins_by_text.get(tuple(map(str, keys[:length])))
             if origin is not None:
                 return origin
         return None
+
+    @cached_property
+    def _origins_by_text(self) -> dict[Keys, Origin]:
+        return {tuple(map(str, keys)): origin for keys, origin in self._tree.origins.items()}
 
     def origins(self) -> dict[Keys, Origin]:
         """What set each value, by path."""
@@ -101,7 +104,7 @@ class Config:
             if not self.is_inherited((*place, key)) or key in known or entry.accepts_any
         }
         for key in entry.share:
-            if key in self._tree.data:
+            if self._tree.data.get(key) is not None:
                 values[key] = copy.deepcopy(self._tree.data[key])
         return values
 
@@ -190,11 +193,20 @@ def load_config(
     config = Config(tree, name=path.stem, path=path)
     for plugin in [*(config.peek("plugins") or ()), *plugins]:
         load_plugin(plugin)
-    if strict:
+    if problems and strict:
         problems += check.check(config, registry=registry)
-        config = config.without(check.leftovers(config, registry=registry))
     _raise(problems, path)
-    return config
+    return checked(config, registry=registry) if strict else config
+
+
+def checked(config: Config, *, registry: Registry = MODULES) -> Config:
+    """The configuration without what another `type` left behind.
+
+    Raises:
+        ConfigError: it does not pass the check; holds every problem.
+    """
+    _raise(check.check(config, registry=registry), config.path or config.name)
+    return config.without(check.leftovers(config, registry=registry))
 
 
 def _raise(problems: list[Problem], source: str | Path) -> None:

@@ -93,6 +93,11 @@ class Tree:
             patch.origins[(key,)] = origin
             _merge(self, known, patch, value, keys, inside=(key,))
             return
+        if key == "type" and isinstance(holder, dict) and known not in (None, value):
+            for sibling in holder:
+                path = (*keys[:-1], sibling)
+                if sibling != "type" and self.origins.get(path, Origin()).layer < origin.layer:
+                    self.inherited[path] = str(known)
         self.forget(keys)
         holder[key] = copy.deepcopy(value)
         self.origins[keys] = origin
