@@ -1,0 +1,40 @@
+"""Sigmoid focal loss. Lin et al., ICCV 2017, arXiv:1708.02002, eq. 5.
+
+With p the score and 1 - p swapped for it where the class is absent, a = alpha where the class
+is present and 1 - alpha where it is not:
+
+    -a (1 - p)^gamma log p
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrkit.losses.matches import Matching
+
+
+def focal_loss(
+    logits: Tensor, matching: Matching, labels: Tensor, alpha: float, gamma: float
+) -> Tensor:
+    """Sum over queries and classes, per output.
+
+    Args:
+        logits: (L, N, K), N = B·Q.
+        matching: M pairs per output.
+        labels: (L, M) int64 class of each pair's box.
+        alpha: weight of the positives; negative: no balance.
+        gamma: exponent that silences easy examples.
+
+    Returns:
+        (L,).
+    """
+    target = torch.zeros_like(logits)
+    target[matching.rows(), matching.queries, labels] = 1
+    # -log p of the right answer is softplus of minus its logit.
+    wrong = logits * (1 - 2 * target)
+    loss = F.softplus(wrong) * wrong.sigmoid() ** gamma
+    if alpha >= 0:
+        loss = loss * (1 - alpha + (2 * alpha - 1) * target)
+    return loss.sum((1, 2))

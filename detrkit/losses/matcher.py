@@ -1,0 +1,179 @@
+"""Hungarian matching: each box gets the query that costs least, each query at most one box.
+
+DETR, Carion et al., ECCV 2020, arXiv:2005.12872, section 3.1. The cost of giving box t to
+query q is
+
+    w_class · (pos - neg)(p_q[class of t]) + w_bbox · |b_q - b_t|_1 - w_giou · GIoU(b_q, b_t)
+
+    pos(p) = alpha (1 - p)^gamma · -log p        neg(p) = (1 - alpha) p^gamma · -log(1 - p)
+
+with the focal class cost of Deformable DETR (arXiv:2010.04159), or w_class · -softmax.
+
+All outputs of a step are matched together: their costs are computed on the device, only
+between a box and the queries of its own image, and come to the host in one transfer. The
+assignment problems are solved there by SciPy.
+
+Shape legend: B images, Q queries, K classes, T boxes of all images, L outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from detrkit.errors import ConfigError, DataError, did_you_mean
+from detrkit.losses.matches import Pairs, starts
+from detrkit.ops.boxes import cxcywh_to_xyxy, paired_giou
+from detrkit.registry import MODULES
+from detrkit.structures import Target
+
+COSTS = ("cost_class", "cost_bbox", "cost_giou")
+Floats = npt.NDArray[np.float32]
+
+
+@MODULES.register(share=("use_focal_loss",), family="matcher", paper="arXiv:2005.12872")
+class HungarianMatcher(nn.Module):
+    """Matches queries and boxes at the least total cost.
+
+    Args:
+        weight_dict: `cost_class`, `cost_bbox` and `cost_giou`; not all zero.
+        use_focal_loss: sigmoid scores and the focal class cost; else softmax.
+        alpha: balance of the focal class cost.
+        gamma: exponent of the focal class cost.
+
+    Raises:
+        ConfigError: a weight is missing, unknown, or all are zero.
+    """
+
+    def __init__(
+        self,
+        weight_dict: Mapping[str, float],
+        use_focal_loss: bool = False,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ) -> None:
+        super().__init__()
+        where = "HungarianMatcher.weight_dict"
+        for name in weight_dict:
+            if name not in COSTS:
+                raise ConfigError(
+                    f"{where}: unknown cost `{name}`{did_you_mean(name, COSTS)}",
+                    hint=f"the costs are {', '.join(COSTS)}",
+                )
+        missing = [name for name in COSTS if name not in weight_dict]
+        if missing:
+            raise ConfigError(f"{where}: missing {', '.join(missing)}")
+        self.cost_class, self.cost_bbox, self.cost_giou = (weight_dict[name] for name in COSTS)
+        if not any((self.cost_class, self.cost_bbox, self.cost_giou)):
+            raise ConfigError(f"{where}: all costs are zero")
+        self.use_focal_loss = use_focal_loss
+        self.alpha = alpha
+        self.gamma = gamma
+
+    @torch.no_grad()
+    def forward(
+        self, outputs: Sequence[Mapping[str, Any]], targets: Sequence[Target], epoch: int = 0
+    ) -> list[Pairs]:
+        """Matches every output with the same targets.
+
+        Args:
+            outputs: each with `pred_logits` (B, Q, K) and `pred_boxes` (B, Q, 4, cxcywh 0–1);
+                equal B and Q. K may be 1 (an encoder that only scores "object"): every label
+                counts as 0 there.
+            targets: B targets.
+            epoch: for matchers that change while training; not used here.
+
+        Returns:
+            For each output the pairs; min(Q, boxes) per image.
+
+        Raises:
+            DataError: a label that the model has no class for.
+        """
+        sizes = [len(target) for target in targets]
+        if not outputs or not sum(sizes):
+            return [Pairs.empty() for _ in outputs]
+        costs = self._costs(outputs, targets, sizes)  # (L, T, Q)
+        num_queries = costs.shape[-1]
+        images = [
+            (image * num_queries, first, first + size)
+            for image, (first, size) in enumerate(zip(starts(sizes).tolist(), sizes, strict=True))
+            if size
+        ]
+        return [
+            Pairs.join([_assign(cost[first:last], query, first) for query, first, last in images])
+            for cost in costs
+        ]
+
+    def _costs(
+        self, outputs: Sequence[Mapping[str, Any]], targets: Sequence[Target], sizes: list[int]
+    ) -> Floats:
+        """Cost of every box with every query of its own image, (L, T, Q) on the host."""
+        labels = torch.cat([target.labels for target in targets])
+        num_classes = max(output["pred_logits"].shape[-1] for output in outputs)
+        image = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(labels.device)
+        known = labels.clamp(0, num_classes - 1)  # a wrong label must not crash the device
+        scores = torch.stack([self._scores(o["pred_logits"], image, known) for o in outputs])
+        cost = self._class_cost(scores).mul_(self.cost_class)
+
+        # Coordinates outermost, queries innermost: what follows runs over contiguous numbers.
+        planes = torch.stack([o["pred_boxes"].float() for o in outputs]).permute(3, 0, 1, 2)
+        planes = planes.contiguous().index_select(2, image)  # (4, L, T, Q)
+        true = torch.cat([t.boxes_cxcywh for t in targets]).float()[:, None]  # (T, 1, 4)
+        for side, true_side in zip(planes, true.unbind(-1), strict=True):
+            cost.add_((side - true_side).abs_(), alpha=self.cost_bbox)
+        cost.sub_(paired_giou(_corners(planes), cxcywh_to_xyxy(true)), alpha=self.cost_giou)
+
+        # The labels travel along, so that checking them needs no transfer of its own.
+        flat = torch.cat((cost.flatten(), labels.float())).cpu().numpy()
+        _check_labels(flat[cost.numel() :], num_classes, targets, sizes)
+        return np.nan_to_num(flat[: cost.numel()], copy=False, nan=1.0).reshape(cost.shape)
+
+    def _scores(self, logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
+        """Logits (probabilities, with softmax) of each box's class at its image's queries, (T, Q)."""
+        logits = logits.float()
+        if not self.use_focal_loss:
+            logits = logits.softmax(-1)
+        if logits.shape[-1] == 1:
+            return logits[..., 0][image]
+        return logits.mT[image, labels]
+
+    def _class_cost(self, scores: Tensor) -> Tensor:
+        if not self.use_focal_loss:
+            return -scores
+        p = scores.sigmoid()
+        q = 1 - p
+        positive = (p + 1e-8).log_().mul_(q**self.gamma).mul_(-self.alpha)
+        negative = (q + 1e-8).log_().mul_(p**self.gamma).mul_(self.alpha - 1)
+        return positive.sub_(negative)
+
+
+def _corners(planes: Tensor) -> Tensor:
+    """`cxcywh_to_xyxy` of (4, …) planes, seen as (…, 4) with the coordinates outermost in memory."""
+    centre, half = planes[:2], planes[2:].clamp(min=0).mul_(0.5)
+    return torch.cat((centre - half, centre + half)).movedim(0, -1)
+
+
+def _assign(cost: Floats, first_query: int, first_target: int) -> Pairs:
+    """The cheapest assignment of one image's (boxes, queries) costs."""
+    targets, queries = linear_sum_assignment(cost)
+    return Pairs(queries + first_query, targets + first_target)
+
+
+def _check_labels(
+    labels: Floats, num_classes: int, targets: Sequence[Target], sizes: list[int]
+) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if not len(wrong):
+        return
+    image = int(np.searchsorted(np.cumsum(sizes), wrong[0], side="right"))
+    raise DataError(
+        f"image {targets[image].image_id}: label {int(labels[wrong[0]])} is outside the model's "
+        f"{num_classes} classes (0 to {num_classes - 1})",
+        hint="set `num_classes` to the number of classes of the data set, or fix its labels",
+    )

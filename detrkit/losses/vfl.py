@@ -1,0 +1,44 @@
+"""Varifocal loss: the score of a matched query learns the IoU of its box.
+
+VarifocalNet, Zhang et al., CVPR 2021, arXiv:2008.13367, eq. 2. With score p and target q (the
+IoU at the box's class, else 0):
+
+    -q (q log p + (1 - q) log(1 - p))     at the class of a matched box
+    -alpha p^gamma log(1 - p)             elsewhere
+
+As in RT-DETR the weights carry no gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrkit.losses.matches import Matching
+
+
+def varifocal_loss(
+    logits: Tensor, matching: Matching, labels: Tensor, quality: Tensor, alpha: float, gamma: float
+) -> Tensor:
+    """Sum over queries and classes, per output.
+
+    Args:
+        logits: (L, N, K), N = B·Q.
+        matching: M pairs per output.
+        labels: (L, M) int64 class of each pair's box.
+        quality: (L, M) target score of each pair, normally the IoU; without gradient.
+        alpha: weight of what is not matched.
+        gamma: exponent that silences easy negatives.
+
+    Returns:
+        (L,).
+    """
+    with torch.no_grad():
+        weight = logits.sigmoid().pow_(gamma).mul_(alpha)
+        target = torch.zeros_like(logits)
+        where = (matching.rows(), matching.queries, labels)
+        weight[where] = quality
+        target[where] = quality
+    loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
+    return loss.sum((1, 2))
