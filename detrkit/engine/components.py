@@ -6,11 +6,15 @@ computed by torch's scheduler objects but by `detrkit.engine.plan`, from the sam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import optim
 from torch.amp import GradScaler
 from torch.optim import lr_scheduler
 
 from detrkit.engine.ema import ModelEMA
+from detrkit.errors import ConfigError
 from detrkit.registry import MODULES
 
 __all__ = ["LinearWarmup", "ModelEMA"]
@@ -34,6 +38,28 @@ class LinearWarmup:
         self.warmup_duration = warmup_duration
         self.lr_scheduler = lr_scheduler
         self.last_step = last_step
+
+
+@MODULES.register("CocoEvaluator", family="metric")
+def coco_evaluator(
+    index: Any,
+    class_map: Any = None,
+    iou_types: Sequence[str] = ("bbox",),
+    backend: str = "hotcoco",
+) -> Any:
+    """COCO average precision of boxes.
+
+    Args:
+        index: the validation data.
+        class_map: of the detections; default the data's.
+        iou_types: only "bbox"; the detectors here find no masks.
+        backend: "hotcoco" or "pycocotools".
+    """
+    from detrkit.metrics import CocoEvaluator
+
+    if tuple(iou_types) != ("bbox",):
+        raise ConfigError(f"evaluator.iou_types: only bbox is possible, got {list(iou_types)}")
+    return CocoEvaluator(index, class_map, backend=backend)  # type: ignore[arg-type]
 
 
 for _optimizer in (optim.AdamW, optim.Adam, optim.SGD):

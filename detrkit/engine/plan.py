@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from detrkit.engine.quirks import is_our_recipe
@@ -237,7 +238,7 @@ def _stages(
 
     edges = sorted({0, epochs, *(e for e in (augment_until, restart_at) if 0 < e < epochs)})
     stages = []
-    for first, end in zip(edges, edges[1:], strict=False):
+    for first, end in pairwise(edges):
         strong = first < augment_until
         late = first >= restart_at
         if len(edges) == 2:

@@ -99,6 +99,11 @@ def schedule_from(tree: Mapping[str, Any], *, curve_waits: bool = True) -> LRSch
     Raises:
         ConfigError: an unknown scheduler type or a value that makes no sense.
     """
+    if tree.get("lr_scheduler_kind"):
+        raise ConfigError(
+            f"lr_scheduler_kind: the trainer has no `{tree['lr_scheduler_kind']}` schedule yet",
+            hint="use an `lr_scheduler` section, e.g. {type: MultiStepLR, milestones: [500]}",
+        )
     section = dict(tree.get("lr_scheduler") or {})
     kind = section.pop("type", None)
     curve: Curve

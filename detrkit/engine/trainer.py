@@ -241,7 +241,8 @@ class Trainer:
         self.state = TrainState.from_checkpoint(checkpoint, self.plan.batches_per_epoch)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        assert checkpoint.model is not None and checkpoint.optimizer is not None
+        assert checkpoint.model is not None
+        assert checkpoint.optimizer is not None
         unwrapped(self.model).load_state_dict(checkpoint.model)
         if self.ema:
             self.ema.load_state_dict(checkpoint.ema or {"module": checkpoint.model})
@@ -327,7 +328,7 @@ class Trainer:
         )
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: the user asked
+class _Stop(Exception):
     """Leave the loop at a place where the state is whole."""
 
 

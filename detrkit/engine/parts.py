@@ -1,0 +1,127 @@
+"""From a configuration to its parts: detector, criterion, postprocessor, ImageSpec."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from detrkit.config import Config, build
+from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.download import fetch
+from detrkit.engine.randomness import seed_everything
+from detrkit.engine.weights import load_weights
+from detrkit.errors import ConfigError, WeightsError
+from detrkit.structures import ImageSpec
+
+log = logging.getLogger("detrkit")
+
+
+def build_model(cfg: Config, *, seed: int | None = None) -> nn.Module:
+    """The detector with random weights.
+
+    Args:
+        cfg: names it as `model`.
+        seed: same seed, same weights; None leaves the generators alone.
+    """
+    if seed is not None:
+        seed_everything(seed)
+    model = build(cfg, "model")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: `{cfg.get('model')}` is a {type(model).__name__}, no module")
+    return model
+
+
+def build_criterion(cfg: Config) -> nn.Module:
+    """The criterion that `criterion` names."""
+    criterion: nn.Module = build(cfg, "criterion")
+    return criterion
+
+
+def build_postprocessor(cfg: Config) -> nn.Module:
+    """The postprocessor that `postprocessor` names."""
+    postprocessor: nn.Module = build(cfg, "postprocessor")
+    return postprocessor
+
+
+def image_spec_of(cfg: Config) -> ImageSpec:
+    """How validation images become the model's input, from the transforms of `val_dataloader`."""
+    from detrkit.data.transforms import build_transforms
+
+    section = cfg.get("val_dataloader.dataset.transforms") or {}
+    return build_transforms(section).image_spec()
+
+
+def load_pretrained_backbone(model: nn.Module) -> None:
+    """Loads ImageNet weights into a backbone that asks for them.
+
+    The constructors only note it: `pretrained` (true, or a file), `pretrained_url`,
+    `local_model_dir`.
+
+    Raises:
+        WeightsError: they cannot be found or downloaded, or do not fit.
+    """
+    backbone = getattr(model, "backbone", None)
+    wanted = getattr(backbone, "pretrained", False)
+    if backbone is None or not wanted:
+        return
+    url = getattr(backbone, "pretrained_url", None)
+    if isinstance(wanted, str):
+        path = Path(wanted).expanduser()
+    elif url is None:
+        log.warning("there are no pretrained weights for this backbone; it starts from random")
+        return
+    else:
+        local = Path(getattr(backbone, "local_model_dir", "") or "").expanduser()
+        path = local / Path(url).name
+        if not path.is_file():
+            path = _downloaded(url)
+    state = Checkpoint.load(path).weights
+    report = load_weights(backbone, state, source=str(path))
+    # the classifier on top of the ImageNet model is of no use here
+    log.info("backbone: %d tensors from %s", len(report.loaded), path)
+    if report.missing or report.mismatched:
+        raise WeightsError(
+            f"the backbone's pretrained weights do not fit\n{report.describe()}",
+            hint="check the backbone's `name` and `use_lab`",
+        )
+
+
+def _downloaded(url: str) -> Path:
+    try:
+        return fetch(url)
+    except WeightsError as error:
+        raise WeightsError(
+            error.message,
+            hint=f"{error.hint}; or start from random weights: --update HGNetv2.pretrained=False",
+        ) from error
+
+
+def split_of(cfg: Config, name: str) -> Mapping[str, Any]:
+    """The loader section "train_dataloader" or "val_dataloader", or an empty one."""
+    section = cfg.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def batch_size_of(section: Mapping[str, Any], world_size: int = 1, default: int = 1) -> int:
+    """Images per process and step: `batch_size`, or `total_batch_size` over all processes.
+
+    Raises:
+        ConfigError: both or neither usable, or not divisible.
+    """
+    total, own = section.get("total_batch_size"), section.get("batch_size")
+    if total is not None and own is not None:
+        raise ConfigError(
+            "a loader has both total_batch_size and batch_size",
+            hint="total_batch_size counts all devices, batch_size one; keep one of them",
+        )
+    if total is None:
+        return int(own if own is not None else default)
+    if int(total) % world_size:
+        raise ConfigError(f"total_batch_size {total} cannot be shared by {world_size} devices")
+    return int(total) // world_size
+
+
