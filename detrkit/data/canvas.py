@@ -1,0 +1,159 @@
+"""A picture whose padding, cropping, mirroring and recolouring wait until its pixels are needed.
+
+The usual augmentations paint a canvas of up to 16 times the area, cut a part out of it and
+shrink that. Here they only move a rectangle; `render` recolours, mirrors and resizes the part of
+the source that is left, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+Pixels = npt.NDArray[np.uint8]  # (h, w, 3) RGB
+
+
+@dataclass(slots=True)
+class Canvas:
+    """A source image at some place on a canvas.
+
+    Attributes:
+        source: uint8 RGB (3, h, w).
+        size: (H, W) of the canvas in pixels.
+        top, left: where the source's corner lies on the canvas; negative after a crop.
+        fill: RGB 0–255 of canvas that the source does not cover.
+        mirrored: whether the canvas is to be flipped left to right at the end.
+        recolor: functions of pixels to pixels, applied to the source in this order.
+    """
+
+    source: Tensor
+    size: tuple[int, int]
+    top: int = 0
+    left: int = 0
+    fill: tuple[int, int, int] = (0, 0, 0)
+    mirrored: bool = False
+    recolor: list[Callable[[Pixels], Pixels]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, image: Tensor) -> Canvas:
+        """A canvas that is exactly the image."""
+        return cls(image, (image.shape[-2], image.shape[-1]))
+
+    @property
+    def pristine(self) -> bool:
+        """Whether it still shows just its source."""
+        return self.unmoved and not self.recolor
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether source and canvas coincide; colours may have changed."""
+        return (
+            self.size == tuple(self.source.shape[-2:])
+            and self.top == self.left == 0
+            and not self.mirrored
+        )
+
+    def window(self, top: int, left: int, size: tuple[int, int]) -> None:
+        """Makes the canvas show the rectangle at (top, left) of itself; may be larger than it."""
+        if self.mirrored:
+            left = self.size[1] - left - size[1]
+        self.top -= top
+        self.left -= left
+        self.size = size
+
+    def mirror(self) -> None:
+        """Flips left to right."""
+        self.mirrored = not self.mirrored
+
+    @property
+    def covers(self) -> bool:
+        """Whether the source covers the whole canvas, so that no fill shows."""
+        top, left, bottom, right = self._visible()
+        return (top, left) == (0, 0) and (bottom, right) == self.size
+
+    def _visible(self) -> tuple[int, int, int, int]:
+        """Top, left, bottom, right of the source's visible part, in canvas pixels."""
+        h, w = self.source.shape[-2:]
+        top, left = max(self.top, 0), max(self.left, 0)
+        bottom, right = min(self.top + h, self.size[0]), min(self.left + w, self.size[1])
+        return top, left, max(bottom, top), max(right, left)
+
+    def render(
+        self, size: tuple[int, int] | None = None
+    ) -> tuple[Tensor, tuple[float, float, float, float]]:
+        """Paints the canvas.
+
+        The visible part of the source is placed on whole pixels of the output. So the result is
+        within half an output pixel of painting the canvas first and resizing it afterwards, and
+        the returned mapping says exactly where things are.
+
+        Args:
+            size: (H, W) of the output; None keeps the canvas's.
+
+        Returns:
+            uint8 RGB (3, H, W), and (scale x, scale y, shift x, shift y) that takes coordinates
+            on this canvas to the output: `x * scale + shift`.
+        """
+        height, width = size = size or self.size
+        top, left, bottom, right = self._visible()
+        if bottom == top or right == left:  # nothing of the source is left
+            image = self._background(size)
+            return image, (width / self.size[1], height / self.size[0], 0.0, 0.0)
+        part = self.source[
+            :, top - self.top : bottom - self.top, left - self.left : right - self.left
+        ]
+        if self.mirrored:
+            left, right = self.size[1] - right, self.size[1] - left
+        y0, y1 = _span(top, bottom, self.size[0], height)
+        x0, x1 = _span(left, right, self.size[1], width)
+        part = self._resized(part, (y1 - y0, x1 - x0))
+        sx, sy = (x1 - x0) / (right - left), (y1 - y0) / (bottom - top)
+        mapping = (sx, sy, x0 - left * sx, y0 - top * sy)
+        if (y1 - y0, x1 - x0) == size:
+            return part, mapping
+        image = self._background(size)
+        image[:, y0:y1, x0:x1] = part
+        return image, mapping
+
+    def _resized(self, part: Tensor, size: tuple[int, int]) -> Tensor:
+        pixels = part.permute(1, 2, 0).numpy()
+        if self.recolor:
+            pixels = np.ascontiguousarray(pixels)
+            for function in self.recolor:
+                pixels = function(pixels)
+        shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+        if self.mirrored and not shrinks:
+            pixels = cv2.flip(pixels, 1)
+        if pixels.shape[:2] != size:
+            if not pixels.flags.c_contiguous:
+                pixels = np.ascontiguousarray(pixels)
+            image = F.resize_image(torch.from_numpy(pixels).permute(2, 0, 1), list(size))
+            pixels = image.permute(1, 2, 0).numpy()
+        if self.mirrored and shrinks:
+            pixels = cv2.flip(pixels, 1)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _background(self, size: tuple[int, int]) -> Tensor:
+        if len(set(self.fill)) == 1:
+            pixels = np.full((*size, 3), self.fill[0], np.uint8)
+        else:
+            pixels = np.empty((*size, 3), np.uint8)
+            pixels[:] = self.fill
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _span(start: int, end: int, extent: int, output: int) -> tuple[int, int]:
+    """Whole output pixels for `start:end` of a canvas of `extent`; at least one."""
+    first = round(start * output / extent)
+    last = round(end * output / extent)
+    if last <= first:
+        first = min(first, output - 1)
+        last = first + 1
+    return first, last

@@ -1,0 +1,125 @@
+"""From samples to a batch, at one of several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detrkit.data.sample import Sample
+from detrkit.errors import ConfigError
+from detrkit.registry import MODULES
+from detrkit.structures import Batch
+
+_STRIDE = 32
+
+
+def generate_scales(base_size: int, base_size_repeat: int) -> list[int]:
+    """Image sides from 0.75 to 1.25 of `base_size` in steps of 32, the base itself repeated."""
+    low, high = (int(base_size * f / _STRIDE) * _STRIDE for f in (0.75, 1.25))
+    steps = range((base_size - low) // _STRIDE)
+    return [
+        *(low + i * _STRIDE for i in steps),
+        *[base_size] * base_size_repeat,
+        *(high - i * _STRIDE for i in steps),
+    ]
+
+
+@MODULES.register(family="data", example={})
+class BatchImageCollateFunction:
+    """Stacks images, at a size drawn per batch while multi-scale training is on.
+
+    The size depends on (seed, epoch, step) alone. Pixels are resized to it without smoothing
+    (nearest), as the authors do.
+
+    Args:
+        stop_epoch: multi-scale ends with this epoch (counted from 0); None never ends it.
+        ema_restart_decay: kept for the trainer, which reads it when strong augmentation ends.
+        base_size: side of the images, or (h, w).
+        base_size_repeat: weight of the base size among the sizes; None for one size only.
+        seed: of the sizes.
+    """
+
+    def __init__(
+        self,
+        stop_epoch: int | None = None,
+        ema_restart_decay: float = 0.9999,
+        base_size: int | Sequence[int] = 640,
+        base_size_repeat: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.stop_epoch = stop_epoch
+        self.ema_restart_decay = ema_restart_decay
+        self.base_size = base_size
+        self.base_size_repeat = base_size_repeat
+        self.seed = seed
+        self.scales = _sizes(base_size, base_size_repeat) if base_size_repeat is not None else []
+
+    def size_at(self, epoch: int, step: int) -> tuple[int, int] | None:
+        """(h, w) of a batch; None leaves it as it is."""
+        if not self.scales or (self.stop_epoch is not None and epoch >= self.stop_epoch):
+            return None
+        rng = np.random.default_rng([self.seed, epoch, step, 0x517E])
+        return self.scales[rng.integers(len(self.scales))]
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """Makes the batch.
+
+        Raises:
+            ConfigError: the images differ in size.
+        """
+        key = samples[0].key
+        images = _stack(samples)
+        size = self.size_at(key.epoch, key.step)
+        if size is not None and size != tuple(images.shape[-2:]):
+            images = F.interpolate(images, size=size)
+        return Batch(_as_float(images, samples[0]), [sample.target() for sample in samples])
+
+
+@MODULES.register("batch_image_collate_fn", family="data", example={})
+class BatchImages(BatchImageCollateFunction):
+    """Stacks images, all at their own size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def _sizes(base_size: int | Sequence[int], repeat: int) -> list[tuple[int, int]]:
+    if isinstance(base_size, int):
+        return [(side, side) for side in generate_scales(base_size, repeat)]
+    height, width = (int(v) for v in base_size)
+    longer = max(height, width)
+    # the longer side as the authors' rule says, the other one in proportion
+    return [
+        (height, width)
+        if side == longer
+        else tuple(max(round(v * side / longer / _STRIDE), 1) * _STRIDE for v in (height, width))  # type: ignore[misc]
+        for side in generate_scales(longer, repeat)
+    ]
+
+
+def _stack(samples: Sequence[Sample]) -> Tensor:
+    """uint8 (B, 3, H, W)."""
+    images = [sample.image for sample in samples]
+    sizes = {tuple(image.shape[-2:]) for image in images}
+    if len(sizes) > 1:
+        (h, w), (h2, w2) = sorted(sizes)[:2]
+        raise ConfigError(
+            f"images of one batch differ in size: {w}x{h} and {w2}x{h2}",
+            hint="end the transforms with {type: Resize, size: [h, w]}",
+        )
+    return torch.stack(images)
+
+
+def _as_float(images: Tensor, sample: Sample) -> Tensor:
+    """uint8 -> float32 in the range that the sample's transforms asked for."""
+    out = images.to(torch.float32, memory_format=torch.contiguous_format)
+    if sample.scale is not None and sample.scale != 1.0:
+        out.mul_(sample.scale)
+    if sample.mean is not None and sample.std is not None:
+        out.sub_(torch.tensor(sample.mean).view(3, 1, 1))
+        out.div_(torch.tensor(sample.std).view(3, 1, 1))
+    return out

@@ -1,0 +1,255 @@
+"""Images with targets, transformed; randomness depends on (seed, epoch, index) and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from detrkit.data.canvas import Canvas
+from detrkit.data.coco import read_coco
+from detrkit.data.faults import FaultKind
+from detrkit.data.files import ImageFinder
+from detrkit.data.images import read_image
+from detrkit.data.index import DatasetIndex
+from detrkit.data.sample import Sample, SampleKey
+from detrkit.data.text import read_text
+from detrkit.data.transforms import Compose
+from detrkit.data.transforms.compose import Transform
+from detrkit.data.voc import read_voc
+from detrkit.errors import ConfigError, DataError
+from detrkit.registry import MODULES
+from detrkit.structures import ClassMap
+
+logger = logging.getLogger("detrkit")
+
+#: Other images to try in place of an unreadable one before the data set is given up.
+MAX_REPLACEMENTS = 20
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Samples of an index.
+
+    An image that cannot be read never stops a run. In training another one takes its place,
+    always the same for the same (seed, epoch, index). In evaluation it stays, as a gray picture
+    whose objects count as missed. Both are counted: `broken` is shared with loader workers and
+    `report_broken` tells the user once about each file.
+
+    Args:
+        index: what to read; None for classes that override `_open`.
+        transforms: applied to each sample; a function of (sample, rng) will do.
+        training: replace unreadable images and leave crowd regions out of the targets.
+        seed: of all randomness.
+        epoch: used when a sample is asked for by a bare number.
+    """
+
+    def __init__(
+        self,
+        index: DatasetIndex | None,
+        transforms: Compose | Transform | None = None,
+        *,
+        training: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> None:
+        self._index = index
+        self.transforms = transforms
+        self.training = training
+        self.seed = seed
+        self.epoch = epoch
+        self._reported: set[int] = set()
+
+    @property
+    def index(self) -> DatasetIndex:
+        """Where images and boxes are."""
+        if self._index is None:
+            self._index = self._open()
+        return self._index
+
+    def _open(self) -> DatasetIndex:
+        """Reads the annotations; for data sets that wait with it."""
+        raise NotImplementedError
+
+    @property
+    def class_map(self) -> ClassMap:
+        """Names and ids of the classes."""
+        return self.index.class_map
+
+    @cached_property
+    def broken(self) -> torch.Tensor:
+        """(N,) uint8 in shared memory; 1 for images that turned out to be unreadable."""
+        return torch.zeros(len(self.index), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: int | SampleKey) -> Sample:
+        if not isinstance(key, SampleKey):
+            key = SampleKey(self.epoch, 0, int(key))
+        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        sample = self.load(key, rng)
+        return sample if self.transforms is None else self.transforms(sample, rng)
+
+    def load(self, key: SampleKey, rng: np.random.Generator) -> Sample:
+        """A sample before any transform.
+
+        Raises:
+            DataError: training, and neither the image nor `MAX_REPLACEMENTS` others can be read.
+        """
+        number = key.index
+        for _ in range(MAX_REPLACEMENTS):
+            try:
+                return self._read(number, key)
+            except DataError as error:
+                self.broken[number] = 1
+                if not self.training:
+                    return self._blank(number, key)
+                reason = error
+                number = int(rng.integers(len(self)))
+        raise DataError(
+            f"{self.index.source}: {MAX_REPLACEMENTS} images in a row cannot be read; "
+            f"the last one: {reason.message}",
+            hint="is the disk or the mount still there?",
+        )
+
+    def _read(self, number: int, key: SampleKey) -> Sample:
+        index = self.index
+        path = index.paths[number]
+        image = read_image(path, apply_exif=bool(index.apply_exif[number]))
+        size = (image.shape[-2], image.shape[-1])
+        rows = index.boxes_of(number)
+        boxes, labels = index.boxes_xyxy[rows], index.labels[rows]
+        if self.training and index.iscrowd[rows].any():
+            keep = ~index.iscrowd[rows]
+            boxes, labels = boxes[keep], labels[keep]
+        sample = Sample(
+            Canvas.of(image),
+            boxes.copy(),
+            labels.copy(),
+            image_id=index.image_id(number),
+            orig_size=size,
+            path=path,
+            key=key,
+        )
+        sample.clip()
+        return sample
+
+    def _blank(self, number: int, key: SampleKey) -> Sample:
+        size = self.index.size(number)
+        rows = self.index.boxes_of(number)
+        return Sample(
+            Canvas.of(torch.full((3, *size), 114, dtype=torch.uint8)),
+            self.index.boxes_xyxy[rows].copy(),
+            self.index.labels[rows].copy(),
+            image_id=self.index.image_id(number),
+            orig_size=size,
+            path=self.index.paths[number],
+            key=key,
+        )
+
+    def report_broken(self) -> list[str]:
+        """Warns about unreadable images that were met since the last call; returns their paths."""
+        if "broken" not in self.__dict__:
+            return []
+        new = [int(i) for i in torch.nonzero(self.broken).flatten() if int(i) not in self._reported]
+        self._reported.update(new)
+        paths = [self.index.paths[i] for i in new]
+        for i, path in zip(new, paths, strict=True):
+            self.index.faults.add(FaultKind.CORRUPT_IMAGE, path, f"image {self.index.image_id(i)}")
+        for path in paths[:3]:
+            outcome = "replaced by another" if self.training else "counted as without detections"
+            logger.warning("%s: unreadable image, %s", path, outcome)
+        if len(paths) > 3:
+            logger.warning("… and %d more unreadable images", len(paths) - 3)
+        return paths
+
+
+def _compose(transforms: Any) -> Compose | Transform | None:
+    """The authors' files give transforms as an object, a list of mappings, or not at all."""
+    if transforms is None or callable(transforms):
+        return transforms  # type: ignore[no-any-return]
+    if isinstance(transforms, Sequence):
+        return Compose(transforms)
+    raise ConfigError(f"transforms must be a Compose or a list, got {transforms!r}")
+
+
+@MODULES.register(family="data", inject=("transforms",), share=("remap_mscoco_category",))
+class CocoDetection(DetectionDataset):
+    """A COCO file and its images, read when first needed.
+
+    Labels are the ranks of the category ids, so `remap_mscoco_category` changes nothing for
+    COCO itself and other data sets need no renumbering.
+
+    Args:
+        img_folder: folder of the images.
+        ann_file: COCO JSON.
+        transforms: applied to each sample.
+        return_masks: only False: there is no segmentation.
+        remap_mscoco_category: accepted for the authors' files.
+    """
+
+    def __init__(
+        self,
+        img_folder: str,
+        ann_file: str,
+        transforms: Any = None,
+        return_masks: bool = False,
+        remap_mscoco_category: bool = False,
+    ) -> None:
+        if return_masks:
+            raise ConfigError("CocoDetection: return_masks is not supported, detrkit detects boxes")
+        super().__init__(None, _compose(transforms))
+        self.img_folder = img_folder
+        self.ann_file = ann_file
+        self.remap_mscoco_category = remap_mscoco_category
+
+    def _open(self) -> DatasetIndex:
+        index = read_coco(self.ann_file, self.img_folder)
+        index.faults.log()
+        return index
+
+
+@MODULES.register(family="data", inject=("transforms",))
+class VOCDetection(DetectionDataset):
+    """A list of image and XML pairs, as the authors' VOC files have it.
+
+    Args:
+        root: folder that the other paths are relative to.
+        ann_file: lines of `image.jpg annotation.xml`.
+        label_file: one class name per line.
+        transforms: applied to each sample.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        ann_file: str = "trainval.txt",
+        label_file: str = "label_list.txt",
+        transforms: Any = None,
+    ) -> None:
+        super().__init__(None, _compose(transforms))
+        self.root = root
+        self.ann_file = ann_file
+        self.label_file = label_file
+
+    def _open(self) -> DatasetIndex:
+        root = Path(self.root)
+        names = [line.strip() for line in read_text(root / self.label_file).splitlines()]
+        classes = ClassMap.from_names(name for name in names if name)
+        pairs = [line.split() for line in read_text(root / self.ann_file).splitlines()]
+        pairs = [pair for pair in pairs if len(pair) >= 2]
+        index = read_voc(
+            [root / pair[1] for pair in pairs],
+            ImageFinder([root]),
+            classes,
+            root / self.ann_file,
+            images=[root / pair[0] for pair in pairs],
+        )
+        index.faults.log()
+        return index

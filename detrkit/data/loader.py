@@ -1,0 +1,272 @@
+"""Batches in an order that is a function of (seed, epoch), so that a run can resume anywhere."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import Sampler
+
+from detrkit.data.collate import BatchImageCollateFunction
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.sample import Sample, SampleKey
+from detrkit.errors import UsageError
+from detrkit.registry import MODULES
+from detrkit.structures import Batch
+
+logger = logging.getLogger("detrkit")
+
+Collate = Callable[[Sequence[Sample]], Batch]
+
+
+class BatchSchedule(Sampler[list[SampleKey]]):
+    """Which images make up each batch of an epoch, on one of several ranks.
+
+    Training (`shuffle`): every rank gets the same number of batches, at least one, so that no
+    rank waits for another for ever; images are repeated where the count demands it. Evaluation:
+    every image exactly once over all ranks; a rank may get none.
+
+    Args:
+        count: images in the data set.
+        batch_size: images per batch and rank.
+        shuffle: random order, new in every epoch.
+        seed: of that order.
+        drop_last: leave an incomplete last batch out, unless it is the only one.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"the batch size must be at least 1, got {batch_size}")
+        self.count = count
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start = 0
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Image numbers of this rank in `epoch`."""
+        if self.shuffle:
+            everything = np.random.default_rng([self.seed, epoch, 0x0DE2]).permutation(self.count)
+            share = math.ceil(self.count / self.world_size)
+            everything = np.resize(everything, share * self.world_size)  # repeats from the start
+            return everything[self.rank :: self.world_size]
+        return np.arange(self.rank, self.count, self.world_size)
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Image numbers of every batch of this rank in `epoch`."""
+        order = self.order(epoch)
+        parts = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        if self.drop_last and len(parts) > 1 and len(parts[-1]) < self.batch_size:
+            parts.pop()
+        return parts
+
+    def __len__(self) -> int:
+        """Batches per epoch on this rank, wherever iteration starts."""
+        images = len(range(self.rank, self.count, self.world_size))
+        if self.shuffle:
+            images = math.ceil(self.count / self.world_size)
+        if self.drop_last and images >= self.batch_size:
+            return images // self.batch_size
+        return math.ceil(images / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for step, numbers in enumerate(self.batches(self.epoch)):
+            if step >= self.start:
+                yield [SampleKey(self.epoch, step, int(number)) for number in numbers]
+
+
+class Loader:
+    """Batches of a data set.
+
+    What is loaded depends on (seed, epoch, step): not on the number of workers, and not on where
+    iteration starts.
+
+    Attributes:
+        dataset: where samples come from.
+        collate: makes batches of them.
+        schedule: which samples make up which batch.
+        batch_size: images per batch.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        schedule: BatchSchedule,
+        collate: Collate,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        prefetch: int = 2,
+    ) -> None:
+        self.dataset = dataset
+        self.schedule = schedule
+        self.collate = collate
+        self.batch_size = schedule.batch_size
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        options: dict[str, Any] = {}
+        if num_workers:
+            # Epoch and step travel with the sample key, so workers may outlive an epoch.
+            options = {
+                "persistent_workers": True,
+                "prefetch_factor": prefetch,
+                "worker_init_fn": _start_worker,
+            }
+        self._loader: TorchLoader[Sample] = TorchLoader(
+            dataset,
+            batch_sampler=schedule,
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            # Its own generator: starting an epoch must not move the global random state, which
+            # a checkpoint restores.
+            generator=torch.Generator(),
+            **options,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that iteration gives."""
+        return self.schedule.epoch
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Chooses the epoch and the first batch; what lies before it is not loaded."""
+        self.schedule.epoch = epoch
+        self.schedule.start = start_batch
+        self.dataset.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches per epoch on this rank, wherever iteration starts."""
+        return len(self.schedule)
+
+    def __iter__(self) -> Iterator[Batch]:
+        _ = self.dataset.broken  # shared with the workers, so it must exist before they do
+        try:
+            yield from self._loader
+        finally:
+            self.dataset.report_broken()
+
+
+def build_loader(
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int = 0,
+    num_workers: int = 0,
+    drop_last: bool = False,
+    collate: Collate | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Loader:
+    """A loader for one rank.
+
+    Args:
+        dataset: its `seed` is set to `seed`, and so is the collate function's.
+        batch_size: images per batch on this rank.
+        shuffle: random order, new in every epoch; also what makes ranks equally long.
+        seed: of order, augmentation and sizes.
+        num_workers: loader processes; 0 loads in this one.
+        drop_last: leave an incomplete last batch out, unless it is the only one.
+        collate: makes batches; None stacks the images as they are.
+        rank: this process.
+        world_size: number of processes.
+        pin_memory: page-locked batches, for copying to a GPU.
+
+    Raises:
+        UsageError: a batch size below 1.
+    """
+    dataset.seed = seed
+    collate = collate or BatchImageCollateFunction()
+    if isinstance(collate, BatchImageCollateFunction):
+        collate.seed = seed
+    schedule = BatchSchedule(
+        len(dataset),
+        batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        rank=rank,
+        world_size=world_size,
+    )
+    return Loader(dataset, schedule, collate, num_workers=num_workers, pin_memory=pin_memory)
+
+
+@MODULES.register("DataLoader", family="data", inject=("dataset", "collate_fn"))
+def data_loader(
+    dataset: DetectionDataset,
+    collate_fn: Collate | None = None,
+    total_batch_size: int | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """A loader as the authors' files describe it.
+
+    Args:
+        dataset: the data set.
+        collate_fn: makes batches.
+        total_batch_size: images per step over all ranks.
+        batch_size: images per step on one rank; give one of the two.
+        num_workers, shuffle, drop_last, pin_memory, seed, rank, world_size: as in
+            `build_loader`.
+
+    Raises:
+        UsageError: no batch size, both, or one that the ranks cannot share evenly.
+    """
+    if (total_batch_size is None) == (batch_size is None):
+        raise UsageError("a data loader needs either `total_batch_size` or `batch_size`")
+    if total_batch_size is not None:
+        if total_batch_size % world_size:
+            raise UsageError(
+                f"total_batch_size {total_batch_size} cannot be shared by {world_size} processes",
+                hint=f"use a multiple of {world_size}",
+            )
+        batch_size = total_batch_size // world_size
+    assert batch_size is not None
+    return build_loader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        num_workers=num_workers,
+        drop_last=drop_last,
+        collate=collate_fn,
+        rank=rank,
+        world_size=world_size,
+        pin_memory=pin_memory,
+    )
+
+
+def _start_worker(worker: int) -> None:
+    """One core per worker: OpenCV would start a thread for every core in each of them."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,68 @@
+"""Text files as people have them: UTF-8 with or without BOM, else GB18030."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.data.faults import FaultKind, FaultReport
+from detrkit.errors import DataError
+
+
+def read_text(path: str | Path) -> str:
+    """The decoded content of a text file.
+
+    Raises:
+        DataError: the file is missing, unreadable, or in neither encoding.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    for encoding in ("utf-8-sig", "gb18030"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise DataError(f"{path}: not a text file (neither UTF-8 nor GB18030)")
+
+
+def read_json(path: str | Path) -> Any:
+    """A parsed JSON file.
+
+    Raises:
+        DataError: it is missing or not JSON; line and column are named.
+    """
+    if not Path(path).is_file():
+        FaultReport().add(FaultKind.MISSING_FILE, path)
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        place = (
+            f"line {error.lineno}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        FaultReport().add(FaultKind.BAD_JSON, path, place, reason)
+        raise AssertionError from error  # the line above raises
+
+
+def read_yaml(path: str | Path) -> Any:
+    """A parsed YAML file, read safely.
+
+    Raises:
+        DataError: it is missing or not YAML.
+    """
+    if not Path(path).is_file():
+        FaultReport().add(FaultKind.MISSING_FILE, path)
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}" if mark else ""
+        FaultReport().add(FaultKind.BAD_JSON, path, place, getattr(error, "problem", "") or "")
+        raise AssertionError from error

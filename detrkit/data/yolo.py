@@ -1,0 +1,263 @@
+"""YOLO: one text file per image, lines of `class cx cy w h` as fractions of the image.
+
+`data.yaml` names the classes and the folders (or list files) of the splits. Lines with more
+numbers are polygons, `class x1 y1 x2 y2 …`; their bounding box is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detrkit.data.builder import IndexBuilder
+from detrkit.data.classes import adopt
+from detrkit.data.faults import FaultKind, FaultReport
+from detrkit.data.files import list_images
+from detrkit.data.images import read_header
+from detrkit.data.index import DatasetIndex
+from detrkit.data.splits import SPLIT_NAMES
+from detrkit.data.text import read_text, read_yaml
+from detrkit.errors import DataError, did_you_mean
+from detrkit.structures import ClassMap
+
+
+@dataclass
+class YoloLayout:
+    """A YOLO data set: its classes and where each split's images are.
+
+    Attributes:
+        source: `data.yaml`, or the folder where there is none.
+        classes: names with their ids 0, 1, …
+        images: per split, the folders and list files.
+        faults: wrong paths that were repaired.
+    """
+
+    source: Path
+    classes: ClassMap
+    images: dict[str, list[Path]]
+    faults: FaultReport = field(default_factory=FaultReport)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> YoloLayout:
+        """Reads `data.yaml`.
+
+        Raises:
+            DataError: it is not YAML, has no `names`, or none of its folders can be found.
+        """
+        content = read_yaml(path)
+        faults = FaultReport()
+        if not isinstance(content, Mapping):
+            faults.add(FaultKind.BAD_STRUCTURE, path, "", "expected a mapping with `names`")
+        classes = _classes(path, content)
+        images: dict[str, list[Path]] = {}
+        missing = []
+        for split, aliases in SPLIT_NAMES.items():
+            key = next((k for k in aliases if content.get(k)), None)
+            if key is None:
+                continue
+            values = content[key] if isinstance(content[key], list) else [content[key]]
+            for value in values:
+                place, repaired = _locate(path.parent, content.get("path"), str(value), split)
+                if place is None:
+                    missing.append((key, value))
+                    continue
+                if repaired:
+                    faults.add(FaultKind.REPAIRED_PATH, path, f"{key}: {value}", f"{place}")
+                images.setdefault(split, []).append(place)
+        if not images:
+            tried = "; tried " + ", ".join(f"`{k}: {v}`" for k, v in missing) if missing else ""
+            raise DataError(
+                f"{path}: no image folder found{tried}",
+                hint="`train:` and `val:` name folders relative to the file, or to `path:`",
+            )
+        for key, value in missing:
+            faults.add(FaultKind.MISSING_SPLIT, path, f"{key}: {value}")
+        return cls(path, classes, images, faults)
+
+    @classmethod
+    def from_folder(cls, root: Path, names_file: Path) -> YoloLayout:
+        """`images/`, `labels/` and a file with one class name per line."""
+        names = [line.strip() for line in read_text(names_file).splitlines() if line.strip()]
+        images: dict[str, list[Path]] = {}
+        for split, aliases in SPLIT_NAMES.items():
+            for alias in aliases:
+                for place in (
+                    root / "images" / alias,
+                    root / alias / "images",
+                    root / f"{alias}.txt",
+                ):
+                    if place.exists():
+                        images.setdefault(split, [place])
+        return cls(root, ClassMap.from_names(names), images or {"train": [root / "images"]})
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        return list(self.images)
+
+    def categories(self) -> ClassMap:
+        """The classes of all splits."""
+        return self.classes
+
+    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+        """One split as an index."""
+        files = [image for place in self.images[split] for image in _images_at(place)]
+        return read_yolo(files, self.classes, self.source, self.faults, class_map=class_map)
+
+
+def read_yolo(
+    images: Sequence[Path],
+    classes: ClassMap,
+    source: Path,
+    faults: FaultReport | None = None,
+    *,
+    class_map: ClassMap | None = None,
+) -> DatasetIndex:
+    """Reads the label files of `images`.
+
+    Args:
+        images: image files; labels lie beside them, or in the same place below `labels` where
+            the path says `images`.
+        classes: the classes that the label files number.
+        source: data.yaml or folder, for messages and for image ids, which are paths relative
+            to it without their ending.
+        faults: faults found so far.
+        class_map: classes to use, matched by name; None takes `classes`.
+
+    Raises:
+        DataError: none of the images can be read.
+    """
+    root = source if source.is_dir() else source.parent
+    wanted, matches = adopt(class_map or classes, classes)
+    builder = IndexBuilder(wanted, str(source), FaultReport(list(faults or [])))
+    images = list(dict.fromkeys(images))
+    used: dict[Path, set[str]] = {}
+    for path, image_id in zip(images, _image_ids(images, root), strict=True):
+        labels = _label_file(path)
+        used.setdefault(labels.parent, set()).add(labels.name)
+        try:
+            size = read_header(path).shown_size
+        except DataError as error:
+            kind = FaultKind.CORRUPT_IMAGE if path.is_file() else FaultKind.MISSING_IMAGE
+            reason = error.message.removeprefix(f"{path}: ")
+            builder.faults.add(kind, path, f"image {image_id}", reason)
+            continue
+        number = builder.add_image(path, image_id)
+        if not labels.is_file():
+            builder.faults.add(FaultKind.IMAGE_WITHOUT_LABELS, path, f"image {image_id}")
+            continue
+        try:
+            lines = read_text(labels).splitlines()
+        except DataError as error:
+            builder.faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", error.message)
+            continue
+        for row, line in enumerate(lines, start=1):
+            if line.strip():
+                _add_line(builder, (str(labels), f"line {row}"), line, number, size, matches)
+    for folder, names in used.items():
+        if "labels" in folder.parts and folder.is_dir():
+            for name in sorted(f.name for f in folder.glob("*.txt")):
+                if name not in names and name != "classes.txt":
+                    builder.faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
+    return builder.build()
+
+
+def _add_line(
+    builder: IndexBuilder,
+    place: tuple[str, str],
+    line: str,
+    image: int,
+    size: tuple[int, int],
+    matches: Mapping[int, int],
+) -> None:
+    """One object: `class cx cy w h` or `class x1 y1 x2 y2 …`."""
+    file, where = place
+    fields = line.split()
+    try:
+        category, values = float(fields[0]), [float(v) for v in fields[1:]]
+    except ValueError:
+        builder.faults.add(FaultKind.WRONG_TYPE, file, where, f"not numbers: {line.strip()[:60]!r}")
+        return
+    polygon = len(values) >= 6 and len(values) % 2 == 0
+    if len(values) != 4 and not polygon:
+        detail = f"{len(fields)} numbers in place of 5, or of a polygon's 7, 9, …"
+        builder.faults.add(FaultKind.WRONG_TYPE, file, where, detail)
+        return
+    if category not in matches:
+        builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
+        return
+    h, w = size
+    if polygon:
+        builder.faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
+        xs, ys = values[0::2], values[1::2]
+        box = (min(xs) * w, min(ys) * h, max(xs) * w, max(ys) * h)
+    else:
+        cx, cy, bw, bh = values
+        box = ((cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h)
+    builder.add_box(image, box, matches[int(category)], file=file, where=where)
+
+
+def _classes(path: Path, content: Mapping[str, Any]) -> ClassMap:
+    """Classes of data.yaml: `names` as a list or as {id: name}, else `nc` of them."""
+    names, count = content.get("names"), content.get("nc")
+    report = FaultReport()
+    if isinstance(names, Mapping) and names and all(isinstance(k, int) for k in names):
+        ids = sorted(names)
+        return ClassMap(tuple(str(names[i]) for i in ids), tuple(ids))
+    if names is None and isinstance(count, int) and count > 0:
+        return ClassMap.from_names(f"class_{i}" for i in range(count))
+    if not isinstance(names, list) or not names:
+        near = did_you_mean("names", [str(k) for k in content])
+        detail = "`names` must be a list" if names is not None else f"`names` is missing{near}"
+        report.add(FaultKind.BAD_STRUCTURE, path, "", detail)
+    assert isinstance(names, list)
+    return ClassMap.from_names(str(n) for n in names)
+
+
+def _locate(here: Path, base: object, value: str, split: str) -> tuple[Path | None, bool]:
+    """The folder or list file that `value` means, and whether it had to be repaired."""
+    value = value.replace("\\", "/")
+    bases = [here]
+    if isinstance(base, str) and base.strip():
+        bases.insert(0, here / Path(base).expanduser())
+    for root in bases:
+        if (root / value).exists():
+            return root / value, root is not bases[0]
+    parts = [p for p in value.split("/") if p not in ("", ".", "..")]
+    guesses = [here.joinpath(*parts[i:]) for i in range(len(parts))]
+    for alias in SPLIT_NAMES[split]:
+        swapped = [alias if p in SPLIT_NAMES[split] else p for p in parts]
+        guesses += [here.joinpath(*swapped), here / alias / "images", here / "images" / alias]
+    found = list(dict.fromkeys(g for g in guesses if g.exists() and g != here))
+    return (found[0], True) if found else (None, False)
+
+
+def _images_at(place: Path) -> list[Path]:
+    """Images of a folder, or those that a list file names."""
+    if place.is_dir():
+        return list_images(place)
+    lines = (line.strip().replace("\\", "/") for line in read_text(place).splitlines())
+    return [place.parent / line for line in lines if line]
+
+
+def _label_file(image: Path) -> Path:
+    """`a/images/train/x.jpg` -> `a/labels/train/x.txt`; beside the image where that is missing."""
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i].lower() == "images":
+            mirrored = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
+            beside = image.with_suffix(".txt")
+            return mirrored if mirrored.is_file() or not beside.is_file() else beside
+    return image.with_suffix(".txt")
+
+
+def _image_ids(images: Sequence[Path], root: Path) -> list[str]:
+    """Paths relative to the data set without their ending; with it where two would be equal."""
+    names = [Path(os.path.relpath(image, root)) for image in images]
+    stems = [name.with_suffix("").as_posix() for name in names]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [name.as_posix() for name in names]
