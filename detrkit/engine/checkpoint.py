@@ -193,7 +193,7 @@ class Checkpoint:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            if "GLOBAL" in str(error) or "Unsupported" in str(error):
                 raise WeightsError(
                     f"{file} holds Python objects other than tensors and plain values, "
                     "which detrkit does not run",
@@ -201,8 +201,9 @@ class Checkpoint:
                 ) from error
             raise WeightsError(f"{file} is damaged or not a torch file") from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise WeightsError(
-                f"{file} is damaged or not a torch file: {str(error).splitlines()[0]}",
+                f"{file} is damaged or not a torch file: {reason}",
                 hint="download or copy it again; an interrupted copy is shorter than the original",
             ) from error
         return cls.from_dict(content, file)

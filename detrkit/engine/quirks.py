@@ -90,7 +90,7 @@ def quirks_in_force(tree: Mapping[str, Any]) -> tuple[Quirk, ...]:
     if not ours and warmup and any(m < epochs for m in milestones):
         found.append(MILESTONES_WAIT)
     for group in (tree.get("optimizer") or {}).get("params") or ():
-        if re.search(r"\((\?[!=]).*norm\|bn\)", str(group.get("params", ""))):
+        if re.search(r"\(\?[!=][^()]*norm\|bn", str(group.get("params", ""))):
             found.append(EMPTY_NORM_GROUP)
             break
     decoder = tree.get("DFINETransformer") or {}

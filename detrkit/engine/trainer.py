@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -47,10 +47,11 @@ class TrainLoader(Protocol):
     def __iter__(self) -> Any: ...
 
 
-class Evaluation(Protocol):
-    """What the trainer needs of an evaluator: model -> {"AP": …}."""
+class ModelEvaluator(Protocol):
+    """What the trainer needs of an evaluator."""
 
-    def __call__(self, model: nn.Module, progress: Any) -> Mapping[str, float]: ...
+    def run(self, model: nn.Module, progress: Callable[[int, int], None] | None = None) -> Any:
+        """Metrics of `model`; `.values` is {"AP": …}."""
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Trainer:
         loader: training batches.
         plan: stages and schedule.
         keeper: writes checkpoints.
-        evaluate: metrics of a model on the validation data; None: there are none.
+        evaluator: measures on the validation data; None: there are none.
         ema: averaged weights; None: the model's own are evaluated and kept.
         precision: of the forward pass.
         clip_max_norm: gradients are scaled down to this norm; 0: never.
@@ -80,7 +81,7 @@ class Trainer:
     plan: Plan
     keeper: Keeper
     device: torch.device
-    evaluate: Evaluation | None = None
+    evaluator: ModelEvaluator | None = None
     ema: ModelEMA | None = None
     precision: Precision = field(default_factory=Precision)
     clip_max_norm: float = 0.0
@@ -181,11 +182,11 @@ class Trainer:
 
     def run_evaluation(self) -> dict[str, float]:
         """Metrics of the averaged weights; empty without validation data."""
-        if self.evaluate is None:
+        if self.evaluator is None:
             return {}
         started = time.perf_counter()
         model = self.ema.module if self.ema else unwrapped(self.model)
-        metrics = dict(self.evaluate(model, self._tell_evaluation))
+        metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
 
@@ -298,10 +299,10 @@ class Trainer:
         for observer in self.observers:
             observer.step(report)
 
-    def _tell_evaluation(self, batch: int, batches: int) -> None:
+    def _tell_evaluation(self, done: int, batches: int) -> None:
         if self.guard.requested:
             raise _Stop
-        report = StepReport("val", self.state.epoch, self.plan.epochs, batch, batches)
+        report = StepReport("val", self.state.epoch, self.plan.epochs, done - 1, batches)
         for observer in self.observers:
             observer.step(report)
 

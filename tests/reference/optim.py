@@ -56,6 +56,7 @@ def results(config_path: str | Path) -> dict[str, Any]:
         "optimizer": {k: v for k, v in tree["optimizer"].items() if k != "params"},
         "scheduler": {**tree["lr_scheduler"], "warmup": tree.get("lr_warmup_scheduler")},
         "policy": policy,
+        "mosaic_prob": collate.get("mosaic_prob"),
         "collate": {k: v for k, v in collate.items() if k != "type"},
         "scales": list(scales) or None,
         "train_ops": train["dataset"]["transforms"]["ops"],
@@ -65,6 +66,8 @@ def results(config_path: str | Path) -> dict[str, Any]:
         "schedule": {
             "iterations_per_epoch": ITERATIONS,
             "positions": POSITIONS,
+            "spread_between_groups": 0.0,  # one factor for all groups
+            "error": None,
             "runs": _runs(plan),
         },
         "not_optimized": [name for name in sizes if name not in optimized],
