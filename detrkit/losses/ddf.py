@@ -79,7 +79,7 @@ def ddf_loss(
         if matched:
             share = balance.matched / (EDGES * matched)
             weight[matching.rows(), matching.queries] = iou * share
-        target = (teacher_corners / TEMPERATURE).log_softmax(-1)
+        target = (teacher_corners / TEMPERATURE).softmax(-1)
     logp = (students / TEMPERATURE).log_softmax(-1)
-    divergence = F.kl_div(logp, target.expand_as(logp), reduction="none", log_target=True)
+    divergence = F.kl_div(logp, target.expand_as(logp), reduction="none")
     return (divergence.sum((2, 3)) * weight).sum(1) * TEMPERATURE**2

@@ -135,7 +135,7 @@ class HungarianMatcher(nn.Module):
         return np.nan_to_num(flat[: cost.numel()], copy=False, nan=1.0).reshape(cost.shape)
 
     def _scores(self, logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        """Logits (probabilities, with softmax) of each box's class at its image's queries, (T, Q)."""
+        """Each box's class at its image's queries, (T, Q): logits, or softmax probabilities."""
         logits = logits.float()
         if not self.use_focal_loss:
             logits = logits.softmax(-1)
@@ -154,7 +154,7 @@ class HungarianMatcher(nn.Module):
 
 
 def _corners(planes: Tensor) -> Tensor:
-    """`cxcywh_to_xyxy` of (4, …) planes, seen as (…, 4) with the coordinates outermost in memory."""
+    """`cxcywh_to_xyxy` of (4, …) planes, seen as (…, 4) but left in that order in memory."""
     centre, half = planes[:2], planes[2:].clamp(min=0).mul_(0.5)
     return torch.cat((centre - half, centre + half)).movedim(0, -1)
 

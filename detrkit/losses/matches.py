@@ -76,6 +76,21 @@ class Matching(NamedTuple):
         return torch.arange(len(self.queries), device=self.queries.device)[:, None]
 
 
+def to_device(groups: Sequence[Sequence[Pairs]], device: torch.device) -> list[Matching]:
+    """Sends pairs to the device, all in one transfer.
+
+    Args:
+        groups: the outputs of a group have equally many pairs.
+        device: where the outputs are.
+    """
+    blocks = [
+        np.stack([[p.queries for p in group], [p.targets for p in group]]) for group in groups
+    ]
+    flat = torch.from_numpy(np.concatenate([block.ravel() for block in blocks]))
+    parts = flat.to(device, non_blocking=True).split([block.size for block in blocks])
+    return [Matching(*part.view(block.shape)) for part, block in zip(parts, blocks, strict=True)]
+
+
 def starts(sizes: Sequence[int]) -> Indices:
     """Number of the first box of each image: [3, 0, 2] -> [0, 3, 3]."""
     return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))[: len(sizes)].astype(np.int64)
