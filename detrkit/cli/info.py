@@ -190,7 +190,7 @@ def _component(entry: Entry) -> dict[str, object]:
         "family": entry.family,
         "arguments": {
             name: {
-                "type": None if p.annotation is empty else inspect.formatannotation(p.annotation),
+                "type": _type_of(p.annotation),
                 "required": p.default is empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL),
                 "default": None if p.default is empty else p.default,
                 "from": "component" if name in entry.inject
@@ -203,6 +203,14 @@ def _component(entry: Entry) -> dict[str, object]:
         "where": entry.where,
         "documentation": inspect.getdoc(entry.factory) or "",
     }  # fmt: skip
+
+
+def _type_of(annotation: object) -> str | None:
+    import inspect
+
+    if annotation is inspect.Parameter.empty:
+        return None
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def _print_component(entry: Entry) -> None:

@@ -155,7 +155,7 @@ def inspect_model(model: nn.Module, size: tuple[int, int], name: str = "") -> Mo
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         deployed=count_parameters(deployed),
         parts={part: count_parameters(child) for part, child in model.named_children()},
-        flops=Flops(calflops, macs, layers[0].flops, by_kind, problem),
+        flops=Flops(calflops, macs, sum(by_kind.values()), by_kind, problem),
         layers=layers,
     )
 
@@ -168,36 +168,72 @@ def count_parameters(module: nn.Module) -> int:
 def _layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], dict[str, int]]:
     """Every module with its output shapes and operations, and the operations per kind."""
     shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
-    hooks = [
-        module.register_forward_hook(
-            lambda _module, _inputs, output, name=name: shapes.__setitem__(name, _shapes(output))
-        )
-        for name, module in model.named_modules()
-    ]
+    first_use: dict[str, int] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        hooks += [
+            module.register_forward_pre_hook(lambda *_, name=name: _note(first_use, name)),
+            module.register_forward_hook(
+                lambda _module, _inputs, output, name=name: shapes.update({name: _shapes(output)})
+            ),
+        ]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(example)
     finally:
         for hook in hooks:
             hook.remove()
-    counts = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
     root = type(model).__name__
-    layers = tuple(
+    flops = {
+        name.removeprefix(f"{root}.") if name != root else "": sum(kinds.values())
+        for name, kinds in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    layers = [
         Layer(
             name=name,
             kind=type(module).__name__,
             output=shapes.get(name, ()),
             parameters=count_parameters(module),
-            flops=int(counts.get(f"{root}.{name}" if name else "Global", 0)),
+            flops=int(_flops_of(name, module, flops)),
             depth=name.count(".") + 1 if name else 0,
         )
         for name, module in model.named_modules()
-    )
+    ]
     by_kind: dict[str, int] = {}
     for operation, count in counter.get_flop_counts().get("Global", {}).items():
         kind = _kind(str(operation))
         by_kind[kind] = by_kind.get(kind, 0) + int(count)
-    return layers, by_kind
+    return tuple(_in_order_of_use(layers, first_use)), by_kind
+
+
+def _note(first_use: dict[str, int], name: str) -> None:
+    first_use.setdefault(name, len(first_use))
+
+
+def _flops_of(name: str, module: nn.Module, flops: dict[str, int]) -> int:
+    """Operations of a module; a list of modules never runs itself, so its members count."""
+    if name in flops:
+        return flops[name]
+    prefix = f"{name}." if name else ""
+    return sum(_flops_of(f"{prefix}{n}", child, flops) for n, child in module.named_children())
+
+
+def _in_order_of_use(layers: list[Layer], first_use: dict[str, int]) -> list[Layer]:
+    """Parents before children, siblings in the order in which they ran."""
+    never = len(first_use)
+    used: dict[str, int] = {}
+    for layer in layers:
+        order = first_use.get(layer.name, never)
+        for parent in _path(layer.name):
+            used[parent] = min(used.get(parent, never), order)
+    return sorted(layers, key=lambda layer: [(used[p], p) for p in _path(layer.name)])
+
+
+def _path(name: str) -> list[str]:
+    """`a.b` -> ``, `a`, `a.b`."""
+    parts = name.split(".") if name else []
+    return [".".join(parts[:i]) for i in range(len(parts) + 1)]
 
 
 def _kind(operation: str) -> str:
