@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from detrkit.models.outputs import Outputs
@@ -42,6 +43,9 @@ class Detector(nn.Module):
             images: (B, 3, H, W) float, as `ImageSpec.prepare` makes them; any size.
             targets: B targets, for denoising in training.
         """
+        if images.device.type == "cpu" and not torch.compiler.is_compiling():
+            # a third faster on CPUs in training and evaluation; on GPUs it depends
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.encoder(self.backbone(images)), targets)
 
     def deploy(self) -> Detector:
