@@ -214,7 +214,7 @@ class _Checker:
 def _hints(entry: Entry) -> dict[str, Any]:
     """Annotations of the constructor; none where they cannot be evaluated."""
     factory = entry.factory
-    function = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    function = factory.__init__ if inspect.isclass(factory) else factory
     try:
         return typing.get_type_hints(function)
     except (NameError, TypeError, AttributeError):

@@ -251,7 +251,7 @@ _Dumper.yaml_implicit_resolvers = {
 }
 
 
-def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+def _represent_list(dumper: yaml.SafeDumper, data: Any) -> yaml.Node:
     flow = all(not isinstance(item, (dict, list)) for item in data)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 

@@ -54,7 +54,7 @@ def parse_value(text: str) -> Any:
     loader = Loader(text)
     try:
         node = loader.get_single_node()
-        value = None if node is None else _Reader(loader, "", 0, problems).value(node, ())
+        value = None if node is None else _Reader(loader, "", problems).value(node, ())
     finally:
         loader.dispose()
     if problems:
@@ -145,7 +145,7 @@ def read_file(path: Path, problems: list[Problem]) -> Tree:
         if not isinstance(node, yaml.MappingNode):
             problems.append(Problem(f"{where}:1", "expected `key: value` lines"))
             return Tree()
-        reader = _Reader(loader, str(path), 0, problems)
+        reader = _Reader(loader, str(path), problems)
         data = reader.value(node, ())
         reader.origins.pop((), None)
         return Tree(data, reader.origins)
@@ -167,13 +167,13 @@ def _syntax_problem(where: str, error: yaml.YAMLError) -> Problem:
 class _Reader:
     """Turns composed YAML nodes into plain values and notes their lines."""
 
-    def __init__(self, loader: Loader, file: str, layer: int, problems: list[Problem]) -> None:
-        self.loader, self.file, self.layer, self.problems = loader, file, layer, problems
+    def __init__(self, loader: Loader, file: str, problems: list[Problem]) -> None:
+        self.loader, self.file, self.problems = loader, file, problems
         self.origins: dict[Keys, Origin] = {}
         self.open: list[yaml.Node] = []
 
     def value(self, node: yaml.Node, keys: Keys) -> Any:
-        self.origins[keys] = Origin(self.file, node.start_mark.line + 1, None, self.layer)
+        self.origins[keys] = Origin(self.file, node.start_mark.line + 1)
         if len(self.origins) > MAX_NODES:
             raise yaml.YAMLError(f"more than {MAX_NODES} values; aliases that multiply?")
         if any(node is parent for parent in self.open):
@@ -182,10 +182,15 @@ class _Reader:
             )
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
+        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"tag {node.tag!r} is not plain data", node.start_mark
+            )
         self.open.append(node)
         try:
             if isinstance(node, yaml.SequenceNode):
                 return [self.value(item, (*keys, i)) for i, item in enumerate(node.value)]
+            assert isinstance(node, yaml.MappingNode)
             return self.mapping(node, keys)
         finally:
             self.open.pop()
@@ -210,11 +215,10 @@ class _Reader:
         data = {}
         for key_node, value_node in node.value:
             key = self.key(key_node)
-            data[key] = self.value(value_node, (*keys, key))
+            path = (*keys, key)
+            data[key] = self.value(value_node, path)
             # A block's own first line is that of its first child; its key's line reads better.
-            self.origins[(*keys, key)] = Origin(
-                self.file, key_node.start_mark.line + 1, None, self.layer
-            )
+            self.origins[path] = Origin(self.file, key_node.start_mark.line + 1)
         return data
 
     def key(self, node: yaml.Node) -> Any:

@@ -118,7 +118,7 @@ RUN_KEYS = tuple(field.name for field in fields(RunConfig))
 
 def run_config(tree: dict[str, Any]) -> RunConfig:
     """The run settings of a checked tree; keys set to null keep the default where they must."""
-    values = {}
+    values: dict[str, Any] = {}
     for key in RUN_KEYS:
         if key not in tree:
             continue

@@ -62,10 +62,9 @@ def _expand_image_size(tree: Tree) -> list[Problem]:
             if known is not None:
                 base = size[0] if size[0] == size[1] else size
                 targets.append(((loader, "collate_fn", "base_size"), base))
-    problems = []
     for keys, target in targets:
         set_at = tree.origins.get(keys)
         if set_at is not None and set_at.layer > origin.layer:
             continue
         tree.set(keys, target, origin)
-    return problems
+    return []

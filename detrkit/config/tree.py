@@ -87,7 +87,7 @@ class Tree:
         if isinstance(holder, list):
             key = list_index(holder, keys)
             keys = (*keys[:-1], key)
-        known = holder[key] if isinstance(holder, list) else holder.get(key)
+        known: Any = find(holder, (key,)) if isinstance(holder, list) else holder.get(key)
         if isinstance(known, dict) and isinstance(value, dict):
             patch = Tree({key: value}, {(key, *k): origin for k, _ in walk(value)})
             patch.origins[(key,)] = origin
@@ -116,25 +116,26 @@ class Tree:
         """Drops what is remembered about `keys` and everything below."""
         for table in (self.origins, self.inherited):
             for known in [k for k in table if k[: len(keys)] == keys]:
-                del table[known]  # type: ignore[attr-defined]
+                del table[known]
 
     def _descend(self, holder: Any, keys: Keys, key: Hashable, origin: Origin) -> Any:
+        """The mapping or list at `key` of `holder`; a mapping is made where there is nothing."""
         if isinstance(holder, list):
-            return holder[list_index(holder, keys)]
-        if not isinstance(holder, dict):
-            raise LookupError(f"`{dotted(keys[:-1])}` is {holder!r}, not a mapping")
-        child = holder.get(key)
-        if child is None:
-            holder[key] = child = {}
-            self.forget(keys)
-            self.origins[keys] = origin
-        if isinstance(child, str):
-            raise LookupError(
-                f"`{dotted(keys)}` is the name of a section; set `{child}.…` instead"
-                if child in self.data
-                else f"`{dotted(keys)}` is {child!r}, not a mapping"
-            )
-        return child
+            child = holder[list_index(holder, keys)]
+        else:
+            child = holder.get(key)
+            if child is None:
+                holder[key] = child = {}
+                self.forget(keys)
+                self.origins[keys] = origin
+        if isinstance(child, (dict, list)):
+            return child
+        is_section = isinstance(child, str) and child in self.data
+        raise LookupError(
+            f"`{dotted(keys)}` is the name of a section; set `{child}.…` instead"
+            if is_section
+            else f"`{dotted(keys)}` is {child!r}, not a mapping"
+        )
 
 
 def list_index(holder: list[Any], keys: Keys) -> int:
@@ -194,9 +195,8 @@ def _merge(
     """Merges `source` (at `inside` of `other`) into `target` (at `keys` of `tree`)."""
     inside = keys if inside is None else inside
     if "type" in target and "type" in source and target["type"] != source["type"]:
-        for key in target:
-            if key != "type":
-                tree.inherited[(*keys, key)] = str(target["type"])
+        siblings = [(*keys, key) for key in target if key != "type"]
+        tree.inherited.update(dict.fromkeys(siblings, str(target["type"])))
     for key, value in source.items():
         here, there = (*keys, key), (*inside, key)
         tree.inherited.pop(here, None)
@@ -208,6 +208,7 @@ def _merge(
             continue
         tree.forget(here)
         target[key] = copy.deepcopy(value)
-        for k in ((), *(k for k, _ in walk(value))):
-            if (*there, *k) in other.origins:
-                tree.origins[(*here, *k)] = other.origins[(*there, *k)]
+        for below in ((), *(k for k, _ in walk(value))):
+            origin = other.origins.get((*there, *below))
+            if origin is not None:
+                tree.origins.update({(*here, *below): origin})
