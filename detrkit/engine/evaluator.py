@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
+from detrkit.data.images import read_image
+from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
 from detrkit.engine.files import write_atomically
+from detrkit.engine.predictor import read_ahead
+from detrkit.engine.runtime import PostProcessor, Runtime
+from detrkit.errors import DataError
 from detrkit.metrics import CocoEvaluator, Metrics
 from detrkit.metrics.coco import Backend, GroundTruth
 from detrkit.structures import Batch, ClassMap, Detections, ImageSpec
+
+log = logging.getLogger("detrkit.evaluator")
 
 #: Called after each batch with (batches done, batches).
 Progress = Callable[[int, int], None]
@@ -29,15 +40,6 @@ class EvalLoader(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Any: ...
-
-
-class PostProcessor(Protocol):
-    """Outputs of a model -> detections; `DFINEPostProcessor` is one."""
-
-    def postprocess(
-        self, outputs: Any, orig_sizes: Any, image_spec: ImageSpec, class_map: ClassMap,
-        image_ids: Any = None, paths: Any = None,
-    ) -> list[Detections]: ...  # fmt: skip
 
 
 @dataclass
@@ -123,6 +125,82 @@ class Evaluator:
         finally:
             for module, training in modes.items():
                 module.training = training
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_runtime` found.
+
+    Attributes:
+        metrics: the numbers.
+        detections: of every image that could be read, all scores.
+        broken: files that could not be read; their boxes count as missed.
+        images_per_second: reading included, counting not.
+    """
+
+    metrics: Metrics
+    detections: list[Detections]
+    broken: list[str]
+    images_per_second: float
+
+
+def evaluate_runtime(
+    runtime: Runtime,
+    index: DatasetIndex,
+    *,
+    batch: int = 8,
+    backend: Backend = "hotcoco",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measures a runtime of any kind on the images of a data set.
+
+    Args:
+        runtime: takes pictures and answers in their pixels.
+        index: the data set; its classes are the runtime's, by name and order.
+        batch: images per forward pass.
+        backend: what counts.
+        progress: called after each batch.
+    """
+    counter = CocoEvaluator(index, runtime.class_map, backend)
+    found: list[Detections] = []
+    broken: list[str] = []
+    batches = math.ceil(len(index) / batch)
+    started = time.perf_counter()
+
+    def load(number: int) -> Tensor:
+        return read_image(index.paths[number], apply_exif=bool(index.apply_exif[number]))
+
+    images = read_ahead(range(len(index)), load, 2 * batch)
+    done = 0
+    while chunk := list(itertools.islice(images, batch)):
+        done += 1
+        readable = [(n, image) for n, image in chunk if not isinstance(image, DataError)]
+        for number, image in chunk:
+            if isinstance(image, DataError):
+                broken.append(index.paths[number])
+                counter.update([_nothing(index, number)])
+                log.warning("%s; its boxes count as missed", image.message)
+        answers = runtime.predict(
+            [image for _, image in readable], [index.paths[n] for n, _ in readable]
+        )
+        for (number, _), answer in zip(readable, answers, strict=True):
+            answer.image_id, answer.class_map = index.image_id(number), index.class_map
+        counter.update(answers)
+        found += answers
+        if progress is not None:
+            progress(done, batches)
+    seconds = max(time.perf_counter() - started, 1e-9)
+    return Evaluation(counter.compute(), found, broken, len(index) / seconds)
+
+
+def _nothing(index: DatasetIndex, number: int) -> Detections:
+    return Detections(
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros(0, np.int64),
+        index.class_map,
+        image_id=index.image_id(number),
+    )
 
 
 def write_predictions(path: Path, detections: Iterable[Detections]) -> int:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,11 @@ DEFAULT_SCORE = 0.3
 
 #: Called with a file that cannot be read and the reason.
 OnBroken = Callable[[Path, DataError], None]
+
+#: Threads that read images.
+READERS = 4
+
+T = TypeVar("T")
 
 
 class Predictor:
@@ -75,7 +80,30 @@ class Predictor:
         found = list(self.stream(source, **options))
         return found[0] if is_single(source) else found
 
-    def stream(
+    def stream(self, source: Source | Iterable[Source], **options: Any) -> Iterator[Detections]:
+        """Detections image by image, without holding all images in memory.
+
+        Files are read in threads while the detector works; the next sources are taken only when
+        they are asked for.
+
+        Args:
+            source: as in `predict`.
+            options:
+                conf: lowest score, 0–1, default 0.3; 0 gives everything the detector says.
+                classes: names or indices to keep; None: all.
+                max_det: at most so many per image, default 300.
+                batch: images per forward pass, default 8.
+                on_broken: gets each file that cannot be read and the reason; such files are
+                    passed over. None: the first one is an error.
+
+        Raises:
+            DataError: an image cannot be read and `on_broken` is None.
+            UsageError: a class is not known; a number is out of range.
+        """
+        for found, _ in self.stream_with_images(source, **options):
+            yield found
+
+    def stream_with_images(
         self,
         source: Source | Iterable[Source],
         *,
@@ -84,46 +112,32 @@ class Predictor:
         max_det: int = 300,
         batch: int = 8,
         on_broken: OnBroken | None = None,
-    ) -> Iterator[Detections]:
-        """Detections image by image, without holding all images in memory.
-
-        Files are read in threads while the detector works. A detector that took one batch takes
-        the next sources only when they are asked for.
-
-        Args:
-            source: as in `predict`.
-            conf: lowest score, 0–1; 0 gives everything the detector says.
-            classes: names or indices to keep; None: all.
-            max_det: at most so many per image.
-            batch: images per forward pass.
-            on_broken: gets files that cannot be read; they are passed over. None: the first
-                one is an error.
-
-        Raises:
-            DataError: an image cannot be read and `on_broken` is None.
-            UsageError: a class is not known; a number is out of range.
-        """
+    ) -> Iterator[tuple[Detections, Tensor]]:
+        """Like `stream`, with the pixels: uint8 RGB (3, H, W), for drawing."""
         if not 0 <= conf <= 1:
             raise UsageError(f"conf must lie between 0 and 1, got {conf}")
         if batch < 1 or max_det < 1:
             raise UsageError(f"batch and max_det must be at least 1, got {batch} and {max_det}")
         wanted = None if classes is None else self.class_indices(classes)
-        return self._stream(source, conf, wanted, max_det, batch, on_broken)
-
-    def _stream(
-        self,
-        source: Source | Iterable[Source],
-        conf: float,
-        wanted: Sequence[int] | None,
-        max_det: int,
-        batch: int,
-        on_broken: OnBroken | None,
-    ) -> Iterator[Detections]:
-        images = _read_ahead(expand(source), 2 * batch, on_broken)
+        images = self._readable(read_ahead(expand(source), load_image, 2 * batch), on_broken)
         while chunk := list(itertools.islice(images, batch)):
             paths = [str(s) if isinstance(s, str | Path) else None for s, _ in chunk]
-            for found in self.runtime.predict([image for _, image in chunk], paths):
-                yield _chosen(found, conf, wanted, max_det)
+            pixels = [image for _, image in chunk]
+            for found, image in zip(self.runtime.predict(pixels, paths), pixels, strict=True):
+                yield _chosen(found, conf, wanted, max_det), image
+
+    def _readable(
+        self,
+        images: Iterator[tuple[Source, Tensor | DataError]],
+        on_broken: OnBroken | None,
+    ) -> Iterator[tuple[Source, Tensor]]:
+        for source, image in images:
+            if not isinstance(image, DataError):
+                yield source, image
+            elif on_broken is None or not isinstance(source, str | Path):
+                raise image
+            else:
+                on_broken(Path(source), image)
 
     def class_indices(self, classes: Sequence[str | int]) -> list[int]:
         """Indices of classes given by name or index.
@@ -160,27 +174,29 @@ def _chosen(
     return found.select(np.flatnonzero(keep)[:max_det])
 
 
-def _read_ahead(
-    sources: Iterator[Source], depth: int, on_broken: OnBroken | None
-) -> Iterator[tuple[Source, Tensor]]:
-    """Images in order, `depth` of them being read while the caller works."""
-    pending: deque[tuple[Source, Future[Tensor]]] = deque()
-    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="read") as readers:
+def read_ahead(
+    items: Iterable[T], load: Callable[[T], Tensor], depth: int
+) -> Iterator[tuple[T, Tensor | DataError]]:
+    """Items in order with what `load` gives or the error it raises; `depth` of them in advance.
+
+    Reading and decoding images leave Python's lock, so threads suffice.
+    """
+    pending: deque[tuple[T, Future[Tensor]]] = deque()
+    with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="read") as readers:
         try:
-            for source in itertools.chain(sources, itertools.repeat(None)):
-                if source is not None:
-                    pending.append((source, readers.submit(load_image, source)))
-                    if len(pending) < depth:
-                        continue
-                elif not pending:
-                    return
-                first, image = pending.popleft()
-                try:
-                    yield first, image.result()
-                except DataError as error:
-                    if on_broken is None or not isinstance(first, str | Path):
-                        raise
-                    on_broken(Path(first), error)
+            for item in items:
+                pending.append((item, readers.submit(load, item)))
+                if len(pending) >= depth:
+                    yield _result(*pending.popleft())
+            while pending:
+                yield _result(*pending.popleft())
         finally:
             for _, image in pending:
                 image.cancel()
+
+
+def _result(item: T, image: Future[Tensor]) -> tuple[T, Tensor | DataError]:
+    try:
+        return item, image.result()
+    except DataError as error:
+        return item, error

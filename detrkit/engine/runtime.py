@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from detrkit.config import Config, build
+from detrkit.config import Config
 from detrkit.engine.amp import Precision
-from detrkit.engine.evaluator import PostProcessor
+from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.weights import open_detector
 from detrkit.errors import UsageError, WeightsError
 from detrkit.structures import ClassMap, Detections, ImageSpec
@@ -32,6 +33,15 @@ _OTHERS = {
     ".mlpackage": "Core ML",
     ".safetensors": "safetensors",
 }
+
+
+class PostProcessor(Protocol):
+    """Outputs of a model -> detections; `DFINEPostProcessor` is one."""
+
+    def postprocess(
+        self, outputs: Any, orig_sizes: Any, image_spec: ImageSpec, class_map: ClassMap,
+        image_ids: Any = None, paths: Any = None,
+    ) -> list[Detections]: ...  # fmt: skip
 
 
 class Runtime(ABC):
@@ -132,7 +142,7 @@ class TorchRuntime(Runtime):
         deploy = getattr(loaded.model, "deploy", None)
         return cls(
             deploy() if deploy is not None else loaded.model,
-            build(loaded.config, "postprocessor"),
+            cast(PostProcessor, build_postprocessor(loaded.config)),
             loaded.class_map,
             loaded.image_spec,
             device=chosen,
