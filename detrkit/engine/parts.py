@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from detrkit.config import Config, build
+from detrkit.config import Config, build, build_component
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.download import fetch
 from detrkit.engine.randomness import seed_everything
@@ -49,10 +49,11 @@ def build_postprocessor(cfg: Config) -> nn.Module:
 
 def image_spec_of(cfg: Config) -> ImageSpec:
     """How validation images become the model's input, from the transforms of `val_dataloader`."""
-    from detrkit.data.transforms import build_transforms
-
     section = cfg.get("val_dataloader.dataset.transforms") or {}
-    return build_transforms(section).image_spec()
+    transforms = build_component(cfg, {"type": "Compose", **section})
+    spec = transforms.image_spec(cfg.run.eval_spatial_size)
+    assert isinstance(spec, ImageSpec)
+    return spec
 
 
 def load_pretrained_backbone(model: nn.Module) -> None:
@@ -123,5 +124,3 @@ def batch_size_of(section: Mapping[str, Any], world_size: int = 1, default: int 
     if int(total) % world_size:
         raise ConfigError(f"total_batch_size {total} cannot be shared by {world_size} devices")
     return int(total) // world_size
-
-

@@ -157,7 +157,9 @@ def load_weights(
         else:
             report.mismatched[name] = (tuple(given.shape), tuple(value.shape))
     report.unexpected = [
-        name for name in state if name not in own and not (_DERIVED.search(name) or _COUNTER.search(name))
+        name
+        for name in state
+        if name not in own and not (_DERIVED.search(name) or _COUNTER.search(name))
     ]
     for name, given in rows.items():
         _copy_rows(report, copies, own[name], name, given, class_map, source_classes)

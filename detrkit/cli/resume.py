@@ -1,0 +1,40 @@
+"""`detrkit resume`: continues a run where it stopped."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from detrkit.cli.options import Data, Device, JsonOut
+
+# Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
+# ruff: noqa: UP045
+
+
+def resume(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CKPT", help="Folder of a run, or a checkpoint in it.", show_default=False
+        ),
+    ],
+    data: Data = None,
+    device: Device = None,
+    workers: Annotated[
+        Optional[int],
+        typer.Option("-j", "--workers", metavar="N", help="Processes that load images."),
+    ] = None,
+    json: JsonOut = False,
+) -> None:
+    """Continue a run exactly where it stopped.
+
+    The result is the same, bit for bit on a CPU, as if it had never stopped. Settings come from
+    the checkpoint; --data, --device and --workers say what is elsewhere on this machine.
+    """
+    from detrkit.cli import console
+    from detrkit.cli.train import report
+    from detrkit.engine.training import resume as continue_run
+
+    result = continue_run(run, data=data, device=device, workers=workers, console=console.err)
+    report(result, json)

@@ -1,0 +1,158 @@
+"""`detrkit train`: trains a detector."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates
+
+# Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
+# ruff: noqa: UP045
+
+ValFraction = Annotated[
+    Optional[float],
+    typer.Option(
+        metavar="0-1",
+        help="Hold this share of the training images out to validate on.",
+        show_default=False,
+    ),
+]
+Epochs = Annotated[
+    Optional[int],
+    typer.Option(metavar="N", help="Length of the run; stages, warm-up and averaging follow."),
+]
+Batch = Annotated[
+    Optional[int],
+    typer.Option(
+        "-b", "--batch", metavar="N", help="Images per step; learning rates follow (square root)."
+    ),
+]
+Size = Annotated[
+    Optional[str],
+    typer.Option(metavar="HxW", help="Input of the model, e.g. 640 or 480x640 (height first)."),
+]
+LR = Annotated[
+    Optional[float],
+    typer.Option("--lr", metavar="RATE", help="Main learning rate; the backbone's follows."),
+]
+Amp = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="bf16|fp16|off",
+        help="Mixed precision. By default bf16 on a GPU that has it, off on a CPU.",
+    ),
+]
+Seed = Annotated[
+    Optional[int], typer.Option(metavar="N", help="Same seed, same weights (on a CPU).")
+]
+Workers = Annotated[
+    Optional[int], typer.Option("-j", "--workers", metavar="N", help="Processes that load images.")
+]
+Tune = Annotated[
+    Optional[str],
+    typer.Option(
+        "-t", "--tune", metavar="FILE|URL", help="Start from these weights, head by class name."
+    ),
+]
+
+
+def train(
+    cfg: ConfigArg,
+    data: Data = None,
+    val_fraction: ValFraction = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    size: Size = None,
+    lr: LR = None,
+    amp: Amp = None,
+    use_amp: Annotated[bool, typer.Option("--use-amp", hidden=True)] = False,
+    device: Device = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    tune: Tune = None,
+    resume: Annotated[
+        Optional[str],
+        typer.Option("-r", "--resume", metavar="RUN|CKPT", help="Same as `detrkit resume`."),
+    ] = None,
+    test_only: Annotated[bool, typer.Option("--test-only", hidden=True)] = False,
+    output: Output = None,
+    update: Updates = None,
+    plugin: Plugins = None,
+    json: JsonOut = False,
+) -> None:
+    """Train a detector.
+
+    [bold]detrkit train quickstart[/] needs no data; [bold]detrkit train dfine_n_coco --data
+    DIR[/] reads COCO, YOLO and Pascal VOC folders as they are. Everything goes to a new folder
+    [bold]runs/NAME-N[/], which the last lines name.
+    """
+    from detrkit.errors import UsageError
+
+    if test_only:
+        raise UsageError(
+            "--test-only belongs to another command", hint="detrkit eval -w best.pth --data DIR"
+        )
+    if resume is not None:
+        from detrkit.cli.resume import resume as continue_run
+
+        return continue_run(resume, data, device, workers, json)
+    from detrkit.engine.derive import TrainFlags
+
+    flags = TrainFlags(
+        data=data,
+        val_fraction=val_fraction,
+        epochs=epochs,
+        batch=batch,
+        size=size,
+        lr=lr,
+        amp=amp,
+        device=device,
+        seed=seed,
+        workers=workers,
+        tune=tune,
+    )
+    updates = [*(update or ())]
+    if use_amp:
+        updates.insert(0, "use_amp=True")
+    run(cfg, flags, updates, plugin, output, json)
+
+
+def run(  # type: ignore[no-untyped-def]
+    cfg,
+    flags,
+    update,
+    plugin,
+    output,
+    json,
+) -> None:
+    """Loads the configuration, trains, prints the result; shared with `tune`."""
+    from dataclasses import asdict
+
+    from detrkit.cli import console
+    from detrkit.engine.derive import load_with_flags
+    from detrkit.engine.training import train as train_run
+
+    config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+    arguments = {"config": cfg, "update": list(update), **asdict(flags)}
+    result = train_run(config, output=output, arguments=arguments, console=console.err)
+    report(result, json)
+
+
+def report(result, json: bool) -> None:  # type: ignore[no-untyped-def]
+    """Prints what a run reached and where it is."""
+    from detrkit.cli import console
+
+    if json:
+        console.print_json("train", result.to_dict())
+        return
+    out = console.out
+    if result.metrics:
+        names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+        numbers = [f"{n} {result.metrics[n]:.3f}" for n in names if result.metrics.get(n, -1) >= 0]
+        out.print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {'  '.join(numbers)}")
+    out.print(f"weights     {result.best}", soft_wrap=True)
+    if result.picture:
+        out.print(f"detections  {result.picture}", soft_wrap=True)
+    out.print(f"next        detrkit infer -w {result.best} IMAGE", soft_wrap=True)

@@ -1,0 +1,48 @@
+"""`detrkit tune`: fine-tunes weights on a data set."""
+
+from __future__ import annotations
+
+from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates, Weights
+from detrkit.cli.train import LR, Amp, Batch, Epochs, Seed, Size, ValFraction, Workers
+from detrkit.cli.train import run as _run
+
+
+def tune(
+    cfg: ConfigArg,
+    weights: Weights,
+    data: Data = None,
+    val_fraction: ValFraction = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    size: Size = None,
+    lr: LR = None,
+    amp: Amp = None,
+    device: Device = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    output: Output = None,
+    update: Updates = None,
+    plugin: Plugins = None,
+    json: JsonOut = False,
+) -> None:
+    """Fine-tune weights (a file or URL) on a data set.
+
+    Rows of the class heads are copied by class name; what was loaded and what was not is
+    printed.
+    """
+    from detrkit.engine.derive import TrainFlags
+
+    flags = TrainFlags(
+        data=data,
+        val_fraction=val_fraction,
+        epochs=epochs,
+        batch=batch,
+        size=size,
+        lr=lr,
+        amp=amp,
+        device=device,
+        seed=seed,
+        workers=workers,
+        tune=weights,
+    )
+    _run(cfg, flags, update or [], plugin, output, json)

@@ -1,0 +1,210 @@
+"""One knob each: what a flag or `schedule: auto` changes besides itself.
+
+- `--epochs N` sets `schedule: auto`: stage boundary, warm-up and averaging follow the length of
+  the run (rules in `detrkit.engine.plan.automatic`).
+- `--batch N` scales every learning rate by sqrt(N / old): for Adam the noise of an update, not its
+  size, depends on the batch (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
+  Gradient Algorithms"). SGD's rates scale linearly (Goyal et al. 2017). `--lr` switches this off.
+- `--lr X` sets the main rate; groups with their own rate keep their ratio to it.
+- `--size HxW` sets the model's input, the transforms and the collate function.
+
+`--update a.b=c` is applied last and always wins. Without flags a file means exactly what it says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detrkit.config import Config, Flag, load_config
+from detrkit.engine.plan import automatic
+from detrkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Flags of `train`, `tune` and `resume`; None: as the configuration says.
+
+    Attributes:
+        data: data set of any layout.
+        val_fraction: share of the training images held out.
+        epochs: passes over the training set.
+        batch: images per step over all devices.
+        size: "640" or "480x640", height first.
+        lr: main learning rate.
+        amp: "bf16", "fp16" or "off".
+        device: "cpu", "cuda:1".
+        seed: of everything random.
+        workers: loader processes.
+        tune: weights to start from.
+    """
+
+    data: str | None = None
+    val_fraction: float | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    size: str | None = None
+    lr: float | None = None
+    amp: str | None = None
+    device: str | None = None
+    seed: int | None = None
+    workers: int | None = None
+    tune: str | None = None
+
+
+def load_with_flags(
+    path_or_name: str | Path,
+    flags: TrainFlags,
+    *,
+    update: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+) -> Config:
+    """Loads a configuration, sets the flags and what hangs on them, then `--update`.
+
+    Raises:
+        UsageError: a flag's value makes no sense.
+        ConfigError: the file or an update is wrong.
+    """
+    # Read once without checking: learning rates are scaled from the file's own values.
+    plain = load_config(path_or_name, update=update, plugins=plugins, strict=False)
+    overrides = flag_values(flags, plain)
+    return load_config(path_or_name, update=update, plugins=plugins, overrides=overrides)
+
+
+def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
+    """Dotted keys and values that the flags stand for.
+
+    Args:
+        flags: from the command line.
+        cfg: the configuration without them.
+    """
+    values: dict[str, Any] = {}
+
+    def put(key: str, value: Any, flag: str) -> None:
+        values[key] = Flag(value, flag)
+
+    for name, flag, low in (
+        ("epochs", "--epochs", 1),
+        ("batch", "--batch", 1),
+        ("workers", "--workers", 0),
+    ):
+        value = getattr(flags, name)
+        if value is not None and value < low:
+            raise UsageError(f"{flag} must be at least {low}, got {value}")
+    if flags.data is not None:
+        put("data", flags.data, "--data")
+    if flags.val_fraction is not None:
+        put("val_fraction", flags.val_fraction, "--val-fraction")
+    if flags.seed is not None:
+        put("seed", flags.seed, "--seed")
+    if flags.device is not None:
+        put("device", flags.device, "--device")
+    if flags.tune is not None:
+        put("tuning", flags.tune, "--tune")
+    if flags.amp is not None:
+        if flags.amp not in ("bf16", "fp16", "off"):
+            raise UsageError(f"--amp {flags.amp}: choose bf16, fp16 or off")
+        put("amp", flags.amp, "--amp")
+    if flags.epochs is not None:
+        put("epochs", flags.epochs, "--epochs")
+        if cfg.get("schedule") != "auto":
+            put("schedule", "auto", "--epochs")
+    if flags.size is not None:
+        put("image_size", parse_size(flags.size), "--size")
+    if flags.workers is not None:
+        for loader in ("train_dataloader", "val_dataloader"):
+            put(f"{loader}.num_workers", flags.workers, "--workers")
+    if flags.batch is not None:
+        _set_batch(put, flags.batch, cfg)
+    if flags.lr is not None:
+        old = cfg.get("optimizer.lr")
+        if not flags.lr > 0:
+            raise UsageError(f"--lr must be positive, got {flags.lr}")
+        _scale_rates(put, cfg, flags.lr / old if old else 1.0, "--lr", main=flags.lr)
+    elif flags.batch is not None:
+        old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
+        if old:
+            ratio = flags.batch / old
+            adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
+            _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
+    return values
+
+
+def _set_batch(put: Any, batch: int, cfg: Config) -> None:
+    for loader in ("train_dataloader", "val_dataloader"):
+        if f"{loader}.batch_size" in cfg:
+            put(f"{loader}.batch_size", None, "--batch")
+        put(f"{loader}.total_batch_size", batch, "--batch")
+
+
+def _scale_rates(
+    put: Any, cfg: Config, factor: float, flag: str, main: float | None = None
+) -> None:
+    lr = cfg.get("optimizer.lr")
+    if main is not None or lr:
+        put("optimizer.lr", main if main is not None else _short(lr * factor), flag)
+    for index, group in enumerate(cfg.get("optimizer.params") or ()):
+        if isinstance(group, Mapping) and group.get("lr"):
+            put(f"optimizer.params.{index}.lr", _short(group["lr"] * factor), flag)
+
+
+def _short(value: float) -> float:
+    """Four digits say enough about a learning rate."""
+    return float(f"{value:.4g}")
+
+
+def parse_size(text: str) -> list[int]:
+    """`640` -> [640, 640]; `480x640` -> [480, 640], height first.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    match = re.fullmatch(r"\s*(\d+)(?:\s*[x×,]\s*(\d+))?\s*", text)
+    if not match:
+        raise UsageError(
+            f"--size {text}: expected a number or HxW", hint="e.g. --size 640 or --size 480x640"
+        )
+    height = int(match[1])
+    width = int(match[2] or height)
+    for side in (height, width):
+        if side < 32 or side % 32:
+            near = max(32, round(side / 32) * 32)
+            raise UsageError(
+                f"--size {text}: sides must be multiples of 32", hint=f"the nearest is {near}"
+            )
+    return [height, width]
+
+
+def derive_schedule(cfg: Config, batches_per_epoch: int) -> Config:
+    """Fills in what `schedule: auto` derives; other configurations come back unchanged.
+
+    Values that were set together with or after `schedule: auto` (in the same file, an including
+    file, a flag, `--update`) stay.
+    """
+    if cfg.run.schedule != "auto" or not cfg.run.epochs:
+        return cfg
+    tree = cfg.tree
+    ema, warmup = tree.get("ema") or {}, tree.get("lr_warmup_scheduler") or {}
+    auto = automatic(
+        cfg.run.epochs,
+        batches_per_epoch,
+        warmup_steps=int(warmup.get("warmup_duration", 0)),
+        ema_decay=float(ema.get("decay", 0.9999)),
+        ema_warmups=int(ema.get("warmups", 1000)),
+    )
+    since = cfg.origin("schedule").layer
+    values = {}
+    for key, value in auto.values().items():
+        parent, _, leaf = key.rpartition(".")
+        if not isinstance(cfg.get(parent), Mapping):
+            continue
+        if leaf == "epoch" and cfg.get(f"{parent}.name") != "stop_epoch":
+            continue
+        if key in cfg and cfg.origin(key).layer >= since:
+            continue
+        values[key] = value
+    return cfg.with_values(values, origin="schedule: auto")

@@ -1,0 +1,299 @@
+"""From a configuration to everything that a training run or an evaluation needs."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detrkit.config import Config, build_component
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.detect import open_splits
+from detrkit.data.index import DatasetIndex
+from detrkit.data.loader import Loader, build_loader
+from detrkit.engine.amp import Precision
+from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.derive import derive_schedule
+from detrkit.engine.ema import ModelEMA
+from detrkit.engine.evaluator import Evaluator
+from detrkit.engine.keeper import Keeper
+from detrkit.engine.observers.base import Observer
+from detrkit.engine.optim import build_optimizer
+from detrkit.engine.parts import (
+    batch_size_of,
+    build_criterion,
+    build_model,
+    build_postprocessor,
+    image_spec_of,
+    load_pretrained_backbone,
+    split_of,
+)
+from detrkit.engine.plan import Plan
+from detrkit.engine.randomness import seed_everything
+from detrkit.engine.run_dir import RunDirectory
+from detrkit.engine.runtime import choose_device
+from detrkit.engine.trainer import Trainer
+from detrkit.engine.weights import LoadReport, load_weights, read_checkpoint
+from detrkit.errors import ConfigError, DataError
+from detrkit.structures import ClassMap, ImageSpec
+
+log = logging.getLogger("detrkit")
+
+#: Share of the training images that is held out where a data set has nothing to validate on.
+HELD_OUT = 0.1
+
+
+@dataclass
+class Session:
+    """A resolved configuration and its data.
+
+    Attributes:
+        config: with `num_classes`, `seed` and the schedule filled in.
+        train, val: loaders; `val` is None when there is nothing to validate on.
+        class_map, image_spec, plan, device, precision, seed: what follows from both.
+    """
+
+    config: Config
+    train: Loader
+    val: Loader | None
+    class_map: ClassMap
+    image_spec: ImageSpec
+    plan: Plan
+    device: torch.device
+    precision: Precision
+    seed: int
+
+
+def open_session(cfg: Config) -> Session:
+    """Reads the data and derives everything that depends on it.
+
+    Raises:
+        ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
+    """
+    run = cfg.run
+    device = choose_device(run.device or None)
+    seed = run.seed if run.seed is not None else secrets.randbelow(2**31)
+    train, val = open_data(cfg, seed)
+    class_map = train.class_map
+    if not len(class_map):
+        raise DataError(f"{train.index.source} has no classes")
+    if run.num_classes not in (None, len(class_map)):
+        log.info("num_classes: %d, as the data set has (not %s)", len(class_map), run.num_classes)
+    cfg = cfg.with_values({"num_classes": len(class_map)}, origin="data set")
+    cfg = cfg.with_values({"seed": seed}, origin="drawn" if run.seed is None else "seed")
+    batches = len(_loader(cfg, "train_dataloader", train, seed, device))
+    cfg = derive_schedule(cfg, batches)
+    # the schedule may have moved the end of strong augmentation
+    train.transforms = transforms_of(cfg, "train_dataloader")
+    return Session(
+        config=cfg,
+        train=_loader(cfg, "train_dataloader", train, seed, device),
+        val=_loader(cfg, "val_dataloader", val, seed, device) if val is not None else None,
+        class_map=class_map,
+        image_spec=image_spec_of(cfg),
+        plan=Plan.from_tree(cfg.tree, batches),
+        device=device,
+        precision=Precision.choose(run.amp, run.use_amp, device),
+        seed=seed,
+    )
+
+
+def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Training and validation data: of `data`, or of the loaders' own sections."""
+    if cfg.run.data:
+        train_index, val_index = _indices_of(cfg, seed)
+        train = DetectionDataset(train_index, transforms_of(cfg, "train_dataloader"), seed=seed)
+        val = None
+        if val_index is not None:
+            transforms = transforms_of(cfg, "val_dataloader")
+            val = DetectionDataset(val_index, transforms, training=False, seed=seed)
+    else:
+        train = _dataset_of(cfg, "train_dataloader", training=True)
+        has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
+        val = _dataset_of(cfg, "val_dataloader", training=False) if has_val else None
+    if not len(train):
+        raise DataError(f"{train.index.source} has no training images")
+    if val is not None and val.class_map.names != train.class_map.names:
+        raise DataError(
+            f"training and validation data have different classes: {_names(train.class_map)} "
+            f"and {_names(val.class_map)}",
+            hint="both annotation files need the same `categories`",
+        )
+    return train, val
+
+
+def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | None]:
+    run = cfg.run
+    assert run.data is not None
+    chosen = {"train": run.train_split, "val": run.val_split}
+    splits = {name: value for name, value in chosen.items() if value}
+    parts = open_splits(run.data, val_fraction=run.val_fraction, seed=seed, splits=splits or None)
+    if "train" not in parts:
+        raise DataError(
+            f"{run.data} has no training images, only {', '.join(parts)}",
+            hint="name the part to train on: --update train_split=NAME",
+        )
+    if "val" in parts:
+        return parts["train"], parts["val"]
+    if "test" in parts:
+        log.warning("%s has no validation part: its test part is used", run.data)
+        return parts["train"], parts["test"]
+    if len(parts["train"]) < 2:
+        log.warning("%s has one image: nothing to validate on", run.data)
+        return parts["train"], None
+    log.warning(
+        "%s has nothing to validate on: %d %% of its images are held out (--val-fraction)",
+        run.data,
+        round(HELD_OUT * 100),
+    )
+    return parts["train"].split(HELD_OUT, seed)
+
+
+def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset:
+    section = split_of(cfg, loader).get("dataset")
+    if not isinstance(section, Mapping):
+        raise ConfigError(
+            f"{cfg.name} names no data", hint="give a data set: --data DIR, or `data: DIR`"
+        )
+    if section.get("type") == "CocoDetection" and not section.get("ann_file"):
+        raise ConfigError(
+            f"{loader}.dataset of {cfg.name} names no files",
+            hint="give a data set: --data DIR, or `data: DIR`",
+        )
+    dataset = build_component(cfg, section, transforms=transforms_of(cfg, loader))
+    if not isinstance(dataset, DetectionDataset):
+        raise ConfigError(f"{loader}.dataset: `{section.get('type')}` is not a DetectionDataset")
+    dataset.training = training
+    return dataset
+
+
+def transforms_of(cfg: Config, loader: str) -> Any:
+    """The `Compose` of a loader's data set."""
+    section = cfg.get(f"{loader}.dataset.transforms") or {}
+    if isinstance(section, Sequence):
+        section = {"ops": section}
+    return build_component(cfg, {"type": "Compose", **section})
+
+
+def _loader(
+    cfg: Config, name: str, dataset: DetectionDataset, seed: int, device: torch.device
+) -> Loader:
+    section = split_of(cfg, name)
+    training = name == "train_dataloader"
+    collate = section.get("collate_fn")
+    return build_loader(
+        dataset,
+        batch_size=batch_size_of(section, default=4),
+        shuffle=bool(section.get("shuffle", training)),
+        seed=seed,
+        num_workers=int(section.get("num_workers", 0)),
+        drop_last=bool(section.get("drop_last", training)),
+        collate=build_component(cfg, collate) if collate else None,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def build_trainer(
+    session: Session,
+    directory: RunDirectory,
+    observers: Sequence[Observer] = (),
+    *,
+    fresh: bool = True,
+) -> tuple[Trainer, LoadReport | None]:
+    """The trainer of a session; the same seed gives the same weights.
+
+    Args:
+        session: with its data.
+        directory: where checkpoints go.
+        observers: watch the run.
+        fresh: start from pretrained or tuning weights; False when a checkpoint will be loaded.
+
+    Returns:
+        The trainer, and what was loaded from the tuning weights, if any.
+    """
+    cfg, run = session.config, session.config.run
+    model = build_model(cfg, seed=session.seed)
+    report = _start_weights(model, cfg, session.class_map) if fresh else None
+    model.to(session.device)
+    criterion = build_criterion(cfg).to(session.device)
+    ema = None
+    if session.plan.ema is not None:
+        p = session.plan.ema
+        ema = ModelEMA(model, p.decay, p.warmups, p.start)
+    seed_everything(session.seed)
+    trainer = Trainer(
+        model=model,
+        criterion=criterion,
+        optimizer=build_optimizer(cfg.get("optimizer"), model),
+        loader=session.train,
+        plan=session.plan,
+        keeper=Keeper(
+            directory,
+            config=cfg.tree,
+            config_name=cfg.name,
+            class_map=session.class_map,
+            image_spec=session.image_spec,
+            every=run.checkpoint_freq,
+        ),
+        device=session.device,
+        evaluator=build_evaluator(session),
+        ema=ema,
+        precision=session.precision,
+        clip_max_norm=run.clip_max_norm,
+        observers=observers,
+        seed=session.seed,
+    )
+    return trainer, report
+
+
+def build_evaluator(session: Session) -> Evaluator | None:
+    """The evaluator on the validation data; None without any."""
+    if session.val is None:
+        return None
+    return Evaluator(
+        loader=session.val,
+        index=session.val.dataset.index,
+        image_spec=session.image_spec,
+        postprocessor=build_postprocessor(session.config),
+        device=session.device,
+        class_map=session.class_map,
+    )
+
+
+def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadReport | None:
+    if not cfg.run.tuning:
+        load_pretrained_backbone(model)
+        return None
+    checkpoint = read_checkpoint(cfg.run.tuning)
+    return load_weights(
+        model,
+        checkpoint.weights,
+        class_map=class_map,
+        source_classes=checkpoint.class_map,
+        source=str(cfg.run.tuning),
+    )
+
+
+def resume_config(checkpoint: Checkpoint, path: Path) -> Config:
+    """The configuration that a run was started with.
+
+    Raises:
+        ConfigError: the file carries none.
+    """
+    if checkpoint.config is None:
+        raise ConfigError(
+            f"{path} carries no configuration: it was not written by detrkit",
+            hint="start a run from it: detrkit tune CFG --weights FILE",
+        )
+    return Config.from_tree(checkpoint.config, name=checkpoint.config_name or "resumed")
+
+
+def _names(class_map: ClassMap) -> str:
+    shown = ", ".join(class_map.names[:6])
+    return f"{shown}, …" if len(class_map) > 6 else shown or "none"

@@ -1,0 +1,242 @@
+"""`train`, `tune` and `resume` as functions: what the command line and the Python API call."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from detrkit.config import Config
+from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.observers import (
+    BatchPictures,
+    CSVLog,
+    JSONLog,
+    Observer,
+    Progress,
+    TensorBoard,
+)
+from detrkit.engine.parts import build_postprocessor
+from detrkit.engine.pictures import detections_picture
+from detrkit.engine.run_dir import RunDirectory
+from detrkit.engine.session import Session, build_trainer, open_session, resume_config
+from detrkit.engine.trainer import Trainer
+from detrkit.engine.weights import LoadReport
+from detrkit.errors import UsageError, WeightsError
+
+log = logging.getLogger("detrkit")
+
+
+@dataclass
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        directory: its folder.
+        best: the best checkpoint.
+        epochs: how many were trained altogether.
+        best_epoch: from 0.
+        metrics: of the best epoch; empty without validation data.
+        picture: detections on validation images, or None.
+        loaded: what was loaded from tuning weights, or None.
+    """
+
+    directory: Path
+    best: Path
+    epochs: int
+    best_epoch: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    picture: Path | None = None
+    loaded: LoadReport | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return {
+            "directory": str(self.directory),
+            "best": str(self.best),
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch + 1,
+            "metrics": self.metrics,
+            "picture": str(self.picture) if self.picture else None,
+            "loaded": self.loaded.to_dict() if self.loaded else None,
+        }
+
+
+def train(
+    cfg: Config,
+    *,
+    output: str | Path | None = None,
+    arguments: dict[str, Any] | None = None,
+    console: Console | None = None,
+) -> RunResult:
+    """Trains from the beginning, in a new folder.
+
+    Args:
+        cfg: configuration; `tuning` names weights to start from.
+        output: folder; default `output_dir` of the configuration, else `runs/<name>-<n>`.
+        arguments: what the user asked for; kept in `args.json`.
+        console: where progress goes; None: nowhere.
+
+    Raises:
+        DetrkitError: its children say what went wrong.
+    """
+    session = open_session(cfg)
+    directory = RunDirectory.create(cfg.name, output or cfg.run.output_dir)
+    directory.write_start(session.config.dump(), arguments or {})
+    observers = _observers(session, directory, console)
+    trainer, loaded = build_trainer(session, directory, observers)
+    if loaded is not None:
+        log.info("%s", loaded.describe())
+    _announce(session, trainer, directory)
+    return _run(session, trainer, directory, loaded)
+
+
+def resume(
+    path: str | Path,
+    *,
+    data: str | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> RunResult:
+    """Continues a run in its folder, exactly where it stopped.
+
+    Args:
+        path: the run's folder, or a checkpoint in it (`last.pth`, `epoch_0012.pth`).
+        data: where the same data set lies now, if it was moved.
+        device, workers: of this machine, if others than before.
+        console: where progress goes; None: nowhere.
+
+    Raises:
+        UsageError: there is nothing to resume.
+        WeightsError: the checkpoint cannot be read or holds only weights.
+    """
+    directory = RunDirectory.open(path)
+    file = Path(path) if Path(path).is_file() else directory.last
+    if not file.is_file():
+        raise UsageError(
+            f"{directory} has no last.pth: nothing was saved yet", hint="start it again"
+        )
+    checkpoint = Checkpoint.load(file)
+    if not checkpoint.can_resume:
+        raise WeightsError(
+            f"{file} holds weights only, without the optimizer",
+            hint=f"resume from the run: detrkit resume {directory}; "
+            "or start a new run from the weights: detrkit tune CFG --weights FILE",
+        )
+    cfg = resume_config(checkpoint, file)
+    moved: dict[str, Any] = {"tuning": None}
+    if data is not None:
+        moved["data"] = data
+    if device is not None:
+        moved["device"] = device
+    if workers is not None:
+        moved["train_dataloader.num_workers"] = moved["val_dataloader.num_workers"] = workers
+    session = open_session(cfg.with_values(moved, origin="resume"))
+    if checkpoint.class_map is not None and session.class_map != checkpoint.class_map:
+        raise UsageError(
+            f"the data set's classes are not those of {directory}: "
+            f"{', '.join(session.class_map.names[:8])}",
+            hint="give the data set it was trained on: --data DIR",
+        )
+    batches = session.plan.batches_per_epoch
+    epoch = int(checkpoint.position.get("epoch", checkpoint.last_epoch + 1))
+    step = int(checkpoint.position.get("step", epoch * batches))
+    if epoch >= session.plan.epochs:
+        raise UsageError(
+            f"{directory} is finished: {session.plan.epochs} epochs are done",
+            hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
+        )
+    observers = _observers(session, directory, console, epoch, step)
+    trainer, _ = build_trainer(session, directory, observers, fresh=False)
+    trainer.resume(checkpoint)
+    state = trainer.state
+    log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
+    return _run(session, trainer, directory, None)
+
+
+def _observers(
+    session: Session,
+    directory: RunDirectory,
+    console: Console | None,
+    first_epoch: int = 0,
+    first_step: int = 0,
+) -> list[Observer]:
+    drawn = frozenset({0, *(stage.first for stage in session.plan.stages)})
+    observers: list[Observer] = [
+        JSONLog(directory.log, first_epoch),
+        CSVLog(directory.results, first_epoch),
+        TensorBoard(directory.path, first_step),
+        BatchPictures(directory.batches, session.class_map, session.image_spec, drawn),
+    ]
+    if console is not None:
+        observers.append(Progress(console))
+    return observers
+
+
+def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> None:
+    parameters = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    val = len(session.val.dataset) if session.val else 0
+    height, width = session.image_spec.size
+    log.info(
+        "%s: %.2f M parameters, %d classes, %d training and %d validation images, %dx%d",
+        session.config.name,
+        parameters,
+        len(session.class_map),
+        len(session.train.dataset),
+        val,
+        height,
+        width,
+    )
+    log.info(
+        "%d epochs of %d batches of %d on %s, amp %s, seed %d -> %s",
+        session.plan.epochs,
+        session.plan.batches_per_epoch,
+        session.train.batch_size,
+        session.device,
+        session.precision.amp,
+        session.seed,
+        directory,
+    )
+    log.debug("%s", session.plan.describe())
+
+
+def _run(
+    session: Session, trainer: Trainer, directory: RunDirectory, loaded: LoadReport | None
+) -> RunResult:
+    state = trainer.fit()
+    best = Checkpoint.load(directory.best)
+    return RunResult(
+        directory=directory.path,
+        best=directory.best,
+        epochs=session.plan.epochs,
+        best_epoch=state.best_epoch,
+        metrics=best.metrics,
+        picture=_final_picture(session, trainer, directory, best),
+        loaded=loaded,
+    )
+
+
+def _final_picture(
+    session: Session, trainer: Trainer, directory: RunDirectory, best: Checkpoint
+) -> Path | None:
+    if session.val is None:
+        return None
+    model = trainer.ema.module if trainer.ema else trainer.model
+    model.load_state_dict(best.weights)
+    try:
+        return detections_picture(
+            model,
+            session.val.dataset,
+            build_postprocessor(session.config),
+            session.class_map,
+            session.image_spec,
+            directory.path / "detections.jpg",
+        )
+    except Exception as error:
+        # the run is done and saved; a picture must not make it look failed
+        log.warning("no picture of detections: %s", error)
+        return None
