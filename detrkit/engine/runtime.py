@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from detrkit.config import Config
 from detrkit.engine.amp import Precision
 from detrkit.engine.parts import build_postprocessor
-from detrkit.engine.weights import open_detector
+from detrkit.engine.weights import LoadedDetector, open_detector
 from detrkit.errors import UsageError, WeightsError
 from detrkit.structures import ClassMap, Detections, ImageSpec
 
@@ -138,14 +138,18 @@ class TorchRuntime(Runtime):
             UsageError: the device does not exist.
         """
         chosen = choose_device(device)
-        loaded = open_detector(path, config)
+        return cls.of(open_detector(path, config), chosen)
+
+    @classmethod
+    def of(cls, loaded: LoadedDetector, device: str | torch.device = "cpu") -> TorchRuntime:
+        """Fuses an opened detector for inference."""
         deploy = getattr(loaded.model, "deploy", None)
         return cls(
             deploy() if deploy is not None else loaded.model,
             cast(PostProcessor, build_postprocessor(loaded.config)),
             loaded.class_map,
             loaded.image_spec,
-            device=chosen,
+            device=device,
         )
 
     def predict(

@@ -1,0 +1,139 @@
+"""The Python API: few functions over the engine, and stable.
+
+import detrkit
+
+detector = detrkit.load("best.pth")
+detections = detector.predict("photo.jpg")
+run = detrkit.train(detrkit.load_config("quickstart", update=["epochs=3"]))
+metrics = detrkit.evaluate("best.pth", data="my_data/")
+block = detrkit.create("HybridEncoder", in_channels=[64, 128], ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detrkit.config import Config, load_config
+from detrkit.registry import MODULES
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from detrkit.engine.predictor import Predictor
+    from detrkit.engine.training import RunResult
+    from detrkit.metrics import Metrics
+    from detrkit.metrics.coco import Backend
+
+__all__ = ["build_model", "create", "evaluate", "load", "load_config", "train"]
+
+
+def load(
+    weights: str | Path,
+    *,
+    config: str | Path | Config | None = None,
+    device: str | torch.device | None = None,
+) -> Predictor:
+    """Opens weights, ready to detect.
+
+    Args:
+        weights: a checkpoint, by path or URL.
+        config: configuration or catalogue name, for weights that carry none (the authors').
+        device: default the best one there is.
+
+    Raises:
+        WeightsError: they cannot be opened.
+    """
+    from detrkit.engine.predictor import Predictor
+    from detrkit.engine.runtime import Runtime
+
+    return Predictor(Runtime.open(weights, config, device=device))
+
+
+def build_model(
+    config: str | Path | Config, *, update: Sequence[str] = (), seed: int | None = None
+) -> nn.Module:
+    """A detector with random weights, in training mode.
+
+    Args:
+        config: configuration, file, or catalogue name such as "dfine_n_coco".
+        update: `--update` values, "a.b=c".
+        seed: same seed, same weights.
+    """
+    from detrkit.engine.parts import build_model as build
+
+    return build(_resolved(config, update), seed=seed)
+
+
+def create(name: str, /, **arguments: Any) -> Any:
+    """Any registered component: a block, a loss, a transform.
+
+    Raises:
+        ConfigError: no component is called `name`; suggests a near one.
+    """
+    return MODULES.create(name, **arguments)
+
+
+def train(
+    config: str | Path | Config, *, update: Sequence[str] = (), output: str | Path | None = None
+) -> RunResult:
+    """Trains, as `detrkit train` does, in a new folder.
+
+    Args:
+        config: configuration, file, or catalogue name.
+        update: `--update` values, "a.b=c".
+        output: the folder; default `runs/<name>-<n>`.
+
+    Returns:
+        Where the run is and what it reached.
+    """
+    from detrkit.engine.training import train as run
+
+    return run(_resolved(config, update), output=output)
+
+
+def _resolved(config: str | Path | Config, update: Sequence[str]) -> Config:
+    if isinstance(config, Config):
+        return config.with_updates(update) if update else config
+    return load_config(config, update=update)
+
+
+def evaluate(
+    weights: str | Path,
+    *,
+    data: str | Path | None = None,
+    split: str | None = None,
+    config: str | Path | Config | None = None,
+    update: Sequence[str] = (),
+    device: str | torch.device | None = None,
+    batch: int = 8,
+    backend: Backend = "hotcoco",
+) -> Metrics:
+    """Measures weights on a data set.
+
+    Args:
+        weights: a checkpoint, by path or URL.
+        data: folder or file of any layout that detrkit reads; default the validation data of
+            the configuration.
+        split: part of `data`: "train", "val" or "test"; default "val", else "test", else the
+            only one.
+        config: for weights that carry none, or to name other data.
+        update: `--update` values for the configuration.
+        device: default the best one there is.
+        batch: images per forward pass.
+        backend: "hotcoco" or "pycocotools".
+    """
+    from detrkit.engine.evaluation import evaluate_weights
+
+    return evaluate_weights(
+        weights,
+        data=data,
+        split=split,
+        config=config,
+        update=update,
+        device=device,
+        batch=batch,
+        backend=backend,
+    ).result.metrics

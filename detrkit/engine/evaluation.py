@@ -1,0 +1,141 @@
+"""From weights and a data set to numbers: what `detrkit eval` and `detrkit.evaluate` do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from detrkit.config import Config, build_component, load_config
+from detrkit.data import shapes
+from detrkit.data.dataset import DetectionDataset
+from detrkit.data.detect import find_layout, open_dataset
+from detrkit.data.index import DatasetIndex
+from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
+from detrkit.engine.runtime import TorchRuntime, choose_device
+from detrkit.engine.session import open_data
+from detrkit.engine.weights import open_detector
+from detrkit.errors import DataError
+from detrkit.metrics.coco import Backend
+from detrkit.structures import ClassMap
+
+log = logging.getLogger("detrkit")
+
+
+@dataclass(frozen=True)
+class EvaluationOf:
+    """An evaluation and what was evaluated on, in words: `bccd, test`."""
+
+    result: Evaluation
+    data: str
+
+
+def evaluate_weights(
+    weights: str | Path,
+    *,
+    data: str | Path | None = None,
+    split: str | None = None,
+    config: str | Path | Config | None = None,
+    update: Sequence[str] = (),
+    device: str | torch.device | None = None,
+    batch: int = 8,
+    backend: Backend = "hotcoco",
+    progress: Progress | None = None,
+) -> EvaluationOf:
+    """Measures weights on a data set.
+
+    Args:
+        weights: a checkpoint, by path or URL.
+        data: a data set of any layout; default the validation data of the configuration.
+        split: part of `data`; default "val", else "test", else the only one.
+        config: for weights that carry none, or to name other data.
+        update: `--update` values for the configuration.
+        device: default the best one there is.
+        batch: images per forward pass.
+        backend: "hotcoco" or "pycocotools".
+        progress: called after each batch.
+
+    Raises:
+        WeightsError, DataError, ConfigError: what is wrong, and where.
+    """
+    chosen = choose_device(device)
+    cfg = load_config(config, update=update) if isinstance(config, str | Path) else config
+    loaded = open_detector(weights, cfg)
+    if cfg is None or isinstance(config, Config):
+        cfg = (cfg or loaded.config).with_updates(update)
+    index, name = _index_at(data, split, loaded.class_map) if data is not None else _index_of(cfg)
+    index = _with_classes_by_order(index, loaded.class_map, name)
+    loaded.class_map = index.class_map  # the same names with this data set's own ids
+    runtime = TorchRuntime.of(loaded, chosen)
+    result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
+    return EvaluationOf(result, name)
+
+
+def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:
+    """The part of a data set, its classes matched to the model's by name."""
+    if split is None:
+        known = (
+            ["train", "val"]
+            if shapes.is_shapes(data)
+            else find_layout(Path(data).expanduser()).splits
+        )
+        split = next((s for s in ("val", "test") if s in known), known[0])
+    name = f"{data}, {split}"
+    index = open_dataset(data, split)
+    found = index.class_map.names
+    if found != wanted.names and set(found) & set(wanted.names):
+        index = open_dataset(data, split, class_map=wanted)
+        unknown = [n for n in found if n not in wanted.names]
+        if unknown:
+            log.warning(
+                "%s: the model does not know %s; their boxes are left out",
+                name,
+                ", ".join(f"`{n}`" for n in unknown[:8]) + (", …" if len(unknown) > 8 else ""),
+            )
+    return index, name
+
+
+def _index_of(cfg: Config) -> tuple[DatasetIndex, str]:
+    """The validation data of a configuration: the same images as in training."""
+    hint = "name a data set: --data DIR"
+    if cfg.run.data:
+        # Also the training part: what is held out depends on it.
+        _, val = open_data(cfg, cfg.run.seed or 0)
+        if val is None:
+            raise DataError(f"{cfg.run.data} has nothing to validate on", hint=hint)
+        return val.index, f"{cfg.run.data}, validation"
+    section = cfg.get("val_dataloader.dataset")
+    if not isinstance(section, Mapping):
+        raise DataError(f"{cfg.name} names no validation data", hint=hint)
+    dataset = build_component(cfg, section, transforms=None)
+    assert isinstance(dataset, DetectionDataset)
+    try:
+        return dataset.index, f"validation data of {cfg.name}"
+    except DataError as error:
+        raise DataError(error.message, hint=f"moved, or on another machine? {hint}") from error
+
+
+def _with_classes_by_order(index: DatasetIndex, wanted: ClassMap, name: str) -> DatasetIndex:
+    """Equally many classes under other names are taken in their order, with a warning.
+
+    Raises:
+        DataError: the numbers differ.
+    """
+    names = index.class_map.names
+    if names == wanted.names:
+        return index
+    if len(names) != len(wanted):
+        raise DataError(
+            f"{name}: its {len(names)} classes ({', '.join(names[:5])}) are not the "
+            f"{len(wanted)} that the model finds ({', '.join(wanted.names[:5])})",
+            hint="evaluate on data with at least one class of the model's, under the same name",
+        )
+    log.warning(
+        "%s: other class names than the model's, matched by order: %s",
+        name,
+        ", ".join(f"{a} = {b}" for a, b in zip(wanted.names[:5], names[:5], strict=True)),
+    )
+    return index
