@@ -1,0 +1,278 @@
+"""The detector as a whole: sizes, modes, copies, gradients, export."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detrkit.errors import ConfigError
+from detrkit.models.decoders.query_selection import make_anchors, select_positions, take
+from detrkit.models.detector import Detector
+from detrkit.registry import MODULES
+from detrkit.structures import Target
+
+Tiny = Callable[..., Detector]
+Targets = Callable[[list[int]], list[Target]]
+
+
+def tensors(out: Any) -> list[Tensor]:
+    """All tensors of an output, nested ones included."""
+    if isinstance(out, Tensor):
+        return [out]
+    parts = out.values() if isinstance(out, dict) else out if isinstance(out, list) else ()
+    return [t for part in parts for t in tensors(part)]
+
+
+def loss(out: Any) -> Tensor:
+    """Something that depends on every prediction."""
+    skip = ("teacher_corners", "teacher_logits", "up", "reg_scale")
+    out = {k: v for k, v in out.items() if k != "dn_meta"}
+
+    def total(part: Any) -> Tensor:
+        if isinstance(part, Tensor):
+            return part.sin().sum()
+        items = part.items() if isinstance(part, dict) else enumerate(part)
+        parts = [total(v) for k, v in items if k not in skip and not isinstance(v, bool)]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
+
+    return total(out)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (128, 128), (75, 101), (33, 257)])
+@torch.no_grad()
+def test_any_size(tiny: Tiny, size: tuple[int, int]) -> None:
+    out = tiny().eval()(torch.rand(2, 3, *size))
+    assert out["pred_logits"].shape == (2, 10, 5)
+    assert out["pred_boxes"].shape == (2, 10, 4)
+    assert all(t.isfinite().all() for t in tensors(out))
+
+
+@torch.no_grad()
+def test_fewer_positions_than_queries(tiny: Tiny, targets: Targets) -> None:
+    model = tiny(num_queries=300)
+    images = torch.rand(2, 3, 64, 64)  # 4 * 4 + 2 * 2 positions
+    assert model.eval()(images)["pred_logits"].shape == (2, 20, 5)
+    out = model.train()(images, targets([2, 1]))
+    assert out["pred_logits"].shape == (2, 20, 5)
+    assert out["dn_meta"]["dn_num_split"][1] == 20
+
+
+def test_kept_anchors_change_nothing(tiny: Tiny) -> None:
+    kept, made = tiny().eval(), tiny(eval_spatial_size=None).eval()
+    missing = made.load_state_dict(kept.state_dict())  # strict: anchors are no weights
+    assert not missing.missing_keys
+    assert "decoder.anchors" not in made.state_dict()
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        for a, b in zip(tensors(kept(images)), tensors(made(images)), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_checkpoint_of_another_input_size_loads(tiny: Tiny) -> None:
+    model = tiny(eval_spatial_size=[128, 64])
+    anchors = model.decoder.anchors.clone()
+    model.load_state_dict(tiny().state_dict())
+    assert torch.equal(model.decoder.anchors, anchors)
+
+
+@torch.no_grad()
+def test_images_of_a_batch_are_independent(tiny: Tiny) -> None:
+    model = tiny().eval()
+    images = torch.rand(3, 3, 64, 96)
+    together = model(images)["pred_boxes"]
+    alone = torch.cat([model(image[None])["pred_boxes"] for image in images])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_copies_and_saved_models_are_the_same(tiny: Tiny) -> None:
+    model = tiny().eval()
+    images = torch.rand(1, 3, 96, 96)
+    expected = model(images)["pred_logits"]
+    assert torch.equal(copy.deepcopy(model)(images)["pred_logits"], expected)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    other = tiny().eval()
+    for parameter in other.parameters():
+        parameter.zero_() if parameter.is_floating_point() else None
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(other(images)["pred_logits"], expected)
+
+
+@torch.no_grad()
+def test_deploy_answers_the_same_and_leaves_the_model(tiny: Tiny) -> None:
+    torch.manual_seed(3)
+    model = tiny(eval_idx=1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    deployed = model.deploy()
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    images = torch.rand(2, 3, 64, 96)
+    for a, b in zip(tensors(deployed(images)), tensors(model.eval()(images)), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    assert len(deployed.decoder.decoder.layers) == 2
+    assert not any(p.requires_grad for p in deployed.parameters())
+    again = deployed.deploy()  # nothing left to fuse
+    assert torch.equal(again(images)["pred_logits"], deployed(images)["pred_logits"])
+
+
+@pytest.mark.parametrize("counts", [[2, 3], [0, 4], [0, 0], [25, 1]])
+def test_every_parameter_learns(tiny: Tiny, targets: Targets, counts: list[int]) -> None:
+    model = tiny(num_denoising=6).train()
+    # heads that start at zero would hide what lies behind them
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+        assert parameter.requires_grad == (name not in ("decoder.up", "decoder.reg_scale"))
+    out = model(torch.rand(2, 3, 64, 96), targets(counts))
+    assert all(t.isfinite().all() for t in tensors(out))
+    assert len(out["dn_outputs"]) == 3
+    assert len(out["aux_outputs"]) == 2
+    loss(out).backward()
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent  # distributed training waits for every one of them
+    zero = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
+    allowed = ["decoder.denoising_class_embed.weight"] if sum(counts) == 0 else []
+    assert zero == allowed
+
+
+def test_training_needs_targets_for_denoising(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match="needs targets"):
+        tiny().train()(torch.rand(1, 3, 64, 64))
+
+
+def test_training_after_inference_mode(tiny: Tiny, targets: Targets) -> None:
+    """Cached constants of evaluation must serve in training."""
+    model = tiny(eval_spatial_size=None)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        model.eval()(images)
+    loss(model.train()(images, targets([1, 2]))).backward()
+
+
+def test_selection_scores_all_positions_but_differentiates_few(tiny: Tiny) -> None:
+    """The selected positions have the values and gradients of the plain computation."""
+    decoder = tiny(num_denoising=0).decoder.train()
+    nn.init.normal_(decoder.enc_bbox_head.layers[-1].weight)
+    shapes = [(6, 4), (3, 2)]
+    memory = torch.randn(2, 30, 32, requires_grad=True)
+    content, boxes, logits = decoder._select(memory, shapes, 10)
+    (content.sin().sum() + boxes.sigmoid().sum() + logits.sin().sum()).backward()
+    found = {n: p.grad.clone() for n, p in decoder.named_parameters() if p.grad is not None}
+    found["memory"] = memory.grad.clone()
+
+    decoder.zero_grad(set_to_none=True)
+    memory.grad = None
+    anchors, valid = make_anchors(shapes)
+    scored = decoder.enc_output(memory * valid)
+    every = decoder.enc_score_head(scored)
+    index = select_positions(every, 10)
+    plain = take(scored, index), take(every, index)
+    box = decoder.enc_bbox_head(plain[0]) + take(anchors, index)
+    (plain[0].sin().sum() + box.sigmoid().sum() + plain[1].sin().sum()).backward()
+    assert torch.allclose(plain[0], content, atol=1e-5)
+    assert torch.allclose(plain[1], logits, atol=1e-5)
+    assert torch.allclose(memory.grad, found.pop("memory"), atol=1e-5)
+    names = {n for n, p in decoder.named_parameters() if p.grad is not None}
+    assert names == set(found)
+    for name, parameter in decoder.named_parameters():
+        if name in found:
+            assert torch.allclose(parameter.grad, found[name], atol=1e-4), name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"query_select_method": "agnostic"},
+        {"query_select_method": "one2many"},
+        {"cross_attn_method": "discrete"},
+        {"learn_query_content": True},
+        {"eval_idx": 0, "layer_scale": 2},
+        {"num_levels": 3, "num_points": 2},
+        {"num_classes": 1},
+        {"aux_loss": False},
+    ],
+    ids=str,
+)
+def test_variants_train_and_answer(tiny: Tiny, targets: Targets, settings: dict[str, Any]) -> None:
+    model = tiny(**settings).train()
+    batch = targets([2, 1])
+    for target in batch:
+        target.labels.clamp_(max=model.num_classes - 1)
+    images = torch.rand(2, 3, 64, 96)
+    out = model(images, batch)
+    loss(out).backward()
+    assert ("aux_outputs" in out) == settings.get("aux_loss", True)
+    if "aux_outputs" in out:
+        agnostic = settings.get("query_select_method") == "agnostic"
+        assert out["enc_meta"]["class_agnostic"] == agnostic
+        scores = out["enc_aux_outputs"][0]["pred_logits"].shape[-1]
+        assert scores == (1 if agnostic else model.num_classes)
+    with torch.no_grad():
+        answer = model.eval()(images)
+        assert answer["pred_logits"].shape == (2, 10, model.num_classes)
+        deployed = model.deploy()(images)
+    assert torch.allclose(answer["pred_boxes"], deployed["pred_boxes"], atol=1e-4)
+
+
+def test_half_precision_answers(tiny: Tiny) -> None:
+    model = tiny().eval().to(torch.bfloat16)
+    for size in ((64, 96), (96, 96)):
+        with torch.no_grad():
+            out = model(torch.rand(1, 3, *size, dtype=torch.bfloat16))
+        assert out["pred_logits"].dtype == torch.bfloat16
+        assert out["pred_boxes"].isfinite().all()
+
+
+def test_autocast_trains(tiny: Tiny, targets: Targets) -> None:
+    model = tiny().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(torch.rand(2, 3, 64, 96), targets([2, 0]))
+    loss(out).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@torch.no_grad()
+def test_exports(tiny: Tiny) -> None:
+    model = tiny().deploy()
+    images = torch.rand(1, 3, 64, 96)
+    exported = torch.export.export(model, (images,)).module()
+    for a, b in zip(tensors(exported(images)), tensors(model(images)), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eval_idx": 3}, "eval_idx"),
+        ({"nhead": 5}, "hidden_dim: 32 is not divisible by nhead 5"),
+        ({"num_points": [4, 4, 4]}, "num_points"),
+        ({"feat_strides": [16]}, "feat_strides"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"cross_attn_method": "discreet"}, "did you mean `discrete`"),
+        ({"query_select_method": "agnostik"}, "did you mean `agnostic`"),
+    ],
+)
+def test_arguments_that_do_not_fit(tiny: Tiny, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(**settings)
+
+
+def test_registered_under_the_authors_names() -> None:
+    assert MODULES.get("DFINE").inject == ("backbone", "encoder", "decoder")
+    assert MODULES.get("DFINETransformer").share == ("num_classes", "eval_spatial_size")
+    assert MODULES.get("HybridEncoder").share == ("eval_spatial_size",)
+    assert MODULES.get("HGNetv2").family == "backbone"
+    assert MODULES.get("DFINEPostProcessor").factory is not None
