@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from detrkit.data.sample import Sample
 from detrkit.errors import ConfigError
 from detrkit.registry import MODULES
-from detrkit.structures import Batch
+from detrkit.structures import Batch, ImageSpec, Target
 
 _STRIDE = 32
 
@@ -26,6 +28,48 @@ def generate_scales(base_size: int, base_size_repeat: int) -> list[int]:
         *[base_size] * base_size_repeat,
         *(high - i * _STRIDE for i in steps),
     ]
+
+
+@dataclass(slots=True)
+class PixelBatch:
+    """A batch whose pixels are still bytes: a quarter of the memory to hand between processes.
+
+    Attributes:
+        pixels: uint8 RGB (B, H, W, 3).
+        targets: B targets.
+        spec: how bytes become the model's input.
+    """
+
+    pixels: Tensor
+    targets: list[Target]
+    spec: ImageSpec
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def pin_memory(self) -> PixelBatch:
+        """Called by the data loader when `pin_memory` is on."""
+        targets = Batch(self.pixels[:0], self.targets).pin_memory().targets
+        return replace(self, pixels=self.pixels.pin_memory(), targets=targets)
+
+    def finish(self, device: torch.device | str = "cpu") -> Batch:
+        """float32 images (B, 3, H, W) on `device`; equal to `ImageSpec.normalized` bit by bit."""
+        if torch.device(device).type != "cpu":
+            pixels = self.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+            targets = [target.to(device, non_blocking=True) for target in self.targets]
+            return Batch(self.spec.normalized(pixels), targets)
+        # Two passes in place of four: separate the channels, then look up each byte's value.
+        levels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
+        tables = self.spec.normalized(levels).numpy()
+        pixels = self.pixels.numpy()
+        count, height, width, _ = pixels.shape
+        images = torch.empty(count, 3, height, width)
+        planes = np.empty((3, height, width), np.uint8)
+        for source, image in zip(pixels, images.numpy(), strict=True):
+            cv2.split(source, list(planes))
+            for plane, table, out in zip(planes, tables, image, strict=True):
+                cv2.LUT(plane, table, dst=out)
+        return Batch(images, self.targets)
 
 
 @MODULES.register(family="data", example={})
@@ -65,18 +109,35 @@ class BatchImageCollateFunction:
         rng = np.random.default_rng([self.seed, epoch, step, 0x517E])
         return self.scales[rng.integers(len(self.scales))]
 
+    def gather(self, samples: Sequence[Sample]) -> PixelBatch:
+        """Stacks the pixels as they are; the half of the work that loader workers do.
+
+        Raises:
+            ConfigError: the images differ in size.
+        """
+        key = samples[0].key
+        images = [sample.image.permute(1, 2, 0) for sample in samples]
+        size = self.size_at(key.epoch, key.step)
+        if size is not None:
+            images = [_nearest(image, size) for image in images]
+        _check_sizes(images)
+        first = samples[0]
+        spec = ImageSpec(
+            size=(images[0].shape[0], images[0].shape[1]),
+            scale=1.0 if first.scale is None else first.scale,
+            mean=first.mean or (0.0, 0.0, 0.0),
+            std=first.std or (1.0, 1.0, 1.0),
+        )
+        # default_collate stacks into shared memory when called in a worker
+        return PixelBatch(default_collate(images), [sample.target() for sample in samples], spec)
+
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Makes the batch.
 
         Raises:
             ConfigError: the images differ in size.
         """
-        key = samples[0].key
-        images = _stack(samples)
-        size = self.size_at(key.epoch, key.step)
-        if size is not None and size != tuple(images.shape[-2:]):
-            images = F.interpolate(images, size=size)
-        return Batch(_as_float(images, samples[0]), [sample.target() for sample in samples])
+        return self.gather(samples).finish()
 
 
 @MODULES.register("batch_image_collate_fn", family="data", example={})
@@ -101,25 +162,19 @@ def _sizes(base_size: int | Sequence[int], repeat: int) -> list[tuple[int, int]]
     ]
 
 
-def _stack(samples: Sequence[Sample]) -> Tensor:
-    """uint8 (B, 3, H, W)."""
-    images = [sample.image for sample in samples]
-    sizes = {tuple(image.shape[-2:]) for image in images}
+def _nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(h, w, 3) -> (*size, 3)."""
+    if tuple(image.shape[:2]) == size:
+        return image
+    pixels = np.ascontiguousarray(image.numpy())
+    return torch.from_numpy(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
+
+
+def _check_sizes(images: Sequence[Tensor]) -> None:
+    sizes = {tuple(image.shape[:2]) for image in images}
     if len(sizes) > 1:
         (h, w), (h2, w2) = sorted(sizes)[:2]
         raise ConfigError(
             f"images of one batch differ in size: {w}x{h} and {w2}x{h2}",
             hint="end the transforms with {type: Resize, size: [h, w]}",
         )
-    return torch.stack(images)
-
-
-def _as_float(images: Tensor, sample: Sample) -> Tensor:
-    """uint8 -> float32 in the range that the sample's transforms asked for."""
-    out = images.to(torch.float32, memory_format=torch.contiguous_format)
-    if sample.scale is not None and sample.scale != 1.0:
-        out.mul_(sample.scale)
-    if sample.mean is not None and sample.std is not None:
-        out.sub_(torch.tensor(sample.mean).view(3, 1, 1))
-        out.div_(torch.tensor(sample.std).view(3, 1, 1))
-    return out

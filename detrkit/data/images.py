@@ -25,7 +25,11 @@ MAX_PIXELS = 178_956_970
 
 #: Endings of files that are taken for images when a folder is listed; lower case.
 IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".tga", ".ico"]
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "gif", "webp", "tif", "tiff"),
+        *("avif", "jp2", "j2k", "ppm", "pgm", "pbm", "tga", "ico"),
+    )
 )
 
 _ORIENTATION = 0x0112  # EXIF tag

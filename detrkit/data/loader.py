@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Sampler
 
-from detrkit.data.collate import BatchImageCollateFunction
+from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.errors import UsageError
@@ -106,6 +106,7 @@ class Loader:
     Attributes:
         dataset: where samples come from.
         collate: makes batches of them.
+        device: where the batches are.
         schedule: which samples make up which batch.
         batch_size: images per batch.
     """
@@ -118,6 +119,7 @@ class Loader:
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
+        device: torch.device | str = "cpu",
         prefetch: int = 2,
     ) -> None:
         self.dataset = dataset
@@ -125,7 +127,7 @@ class Loader:
         self.collate = collate
         self.batch_size = schedule.batch_size
         self.num_workers = num_workers
-        self.pin_memory = pin_memory
+        self.device = device
         options: dict[str, Any] = {}
         if num_workers:
             # Epoch and step travel with the sample key, so workers may outlive an epoch.
@@ -137,7 +139,7 @@ class Loader:
         self._loader: TorchLoader[Sample] = TorchLoader(
             dataset,
             batch_sampler=schedule,
-            collate_fn=collate,
+            collate_fn=getattr(collate, "gather", collate),
             num_workers=num_workers,
             pin_memory=pin_memory,
             # Its own generator: starting an epoch must not move the global random state, which
@@ -164,7 +166,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         _ = self.dataset.broken  # shared with the workers, so it must exist before they do
         try:
-            yield from self._loader
+            for batch in self._loader:
+                yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
         finally:
             self.dataset.report_broken()
 
@@ -181,6 +184,7 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Loader:
     """A loader for one rank.
 
@@ -195,6 +199,7 @@ def build_loader(
         rank: this process.
         world_size: number of processes.
         pin_memory: page-locked batches, for copying to a GPU.
+        device: where batches are made float: bytes travel to a GPU four times faster.
 
     Raises:
         UsageError: a batch size below 1.
@@ -212,7 +217,14 @@ def build_loader(
         rank=rank,
         world_size=world_size,
     )
-    return Loader(dataset, schedule, collate, num_workers=num_workers, pin_memory=pin_memory)
+    return Loader(
+        dataset,
+        schedule,
+        collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        device=device,
+    )
 
 
 @MODULES.register("DataLoader", family="data", inject=("dataset", "collate_fn"))

@@ -28,6 +28,9 @@ class SampleKey(NamedTuple):
     index: int
 
 
+FIRST = SampleKey(0, 0, 0)
+
+
 @dataclass(slots=True)
 class Sample:
     """What transforms read and change.
@@ -52,7 +55,7 @@ class Sample:
     image_id: int | str = 0
     orig_size: tuple[int, int] = (0, 0)
     path: str = ""
-    key: SampleKey = SampleKey(0, 0, 0)
+    key: SampleKey = FIRST
     scale: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -69,7 +69,8 @@ class Compose:
             return frozenset()
         if kind != "stop_epoch":
             raise ConfigError(
-                f"transforms: unknown policy `{kind}`{did_you_mean(kind, ['stop_epoch', 'default'])}"
+                f"transforms: unknown policy `{kind}`"
+                f"{did_you_mean(str(kind), ['stop_epoch', 'default'])}"
             )
         missing = {"epoch", "ops"} - set(self.policy)
         if missing:
