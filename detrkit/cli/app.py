@@ -17,7 +17,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -82,16 +81,26 @@ class Command(TyperCommand):
             args = config_flag_to_argument(args)
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        # Typer has its own answers to these two, without a message and with exit code 1.
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+        except BrokenPipeError:
+            _let_stdout_go()
+            raise typer.Exit(0) from None
+
 
 class LazyGroup(TyperGroup):
     """Commands from `PANELS`, imported when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for names in PANELS.values() for name in names if _exists(name)]
+        return [name for names in PANELS.values() for name in names]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         for panel, names in PANELS.items():
-            if cmd_name in names and _exists(cmd_name):
+            if cmd_name in names:
                 return _load(cmd_name, panel)
         return None
 
@@ -103,10 +112,6 @@ class LazyGroup(TyperGroup):
                 hint="`detrkit --help` lists the commands",
             )
         return super().resolve_command(ctx, args)
-
-
-def _exists(name: str) -> bool:
-    return (Path(__file__).parent / f"{name.replace('-', '_')}.py").is_file()
 
 
 def _load(name: str, panel: str) -> Any:
@@ -224,8 +229,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _report(Interrupted("interrupted"))
     except BrokenPipeError:
-        # The reader (`| head`) has enough. Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_stdout_go()
         return 0
     except Exception as error:
         console.say("error", f"{type(error).__name__}: {error}", "bold red")
@@ -235,6 +239,11 @@ def main(args: Sequence[str] | None = None) -> int:
             hint = "this is a bug in detrkit; `--debug` shows where, please report it"
             console.say("hint", hint, "bold cyan")
         return 1
+
+
+def _let_stdout_go() -> None:
+    """The reader (`| head`) has enough; Python would complain when it closes stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: DetrkitError) -> int:
