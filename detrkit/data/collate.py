@@ -61,11 +61,11 @@ class PixelBatch:
         # Two passes in place of four: separate the channels, then look up each byte's value.
         levels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
         tables = self.spec.normalized(levels).numpy()
-        pixels = self.pixels.numpy()
-        count, height, width, _ = pixels.shape
+        sources = self.pixels.numpy()
+        count, height, width, _ = sources.shape
         images = torch.empty(count, 3, height, width)
         planes = np.empty((3, height, width), np.uint8)
-        for source, image in zip(pixels, images.numpy(), strict=True):
+        for source, image in zip(sources, images.numpy(), strict=True):
             cv2.split(source, list(planes))
             for plane, table, out in zip(planes, tables, image, strict=True):
                 cv2.LUT(plane, table, dst=out)

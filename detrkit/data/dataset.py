@@ -173,7 +173,7 @@ class DetectionDataset(Dataset[Sample]):
 def _compose(transforms: Any) -> Compose | Transform | None:
     """The authors' files give transforms as an object, a list of mappings, or not at all."""
     if transforms is None or callable(transforms):
-        return transforms  # type: ignore[no-any-return]
+        return transforms
     if isinstance(transforms, Sequence):
         return Compose(transforms)
     raise ConfigError(f"transforms must be a Compose or a list, got {transforms!r}")

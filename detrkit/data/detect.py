@@ -227,7 +227,7 @@ def _layout_of_folder(root: Path, splits: Mapping[str, str] | None) -> Layout | 
 
 
 def _roboflow_files(root: Path) -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for split, aliases in SPLIT_NAMES.items():
         for alias in aliases:
             for file in (
@@ -253,9 +253,9 @@ def _coco_files(root: Path, splits: Mapping[str, str] | None) -> dict[str, Path]
         # `instances_…` are boxes for sure; others must look like it
         candidates.sort(key=lambda f: not f.name.startswith("instances"))
         for file in candidates:
-            split = split_of(file.stem)
-            if split and split not in found and _looks_like_coco(file):
-                found[split] = file
+            part = split_of(file.stem)
+            if part and part not in found and _looks_like_coco(file):
+                found[part] = file
         if not found and len(candidates) == 1 and _looks_like_coco(candidates[0]):
             found["train"] = candidates[0]
         if found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
@@ -80,7 +80,7 @@ class ImageFinder:
         return _grouped(self._listing, lambda p: p.stem)
 
 
-def _grouped(paths: list[Path], key) -> dict[str, list[Path]]:  # type: ignore[no-untyped-def]
+def _grouped(paths: list[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
     groups: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
         groups[key(path)].append(path)

@@ -112,7 +112,7 @@ def _decode_jpeg(
     # say; Pillow is the judge of those.
     if data[-2] != 0xFF or data[-1] != 0xD9:
         return None
-    frame = _jpeg_frame(memoryview(data))
+    frame = _jpeg_frame(data.data)
     if frame is None:
         return None
     height, width, components = frame
@@ -121,7 +121,7 @@ def _decode_jpeg(
     _refuse_bomb(path, height, width)
     flags = cv2.IMREAD_COLOR_RGB | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
-        return cv2.imdecode(data, flags)
+        return cv2.imdecode(data, flags)  # type: ignore[return-value]
     except cv2.error:
         return None
 

@@ -25,7 +25,7 @@ class SampleKey(NamedTuple):
 
     epoch: int
     step: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 FIRST = SampleKey(0, 0, 0)
@@ -57,8 +57,8 @@ class Sample:
     path: str = ""
     key: SampleKey = FIRST
     scale: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -55,7 +55,9 @@ class VocLayout:
             if folder.is_dir():
                 for file in sorted(folder.glob("*.txt")):
                     available.setdefault(file.stem, file)
-        lists = {name: available[name] for name in ("train", "val", "test") if name in available}
+        lists: dict[str, Path] = {
+            name: available[name] for name in ("train", "val", "test") if name in available
+        }
         for name, file in available.items():
             split = split_of(name)
             if split and name.lower() in (split, "valid", "validation"):

@@ -122,7 +122,7 @@ class Compose:
             elif isinstance(transform, ConvertPILImage):
                 scale = transform.factor
             elif isinstance(transform, Normalize):
-                mean, std = transform.mean, transform.std  # type: ignore[assignment]
+                mean, std = transform.mean, transform.std
             elif name.startswith("Random"):
                 raise ConfigError(f"validation transforms must not be random, but hold `{name}`")
         if size is None:
