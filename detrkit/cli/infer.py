@@ -61,12 +61,14 @@ def infer(
     from detrkit.cli.console import err, out, print_json
     from detrkit.drawing import draw_detections
     from detrkit.engine.run_dir import RunDirectory
+    from detrkit.engine.sources import expand
     from detrkit.errors import DataError, DetrkitError
 
+    sources = list(expand(source))  # a mistyped name is found before anything is opened
     detector = load(weights, config=config, device=device)
     broken: list[tuple[Path, DetrkitError]] = []
     images = detector.stream_with_images(
-        [*source],
+        sources,
         conf=conf,
         classes=classes.split(",") if classes else None,
         max_det=max_det,
@@ -108,9 +110,9 @@ def infer(
             },
         )
     elif folder is not None:
-        what = f"pictures and {folder / 'detections.jsonl'}" if draw else "detections.jsonl"
+        what = "pictures and detections.jsonl" if draw else "detections.jsonl"
         err.print(
-            f"{total} detections on {len(names) or 'all'} images; {what} in {folder}",
+            f"{total} detections on {len(sources) - len(broken)} images; {what} in {folder}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
     if broken:

@@ -66,7 +66,7 @@ def load_image(source: Source) -> Tensor:
         if source.dtype == np.uint8 and source.ndim == 2:
             source = np.repeat(source[..., None], 3, axis=2)
         if source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3:
-            return torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1)
+            return torch.from_numpy(source.copy()).permute(2, 0, 1)  # may be read-only or a view
         raise UsageError(
             f"an array must be uint8 RGB (height, width, 3), got {source.dtype} {source.shape}",
             hint="OpenCV's BGR: image[..., ::-1]",
