@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 bug, 2 usage, 3 config, 4 data, 5 weights, 6 missing extra
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from detrkit.cli import console
+from detrkit.cli.help import command_function, options_of, print_help
 from detrkit.errors import DetrkitError, Interrupted, UsageError, did_you_mean
 
 #: Panels of `detrkit --help` and their commands, in the order in which they are shown.
@@ -113,17 +113,24 @@ class LazyGroup(TyperGroup):
             )
         return super().resolve_command(ctx, args)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        print_help(
+            usage=" ".join([ctx.command_path, *self.collect_usage_pieces(ctx)]),
+            summary=self.help or "",
+            epilog=self.epilog or "",
+            options=options_of(self, ctx),
+            panels=PANELS,
+        )
+
 
 def _load(name: str, panel: str) -> Any:
-    function_name = name.replace("-", "_")
-    module = importlib.import_module(f"detrkit.cli.{function_name}")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(
         name,
         cls=Command,
         rich_help_panel=panel,
         context_settings={"help_option_names": ["-h", "--help"]},
-    )(getattr(module, function_name))
+    )(command_function(name))
     return typer.main.get_command(single)
 
 
