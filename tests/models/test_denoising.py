@@ -20,9 +20,7 @@ CASES = ("all_empty", "one_image_empty", "three_images", "more_boxes_than_denois
 
 
 def batch(counts: list[int], num_classes: int = 5) -> list[Target]:
-    return [
-        Target(torch.rand(n, 4) * 0.4 + 0.3, torch.randint(num_classes, (n,))) for n in counts
-    ]
+    return [Target(torch.rand(n, 4) * 0.4 + 0.3, torch.randint(num_classes, (n,))) for n in counts]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -42,7 +40,11 @@ def test_structure_is_the_authors(reference: Path, case: str) -> None:
     found = ours["statistics"]
     share = "share_of_labels_that_changed"
     assert found[share] == pytest.approx(statistics[share], abs=0.01)
-    for key in ("padding_class_never_changes", "padding_box_is_constant", "boxes_inside_unit_square"):
+    for key in (
+        "padding_class_never_changes",
+        "padding_box_is_constant",
+        "boxes_inside_unit_square",
+    ):
         assert found[key] is True, key
     assert found["padding_box_unact"] == pytest.approx(statistics["padding_box_unact"])
     assert set(found) == set(statistics)

@@ -122,9 +122,7 @@ def test_deployed_counts(reference: Path, size: str) -> None:
 
 @pytest.mark.parametrize("size", ["n", "s", "m", pytest.param("l", marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_eval_outputs(
-    reference: Path, fill: ModuleType, selected: list[Tensor], size: str
-) -> None:
+def test_eval_outputs(reference: Path, fill: ModuleType, selected: list[Tensor], size: str) -> None:
     recipe = read(reference, "outputs", f"dfine_{size}")
     theirs = np.load(reference / "parity" / "outputs" / f"dfine_{size}.npz")
     model = filled(fill, recipe, f"dfine_{size}")
@@ -190,7 +188,9 @@ def flatten(out: Any, path: str = "") -> dict[str, Tensor]:
     """Every tensor by its path, `aux_outputs/0/pred_boxes`."""
     if isinstance(out, Tensor):
         return {path: out}
-    items = out.items() if isinstance(out, dict) else enumerate(out) if isinstance(out, list) else ()
+    items = (
+        out.items() if isinstance(out, dict) else enumerate(out) if isinstance(out, list) else ()
+    )
     found: dict[str, Tensor] = {}
     for key, value in items:
         found |= flatten(value, f"{path}/{key}" if path else str(key))

@@ -17,7 +17,13 @@ from detrkit.models.encoders.hybrid_encoder import HybridEncoder
 #: Constructor arguments of the D-FINE family: backbone, encoder, decoder.
 _DFINE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dfine_n": (
-        {"name": "B0", "use_lab": True, "return_idx": [2, 3], "freeze_at": -1, "freeze_norm": False},
+        {
+            "name": "B0",
+            "use_lab": True,
+            "return_idx": [2, 3],
+            "freeze_at": -1,
+            "freeze_norm": False,
+        },
         {
             "in_channels": [512, 1024],
             "feat_strides": [16, 32],

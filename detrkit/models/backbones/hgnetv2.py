@@ -143,7 +143,7 @@ class ConvBNAct(nn.Module):
 
 
 class LightConvBNAct(nn.Module):
-    """A 1×1 convolution without activation, then a depthwise one. (B, in, H, W) -> (B, out, H, W)."""
+    """A 1×1 convolution, then a depthwise one with ReLU. (B, in, H, W) -> (B, out, H, W)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, use_lab: bool = False

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
-from detrkit.models.decoders.fdr import Heads, Integral, Refinement, RefinementDecoder
+from detrkit.models.decoders.fdr import Heads, Integral, RefinementDecoder
 from detrkit.models.decoders.layer import DecoderLayer
 from detrkit.models.decoders.query_selection import (
     SelectMethod,
@@ -25,6 +25,7 @@ from detrkit.models.decoders.query_selection import (
     select_positions,
     take,
 )
+from detrkit.models.decoders.training_outputs import training_outputs
 from detrkit.models.denoising import DenoisingQueries, denoising_queries
 from detrkit.models.layers.logits import bias_for_probability
 from detrkit.models.layers.mlp import MLP
@@ -122,7 +123,10 @@ class DFINETransformer(nn.Module):
         self.reg_max = reg_max
         self._anchors = SizeCache()
         missing = num_levels - len(feat_strides)
-        self.feat_strides = [*feat_strides, *(feat_strides[-1] * 2 ** (i + 1) for i in range(missing))]
+        self.feat_strides = [
+            *feat_strides,
+            *(feat_strides[-1] * 2 ** (i + 1) for i in range(missing)),
+        ]
         wide_dim = round(layer_scale * hidden_dim)
 
         self.input_proj = self._input_projections(feat_channels)
@@ -204,7 +208,9 @@ class DFINETransformer(nn.Module):
         if self.learn_query_content:
             nn.init.xavier_uniform_(self.tgt_embed.weight)
 
-    def forward(self, features: Sequence[Tensor], targets: Sequence[Target] | None = None) -> Outputs:
+    def forward(
+        self, features: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> Outputs:
         """Decodes a batch.
 
         Args:
@@ -243,7 +249,8 @@ class DFINETransformer(nn.Module):
             "pred_logits": encoder_logits,
             "pred_boxes": box_logits.sigmoid(),
         }
-        return self._training_outputs(refined, encoder, noisy)
+        outputs = training_outputs(refined, encoder, noisy, self.class_agnostic, self.aux_loss)
+        return cast(Outputs, {**outputs, "up": self.up, "reg_scale": self.reg_scale})
 
     def _project(self, features: Sequence[Tensor]) -> list[Tensor]:
         """One map of width C per level."""
@@ -302,45 +309,6 @@ class DFINETransformer(nn.Module):
         )
         return anchors.to(like.dtype), valid
 
-    def _training_outputs(
-        self, refined: Refinement, encoder: LayerOutputs, noisy: DenoisingQueries | None
-    ) -> Outputs:
-        assert refined.first_logits is not None
-        first: LayerOutputs = {
-            "pred_logits": refined.first_logits,
-            "pred_boxes": refined.first_boxes,
-        }
-        layers: list[LayerOutputs] = [
-            {
-                "pred_logits": logits,
-                "pred_boxes": boxes,
-                "pred_corners": corners,
-                "ref_points": refined.reference,
-            }
-            for logits, boxes, corners in zip(
-                refined.logits, refined.boxes, refined.corners, strict=True
-            )
-        ]
-        noisy_first: LayerOutputs = {}
-        noisy_layers: list[LayerOutputs] = []
-        if noisy is not None:
-            split = noisy.meta["dn_num_split"]
-            noisy_first, first = _split(first, split)
-            pairs = [_split(layer, split) for layer in layers]
-            noisy_layers, layers = [n for n, _ in pairs], [o for _, o in pairs]
-        out = cast(Outputs, {**layers[-1], "up": self.up, "reg_scale": self.reg_scale})
-        if not self.aux_loss:
-            return out
-        out["aux_outputs"] = _with_teacher(layers[:-1], layers[-1])
-        out["enc_aux_outputs"] = [encoder]
-        out["pre_outputs"] = first
-        out["enc_meta"] = {"class_agnostic": self.class_agnostic}
-        if noisy is not None:
-            out["dn_outputs"] = _with_teacher(noisy_layers, noisy_layers[-1])
-            out["dn_pre_outputs"] = noisy_first
-            out["dn_meta"] = noisy.meta
-        return out
-
     def convert_to_deploy(self) -> None:
         """Drops the heads of the layers that evaluation does not use."""
         last = self.eval_idx
@@ -361,21 +329,6 @@ class DFINETransformer(nn.Module):
                 else:
                     del state_dict[f"{prefix}{name}"]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _split(layer: LayerOutputs, sizes: list[int]) -> tuple[LayerOutputs, LayerOutputs]:
-    """Separates the denoising queries from the ordinary ones."""
-    parts = {key: cast(Tensor, value).split(sizes, dim=1) for key, value in layer.items()}
-    first, second = ({key: part[i] for key, part in parts.items()} for i in (0, 1))
-    return cast(LayerOutputs, first), cast(LayerOutputs, second)
-
-
-def _with_teacher(layers: list[LayerOutputs], last: LayerOutputs) -> list[LayerOutputs]:
-    """The layers, each with the last one's predictions to learn from."""
-    return [
-        {**layer, "teacher_corners": last["pred_corners"], "teacher_logits": last["pred_logits"]}
-        for layer in layers
-    ]
 
 
 def _check(

@@ -195,7 +195,7 @@ class RefinementDecoder(nn.Module):
         boxes = reference_logits.sigmoid()
         x = queries
         result: Refinement | None = None
-        corners: Tensor | int = 0
+        corners: Tensor | None = None
         previous: Tensor | int = 0  # the last layer's queries, without gradient
         layers = self.layers if self.training else self.layers[: self.eval_idx + 1]
         for i, layer in enumerate(layers):
@@ -212,7 +212,8 @@ class RefinementDecoder(nn.Module):
                 result = Refinement(first, first.detach())
                 if self.training:
                     result.first_logits = heads.score[0](x)
-            corners = heads.corners[i](x + previous) + corners
+            correction = heads.corners[i](x + previous)
+            corners = correction if corners is None else correction + corners
             distances = heads.integral(corners, weights)
             predicted = distance2bbox(result.reference, distances, self.reg_scale)
             if self.training or i == self.eval_idx:

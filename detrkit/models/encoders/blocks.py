@@ -89,7 +89,9 @@ class CSPLayer(nn.Module):
             *(RepVGGBlock(hidden, hidden, act=act) for _ in range(num_blocks))
         )
         self.conv3 = (
-            nn.Identity() if hidden == out_channels else ConvNormAct(hidden, out_channels, 1, act=act)
+            nn.Identity()
+            if hidden == out_channels
+            else ConvNormAct(hidden, out_channels, 1, act=act)
         )
 
     def forward(self, x: Tensor) -> Tensor:

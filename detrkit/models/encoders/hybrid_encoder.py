@@ -82,7 +82,7 @@ class HybridEncoder(nn.Module):
             )
         if hidden_dim % 4 or hidden_dim % nhead:
             raise ConfigError(
-                f"HybridEncoder.hidden_dim: {hidden_dim} must be divisible by 4 and by nhead {nhead}"
+                f"HybridEncoder.hidden_dim: {hidden_dim} is not divisible by 4 and nhead {nhead}"
             )
         self.in_channels = list(in_channels)
         self.hidden_dim = hidden_dim
@@ -170,7 +170,7 @@ class HybridEncoder(nn.Module):
 
 
 def _enlarge(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Nearest-neighbour enlargement to the size of `fine`: double, or one less where that is odd."""
+    """Nearest-neighbour enlargement to the size of `fine`: double, one less where that is odd."""
     h, w = coarse.shape[-2:]
     if fine.shape[-2:] == (2 * h, 2 * w):
         return F.interpolate(coarse, scale_factor=2.0, mode="nearest")

@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.models.layers.activations import get_activation
+from detrkit.models.layers.norm import FrozenBatchNorm2d
 
 
-def fused_weights(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def fused_weights(
+    conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d
+) -> tuple[Tensor, Tensor]:
     """Kernel and bias of the convolution that equals `norm(conv(x))` with fixed statistics.
 
     Args:
@@ -23,6 +26,8 @@ def fused_weights(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
     Returns:
         kernel of the same shape, bias (out,).
     """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     start = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
     return conv.weight * scale.reshape(-1, 1, 1, 1), norm.bias - start * scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -39,6 +40,6 @@ class MLP(nn.Module):
 
     def zero_last(self) -> None:
         """The head starts by answering zero."""
-        last = self.layers[-1]
+        last = cast(nn.Linear, self.layers[-1])
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)

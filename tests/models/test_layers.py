@@ -1,0 +1,257 @@
+"""Shared layers against PyTorch's own or a naive transcription."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from detrkit.errors import ConfigError
+from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, HGNetv2
+from detrkit.models.decoders.query_selection import make_anchors
+from detrkit.models.layers.activations import get_activation
+from detrkit.models.layers.attention import SelfAttention
+from detrkit.models.layers.conv import ConvNormAct, RepVGGBlock
+from detrkit.models.layers.deformable import MSDeformableAttention
+from detrkit.models.layers.logits import bias_for_probability, inverse_sigmoid
+from detrkit.models.layers.norm import FrozenBatchNorm2d, freeze_batch_norm
+from detrkit.models.layers.position import sincos_2d
+from detrkit.models.layers.size_cache import SizeCache
+from detrkit.ops.deformable import deformable_attention
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """Statistics and affine parameters away from their start values."""
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.running_mean, std=0.3)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+            nn.init.normal_(m.weight)
+            nn.init.normal_(m.bias)
+    return module
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_self_attention_is_pytorchs(masked: bool) -> None:
+    ours, theirs = SelfAttention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    nn.init.normal_(ours.in_proj_bias)
+    theirs.load_state_dict(ours.state_dict())
+    x, position = torch.randn(2, 7, 16), torch.randn(1, 7, 16)
+    blocked = torch.eye(7, dtype=torch.bool) if masked else None
+    expected, _ = theirs(x + position, x + position, x, attn_mask=blocked)
+    found = ours(x, position, None if blocked is None else ~blocked)
+    assert torch.allclose(found, expected, atol=1e-6)
+    expected, _ = theirs(x, x, x)
+    assert torch.allclose(ours(x), expected, atol=1e-6)
+
+
+def naive_sample(value: torch.Tensor, x: float, y: float) -> torch.Tensor:
+    """Bilinear sample of (c, h, w) at pixel coordinates, zero outside."""
+    c, h, w = value.shape
+    out = torch.zeros(c)
+    x0, y0 = int(x // 1), int(y // 1)
+    for j, i in ((y0, x0), (y0, x0 + 1), (y0 + 1, x0), (y0 + 1, x0 + 1)):
+        if 0 <= j < h and 0 <= i < w:
+            out += value[:, j, i] * (1 - abs(x - i)) * (1 - abs(y - j))
+    return out
+
+
+@pytest.mark.parametrize("method", ["default", "discrete"])
+def test_deformable_attention_is_the_equation(method: str) -> None:
+    batch, heads, c, queries, points = 2, 2, 3, 4, [2, 1]
+    sizes = [(4, 6), (2, 3)]
+    values = [torch.randn(batch * heads, c, h, w) for h, w in sizes]
+    locations = torch.rand(batch, heads, queries, 3, 2) * 1.2 - 0.1
+    weights = torch.rand(batch, heads, queries, 3).softmax(-1)
+    out = deformable_attention(values, locations, weights, points, method)  # type: ignore[arg-type]
+    assert out.shape == (batch, queries, heads * c)
+    for b in range(batch):
+        for m in range(heads):
+            for q in range(queries):
+                total = torch.zeros(c)
+                for p in range(3):
+                    level = 0 if p < 2 else 1
+                    h, w = sizes[level]
+                    value = values[level][b * heads + m]
+                    x, y = (locations[b, m, q, p] * torch.tensor([w, h])).tolist()
+                    if method == "default":
+                        sample = naive_sample(value, x - 0.5, y - 0.5)
+                    else:
+                        column = min(max(int(x + 0.5), 0), w - 1)
+                        sample = value[:, min(max(int(y + 0.5), 0), h - 1), column]
+                    total += weights[b, m, q, p] * sample
+                assert torch.allclose(out[b, q, m * c : (m + 1) * c], total, atol=1e-5)
+
+
+def test_points_start_inside_the_reference_box() -> None:
+    layer = MSDeformableAttention(16, 4, 2, [3, 2])
+    offsets = layer.sampling_offsets(torch.randn(1, 1, 16)).view(4, 5, 2)
+    reach = offsets * layer.num_points_scale[:, None] * layer.offset_scale
+    assert reach.abs().max().item() == pytest.approx(0.5)  # half a side: the box's edge
+    assert torch.allclose(offsets[:, 1], 2 * offsets[:, 0])
+
+
+def test_deformable_arguments() -> None:
+    with pytest.raises(ValueError, match="one entry for 3 levels"):
+        MSDeformableAttention(16, 4, 3, [1, 2])
+    with pytest.raises(ValueError, match="discrete"):
+        MSDeformableAttention(16, 4, 2, 1, method="nearest")  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_frozen_norm_is_a_norm_in_evaluation() -> None:
+    net = shaken(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval()
+    x = torch.randn(2, 3, 8, 8)
+    expected = net(x)
+    freeze_batch_norm(net)
+    assert isinstance(net[1], FrozenBatchNorm2d)
+    assert torch.allclose(net.train()(x), expected, atol=1e-6)
+    counted = {**net.state_dict(), "1.num_batches_tracked": torch.tensor(3)}
+    net.load_state_dict(counted)  # checkpoints of ordinary norms fit
+    assert not list(net[1].parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda: ConvNormAct(4, 6, 3, 2, groups=2, act="silu"),
+        lambda: ConvNormAct(4, 6, 1, bias=True),
+        lambda: RepVGGBlock(4, 6, act="silu"),
+    ],
+)
+def test_fusing_changes_nothing(block) -> None:
+    module = shaken(block()).eval()
+    x = torch.randn(2, 4, 9, 7)
+    expected = module(x)
+    count = len(module.state_dict())
+    module.convert_to_deploy()
+    module.convert_to_deploy()  # again is harmless
+    assert len(module.state_dict()) == 2 < count
+    assert torch.allclose(module(x), expected, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(1e-4, 1 - 1e-4))
+def test_inverse_sigmoid_inverts(p: float) -> None:
+    assert inverse_sigmoid(torch.tensor(p)).sigmoid().item() == pytest.approx(p, abs=1e-5)
+    bias = bias_for_probability(p)
+    assert torch.tensor(bias).sigmoid().item() == pytest.approx(p, abs=1e-5)
+
+
+def test_inverse_sigmoid_is_finite_everywhere() -> None:
+    assert inverse_sigmoid(torch.tensor([-1.0, 0.0, 1.0, 2.0])).isfinite().all()
+
+
+def test_anchors() -> None:
+    anchors, valid = make_anchors([(4, 5), (2, 3)])
+    assert anchors.shape == (1, 26, 4)
+    boxes = anchors.sigmoid()[0]
+    assert valid.all()
+    assert torch.allclose(boxes[0], torch.tensor([0.1, 0.125, 0.05, 0.05]))
+    assert torch.allclose(boxes[7], torch.tensor([0.5, 0.375, 0.05, 0.05]))  # row 1, column 2
+    assert torch.allclose(boxes[20], torch.tensor([1 / 6, 0.25, 0.1, 0.1]))
+    anchors, valid = make_anchors([(80, 80)])
+    assert not valid[0, 0]
+    assert anchors[0, 0].isinf().all()
+
+
+def test_position_embedding_lists_x_first() -> None:
+    table = sincos_2d(2, 3, 8)[0]
+    assert table.shape == (6, 8)
+    # the second entry is x 0, y 1, though features list x 1, y 0 there
+    assert torch.allclose(table[1, :2], torch.zeros(2))
+    assert table[1, 4].item() == pytest.approx(torch.tensor(1.0).sin().item())
+    with pytest.raises(ValueError, match="divisible by 4"):
+        sincos_2d(2, 2, 6)
+
+
+def test_size_cache_keeps_the_last_and_travels_empty() -> None:
+    cache, built = SizeCache(limit=2), []
+
+    def get(key: int) -> torch.Tensor:
+        return cache.get(key, lambda: built.append(key) or torch.tensor(key))
+
+    for key in (1, 2, 1, 3, 1, 2):
+        assert get(key).item() == key
+    assert built == [1, 2, 3, 2]  # 2 left when 3 came, 1 stayed because it was used
+    assert len(cache) == 2
+    assert len(copy.deepcopy(cache)) == len(pickle.loads(pickle.dumps(cache))) == 0
+    with torch.inference_mode():
+        assert not get(7).is_inference()
+
+
+def test_activations() -> None:
+    assert isinstance(get_activation("SiLU"), nn.SiLU)
+    assert isinstance(get_activation(None), nn.Identity)
+    layer = nn.ELU()
+    assert get_activation(layer) is layer
+    with pytest.raises(ConfigError, match="did you mean `relu`"):
+        get_activation("relo")
+
+
+@pytest.mark.parametrize("name", ["B0", "B1", "B2", "B3"])
+@torch.no_grad()
+def test_hgnet_maps(name: str) -> None:
+    net = HGNetv2(name, return_idx=[0, 2, 3]).eval()
+    maps = net(torch.rand(1, 3, 64, 96))
+    assert [m.shape[1] for m in maps] == net.out_channels
+    expected = [(64 // s, 96 // s) for s in net.out_strides]
+    assert [tuple(m.shape[2:]) for m in maps] == expected
+    assert net.out_strides == [4, 16, 32]
+
+
+def test_hgnet_freezing() -> None:
+    def trainable(**settings) -> set[str]:
+        net = HGNetv2("B0", **settings)
+        return {
+            n.split(".")[0] + "." + n.split(".")[1]
+            for n, p in net.named_parameters()
+            if p.requires_grad
+        }
+
+    everything = trainable(freeze_at=-1, freeze_norm=False)
+    assert {"stem.stem1", "stages.0", "stages.3"} <= everything
+    assert trainable() == {"stages.0", "stages.1", "stages.2", "stages.3"}
+    assert trainable(freeze_stem_only=False, freeze_at=1) == {"stages.2", "stages.3"}
+
+
+def test_hgnet_never_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda *a, **k: pytest.fail("download")
+    )
+    net = HGNetv2("B4", pretrained=True)
+    assert net.pretrained is True
+    assert net.pretrained_url is not None
+    assert net.pretrained_url.endswith("PPHGNetV2_B4_stage1.pth")
+
+
+def test_hgnet_arguments() -> None:
+    assert len(ARCHITECTURES) == 7
+    with pytest.raises(ConfigError, match="did you mean `B0`"):
+        HGNetv2("b0")
+    with pytest.raises(ConfigError, match="return_idx"):
+        HGNetv2("B0", return_idx=[1, 4])
+
+
+def test_stem_pads_right_and_below() -> None:
+    """The 2×2 kernels see zeros beyond the last row and column only."""
+    stem = HGNetv2("B0", freeze_norm=False, freeze_at=-1).stem.eval()
+    x = torch.rand(1, 3, 8, 8)
+    half = stem.stem1(x)
+    assert stem.pool(F.pad(half, (0, 1, 0, 1))).shape == half.shape
+    assert stem(x).shape[2:] == (2, 2)
+    assert stem(torch.rand(1, 3, 9, 7)).shape[2:] == (3, 2)
