@@ -63,5 +63,5 @@ class Watch:
                 f"{what}; gradient norm {float(norm):.3g}; "
                 f"images {', '.join(map(str, images[:16]))}",
                 hint="lower the learning rate (--lr), use --amp bf16 or off, or look at these "
-                "images; `detrkit resume` continues from the last whole epoch",
+                "images",
             )

@@ -89,7 +89,7 @@ def parameter_groups(
             continue
         owner.update(dict.fromkeys(matched, pattern))
         if not matched:
-            log.info("%s: %r matches no trainable parameter", where, pattern)
+            log.debug("%s: %r matches no trainable parameter", where, pattern)
         groups.append(ParameterGroup(pattern, matched, settings))
     if problems:
         raise ConfigError(

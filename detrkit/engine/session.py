@@ -35,7 +35,6 @@ from detrkit.engine.parts import (
     split_of,
 )
 from detrkit.engine.plan import Plan
-from detrkit.engine.randomness import seed_everything
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
 from detrkit.engine.trainer import Trainer
@@ -76,6 +75,7 @@ def open_session(cfg: Config) -> Session:
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
+    cfg = _with_absolute_data(cfg)
     run = cfg.run
     device = choose_device(run.device or None)
     seed = run.seed if run.seed is not None else secrets.randbelow(2**31)
@@ -102,6 +102,15 @@ def open_session(cfg: Config) -> Session:
         precision=Precision.choose(run.amp, run.use_amp, device),
         seed=seed,
     )
+
+
+def _with_absolute_data(cfg: Config) -> Config:
+    """`data` as an absolute path, so that `resume` finds it from any working folder."""
+    data = cfg.run.data
+    if not data or not Path(data).expanduser().exists():
+        return cfg
+    path = str(Path(data).expanduser().resolve())
+    return cfg.with_values({"data": path}, origin=str(cfg.origin("data")))
 
 
 def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
@@ -199,37 +208,40 @@ def _loader(
     )
 
 
-def build_trainer(
-    session: Session,
-    directory: RunDirectory,
-    observers: Sequence[Observer] = (),
-    *,
-    fresh: bool = True,
-) -> tuple[Trainer, LoadReport | None]:
-    """The trainer of a session; the same seed gives the same weights.
+def start_model(session: Session, *, fresh: bool = True) -> tuple[nn.Module, LoadReport | None]:
+    """The detector on its device; the same seed gives the same weights.
 
     Args:
         session: with its data.
-        directory: where checkpoints go.
-        observers: watch the run.
         fresh: start from pretrained or tuning weights; False when a checkpoint will be loaded.
 
     Returns:
-        The trainer, and what was loaded from the tuning weights, if any.
+        The model, and what was loaded from the tuning weights, if any.
+    """
+    model = build_model(session.config, seed=session.seed)
+    report = _start_weights(model, session.config, session.class_map) if fresh else None
+    return model.to(session.device), report
+
+
+def build_trainer(
+    session: Session,
+    model: nn.Module,
+    directory: RunDirectory,
+    observers: Sequence[Observer] = (),
+) -> Trainer:
+    """The trainer of a session.
+
+    Args:
+        session: with its data.
+        model: of `start_model`.
+        directory: where checkpoints go.
+        observers: watch the run.
     """
     cfg, run = session.config, session.config.run
-    model = build_model(cfg, seed=session.seed)
-    report = _start_weights(model, cfg, session.class_map) if fresh else None
-    model.to(session.device)
-    criterion = build_criterion(cfg).to(session.device)
-    ema = None
-    if session.plan.ema is not None:
-        p = session.plan.ema
-        ema = ModelEMA(model, p.decay, p.warmups, p.start)
-    seed_everything(session.seed)
-    trainer = Trainer(
+    average = session.plan.ema
+    return Trainer(
         model=model,
-        criterion=criterion,
+        criterion=build_criterion(cfg).to(session.device),
         optimizer=build_optimizer(cfg.get("optimizer"), model),
         loader=session.train,
         plan=session.plan,
@@ -243,13 +255,12 @@ def build_trainer(
         ),
         device=session.device,
         evaluator=build_evaluator(session),
-        ema=ema,
+        ema=ModelEMA(model, average.decay, average.warmups, average.start) if average else None,
         precision=session.precision,
         clip_max_norm=run.clip_max_norm,
         observers=observers,
         seed=session.seed,
     )
-    return trainer, report
 
 
 def build_evaluator(session: Session) -> Evaluator | None:

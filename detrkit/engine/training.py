@@ -22,7 +22,13 @@ from detrkit.engine.observers import (
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.pictures import detections_picture
 from detrkit.engine.run_dir import RunDirectory
-from detrkit.engine.session import Session, build_trainer, open_session, resume_config
+from detrkit.engine.session import (
+    Session,
+    build_trainer,
+    open_session,
+    resume_config,
+    start_model,
+)
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.weights import LoadReport
 from detrkit.errors import UsageError, WeightsError
@@ -84,10 +90,11 @@ def train(
         DetrkitError: its children say what went wrong.
     """
     session = open_session(cfg)
+    model, loaded = start_model(session)
+    # everything that a user can get wrong was read by now: a failed start leaves no folder
     directory = RunDirectory.create(cfg.name, output or cfg.run.output_dir)
     directory.write_start(session.config.dump(), arguments or {})
-    observers = _observers(session, directory, console)
-    trainer, loaded = build_trainer(session, directory, observers)
+    trainer = build_trainer(session, model, directory, _observers(session, directory, console))
     if loaded is not None:
         log.info("%s", loaded.describe())
     _announce(session, trainer, directory)
@@ -150,8 +157,9 @@ def resume(
             f"{directory} is finished: {session.plan.epochs} epochs are done",
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
+    model, _ = start_model(session, fresh=False)
     observers = _observers(session, directory, console, epoch, step)
-    trainer, _ = build_trainer(session, directory, observers, fresh=False)
+    trainer = build_trainer(session, model, directory, observers)
     trainer.resume(checkpoint)
     state = trainer.state
     log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)

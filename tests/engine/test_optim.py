@@ -77,5 +77,5 @@ def test_all_problems_at_once() -> None:
 
 
 def test_unknown_optimizer() -> None:
-    with pytest.raises(ConfigError, match="did you mean `AdamW`"):
+    with pytest.raises(ConfigError, match="did you mean `Adam"):
         build_optimizer({"type": "AdamV", "lr": 1.0}, model())
