@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, DataError, did_you_mean
 from detrkit.losses.matches import Pairs, starts
-from detrkit.ops.boxes import cxcywh_to_xyxy, paired_giou
+from detrkit.ops.boxes import TINY
 from detrkit.registry import MODULES
 from detrkit.structures import Target
 
@@ -118,45 +118,65 @@ class HungarianMatcher(nn.Module):
         num_classes = max(output["pred_logits"].shape[-1] for output in outputs)
         image = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(labels.device)
         known = labels.clamp(0, num_classes - 1)  # a wrong label must not crash the device
-        scores = torch.stack([self._scores(o["pred_logits"], image, known) for o in outputs])
-        cost = self._class_cost(scores).mul_(self.cost_class)
-
-        # Coordinates outermost, queries innermost: what follows runs over contiguous numbers.
-        planes = torch.stack([o["pred_boxes"].float() for o in outputs]).permute(3, 0, 1, 2)
-        planes = planes.contiguous().index_select(2, image)  # (4, L, T, Q)
-        true = torch.cat([t.boxes_cxcywh for t in targets]).float()[:, None]  # (T, 1, 4)
-        for side, true_side in zip(planes, true.unbind(-1), strict=True):
-            cost.add_((side - true_side).abs_(), alpha=self.cost_bbox)
-        cost.sub_(paired_giou(_corners(planes), cxcywh_to_xyxy(true)), alpha=self.cost_giou)
-
+        true = torch.cat([t.boxes_cxcywh for t in targets]).float()
+        # Output by output: on a CPU the numbers of one stay in the cache.
+        cost = torch.stack(
+            [
+                self._class_cost(o["pred_logits"].float(), known, image)
+                + self._box_cost(o["pred_boxes"].float(), true, image)
+                for o in outputs
+            ]
+        )
         # The labels travel along, so that checking them needs no transfer of its own.
         flat = torch.cat((cost.flatten(), labels.float())).cpu().numpy()
         _check_labels(flat[cost.numel() :], num_classes, targets, sizes)
         return np.nan_to_num(flat[: cost.numel()], copy=False, nan=1.0).reshape(cost.shape)
 
-    def _scores(self, logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        """Each box's class at its image's queries, (T, Q): logits, or softmax probabilities."""
-        logits = logits.float()
+    def _class_cost(self, logits: Tensor, labels: Tensor, image: Tensor) -> Tensor:
+        """Class part: logits (B, Q, K), labels and images of the boxes (T,) -> (T, Q)."""
         if not self.use_focal_loss:
             logits = logits.softmax(-1)
-        if logits.shape[-1] == 1:
-            return logits[..., 0][image]
-        return logits.mT[image, labels]
-
-    def _class_cost(self, scores: Tensor) -> Tensor:
+        of_class = logits[..., 0][image] if logits.shape[-1] == 1 else logits.mT[image, labels]
         if not self.use_focal_loss:
-            return -scores
-        p = scores.sigmoid()
+            return -self.cost_class * of_class
+        p = of_class.sigmoid()
         q = 1 - p
-        positive = (p + 1e-8).log_().mul_(q**self.gamma).mul_(-self.alpha)
-        negative = (q + 1e-8).log_().mul_(p**self.gamma).mul_(self.alpha - 1)
-        return positive.sub_(negative)
+        positive = (p + 1e-8).log_().mul_(q**self.gamma).mul_(-self.alpha * self.cost_class)
+        negative = (q + 1e-8).log_().mul_(p**self.gamma)
+        return positive.add_(negative, alpha=(1 - self.alpha) * self.cost_class)
+
+    def _box_cost(self, boxes_cxcywh: Tensor, true_cxcywh: Tensor, image: Tensor) -> Tensor:
+        """Box part of the cost: predicted (B, Q, 4), true (T, 4), images (T,) -> (T, Q).
+
+        The same as `paired_giou` and an L1 sum over every pair, with each coordinate a plane of
+        contiguous numbers and what depends on one box alone computed before pairs are made.
+        """
+        predicted = boxes_cxcywh.permute(2, 0, 1).contiguous()  # (4, B, Q)
+        true = true_cxcywh.T[..., None]  # (4, T, 1)
+        near, far, size, area = _sides(predicted)
+        true_near, true_far, true_size, true_area = _sides(true)
+        cost = predicted.new_zeros(len(true_cxcywh), boxes_cxcywh.shape[1])
+        overlaps, hulls = [], []
+        for axis in range(2):
+            overlap = torch.minimum(far[axis].index_select(0, image), true_far[axis])
+            overlap -= torch.maximum(near[axis].index_select(0, image), true_near[axis])
+            # Two intervals and their hull: hull = sum of lengths - overlap, also when apart.
+            hulls.append((size[axis].index_select(0, image) + true_size[axis]).sub_(overlap))
+            overlaps.append(overlap.clamp_(min=0))
+        intersection = overlaps[0].mul_(overlaps[1])
+        hull = hulls[0].mul_(hulls[1]).clamp_(min=TINY)
+        union = (area.index_select(0, image) + true_area).sub_(intersection).clamp_(min=TINY)
+        giou_plus_1 = intersection.div_(union).add_(union.div_(hull))
+        for plane, true_plane in zip(predicted, true, strict=True):
+            cost.add_((plane.index_select(0, image) - true_plane).abs_(), alpha=self.cost_bbox)
+        return cost.sub_(giou_plus_1, alpha=self.cost_giou).add_(self.cost_giou)
 
 
-def _corners(planes: Tensor) -> Tensor:
-    """`cxcywh_to_xyxy` of (4, …) planes, seen as (…, 4) but left in that order in memory."""
-    centre, half = planes[:2], planes[2:].clamp(min=0).mul_(0.5)
-    return torch.cat((centre - half, centre + half)).movedim(0, -1)
+def _sides(planes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(4, …) cxcywh -> left and top, right and bottom, width and height (2, …) each, area (…)."""
+    centre, size = planes[:2], planes[2:].clamp(min=0)
+    half = 0.5 * size
+    return centre - half, centre + half, size, size[0] * size[1]
 
 
 def _assign(cost: Floats, first_query: int, first_target: int) -> Pairs:

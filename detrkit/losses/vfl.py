@@ -34,11 +34,10 @@ def varifocal_loss(
     Returns:
         (L,).
     """
+    where = (matching.rows(), matching.queries, labels)
     with torch.no_grad():
         weight = logits.sigmoid().pow_(gamma).mul_(alpha)
-        target = torch.zeros_like(logits)
-        where = (matching.rows(), matching.queries, labels)
         weight[where] = quality
-        target[where] = quality
-    loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
-    return loss.sum((1, 2))
+    # Cross entropy is softplus(logit) - target · logit, and few targets are not zero.
+    loss = (weight * F.softplus(logits)).sum((1, 2))
+    return loss - (quality**2 * logits[where]).sum(1)

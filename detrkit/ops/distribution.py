@@ -42,7 +42,7 @@ def weighting_function(reg_max: int, up: Tensor, reg_scale: Tensor | float) -> T
     Returns:
         (R + 1,), dtype and device of `up`.
     """
-    bound = up.abs() * abs(reg_scale)
+    bound = up.abs() * _magnitude(reg_scale)
     base = (bound + 1) ** (2 / (reg_max - 2))
     powers = torch.arange(1, reg_max // 2, device=up.device, dtype=up.dtype)
     half = base**powers - 1
@@ -62,7 +62,7 @@ def distance2bbox(points_cxcywh: Tensor, distance: Tensor, reg_scale: Tensor | f
         (…, 4) boxes_cxcywh; the size is negative where edges have crossed.
     """
     centre, size = points_cxcywh[..., :2], points_cxcywh[..., 2:]
-    unit = size / abs(reg_scale)
+    unit = size / _magnitude(reg_scale)
     first, second = distance[..., :2], distance[..., 2:]
     return torch.cat(
         (centre + 0.5 * (second - first) * unit, size + (first + second) * unit), dim=-1
@@ -89,7 +89,7 @@ def bbox2distance(
         Bins and weights, (…, 4) each: left, top, right, bottom.
     """
     with torch.no_grad():
-        scale = abs(reg_scale)
+        scale = _magnitude(reg_scale)
         centre, size = points_cxcywh[..., :2], points_cxcywh[..., 2:]
         unit = size / scale + 1e-16  # reference boxes may have no size
         first = (centre - boxes_xyxy[..., :2]) / unit - 0.5 * scale
@@ -119,3 +119,7 @@ def translate_gt(
     low, high = values[left], values[left + 1]
     weight_right = ((distance - low) / (high - low)).clamp(0, 1)
     return EdgeTargets(left, weight_right, 1 - weight_right)
+
+
+def _magnitude(reg_scale: Tensor | float) -> Tensor | float:
+    return reg_scale.abs() if isinstance(reg_scale, Tensor) else abs(reg_scale)
