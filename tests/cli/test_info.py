@@ -1,0 +1,65 @@
+"""`detrkit info`: configs, weights, components."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit.cli.app import main
+from tests.engine.bright import small_detector
+
+
+def test_config_in_numbers(capsys: Any) -> None:
+    assert main(["info", "dfine_n_coco", "--size", "64x96", "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)["model"]
+    assert model["input"] == [1, 3, 64, 96]
+    assert model["parameters"]["total"] == 3_782_693
+    assert model["parameters"]["deployed"] == 3_753_799
+    assert sum(model["parameters"]["parts"].values()) == 3_782_693
+    assert model["flops"]["calflops"] > 1e8
+    assert "layers" not in model
+
+
+def test_tables(capsys: Any) -> None:
+    args = ["info", "dfine_n_coco", "--size", "96", "--layers", "--depth", "1"]
+    assert main([*args, "-u", "num_classes=2"]) == 0
+    out = capsys.readouterr().out
+    assert "FLOPs by calflops" in out
+    assert "does not see fused attention" in out
+    order = [out.rindex(f"  {part} ") for part in ("backbone", "encoder", "decoder")]
+    assert order == sorted(order)
+    assert "input_proj" not in out
+
+
+def test_weights(tmp_path: Path, capsys: Any) -> None:
+    path = small_detector(tmp_path / "best.pth")
+    assert main(["info", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["input"] == [1, 3, 64, 96]
+
+
+def test_component(capsys: Any) -> None:
+    assert main(["info", "HybridEncoder"]) == 0
+    out = capsys.readouterr().out
+    assert "arXiv:2304.08069" in out
+    assert "hidden_dim" in out
+    assert main(["info", "DFINE", "--json"]) == 0
+    module = json.loads(capsys.readouterr().out)["module"]
+    assert module["arguments"]["backbone"] == {
+        "type": "nn.Module", "required": True, "default": None, "from": "component",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["dfine_q_coco"], 3, "did you mean `dfine_"),
+        (["missing.pth"], 5, "missing.pth"),
+        (["dfine_n_coco", "--size", "big"], 2, "HEIGHTxWIDTH"),
+    ],
+)
+def test_mistakes(capsys: Any, args: list[str], code: int, message: str) -> None:
+    assert main(["info", *args]) == code
+    assert message in capsys.readouterr().err
