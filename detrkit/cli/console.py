@@ -22,11 +22,19 @@ JSON_VERSION = 1
 #: Width of tables in a file or a pipe, where no terminal limits it.
 PLAIN_WIDTH = 160
 
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `app.main`; rich would exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 #: Results. Print tables and text with `out.print`.
-out = Console(width=None if sys.stdout and sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+out = _Console(width=None if sys.stdout and sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
 
 #: Logs, progress, errors.
-err = Console(
+err = _Console(
     stderr=True,
     width=None if sys.stderr and sys.stderr.isatty() else PLAIN_WIDTH,
     highlight=False,

@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -156,12 +157,23 @@ def test_exit_code_of_a_command(run: Run, failing: Any) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes break differently")
 def test_broken_pipe_is_quiet() -> None:
-    root = Path(__file__).resolve().parents[2]
-    line = f"{sys.executable} -m detrkit show-config dfine_n_coco --json | head -c 1 >/dev/null"
-    result = subprocess.run(
-        ["bash", "-c", line], capture_output=True, encoding="utf-8", cwd=root, check=False
+    code = (
+        "import sys, detrkit.cli.models as module\n"
+        "from detrkit.cli.app import main\n"
+        "from detrkit.cli.console import out\n"
+        "def models():\n"
+        "    for _ in range(2000): out.print('x' * 100)\n"
+        "module.models = models\n"
+        "sys.exit(main(['models']))\n"
     )
-    assert result.stderr == ""
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -c {shlex.quote(code)} | head -c 1"],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=Path(__file__).resolve().parents[2],
+        check=False,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("x", "", 0)
 
 
 @pytest.mark.parametrize(
