@@ -208,7 +208,7 @@ class IndexBuilder:
         keep: npt.NDArray[np.bool_],
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Clips `boxes` in place; which to keep and which were clipped."""
-        finite: npt.NDArray[np.bool_] = np.isfinite(boxes).all(axis=1)
+        finite = np.logical_and.reduce(np.isfinite(boxes), axis=1)
         self._report(FaultKind.NOT_FINITE, keep & ~finite, boxes, sizes)
         keep = keep & finite
         x1, y1, x2, y2 = np.where(finite[:, None], boxes, 0).T

@@ -6,6 +6,7 @@ A picture is a pure function of (seed, split, number, size).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -175,7 +176,7 @@ def _background(rng: np.random.Generator, size: int) -> Pixels:
     clouds = rng.integers(30, 226, (cells, cells, 3)).astype(np.float32)
     gray = clouds.mean(axis=2, keepdims=True)
     clouds = gray + rng.uniform(0.2, 0.8) * (clouds - gray)
-    texture = np.zeros((size, size), np.float32)
+    texture: npt.NDArray[Any] = np.zeros((size, size), np.float32)
     style = rng.random()
     if style < 0.35:
         texture = 22 * _wave((size, size), rng.uniform(0, np.pi), rng.uniform(6, 40))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from detrkit.errors import DataError
@@ -193,17 +193,26 @@ def _oriented(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np
 
 def _refuse_bomb(path: str | Path, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
-        raise DataError(
-            f"{path}: declares {width}x{height} pixels, more than {MAX_PIXELS:,}; not decoded",
-            hint="cut the picture into tiles",
-        )
+        raise _bomb(path)
+
+
+def _bomb(path: str | Path) -> DataError:
+    return DataError(
+        f"{path}: declares more than {MAX_PIXELS:,} pixels, not decoded",
+        hint="cut the picture into tiles",
+    )
 
 
 def _unreadable(path: str | Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: file not found")
-    reason = str(error).replace(str(path), "file").replace(repr(str(path)), "file")
-    return DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {reason})")
+    if isinstance(error, Image.DecompressionBombError):
+        return _bomb(path)
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        return DataError(f"{path}: the file is empty")
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(f"{path}: not an image, or damaged at its start")
+    return DataError(f"{path}: damaged image ({error or type(error).__name__})")
 
 
 # Damaged files make Pillow's readers raise about anything.

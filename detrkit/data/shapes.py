@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import cv2
@@ -149,7 +150,8 @@ def write(spec: ShapesSpec, folder: Path) -> None:
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for part, (split, count) in enumerate(spec.splits.items()):
         (folder / "images" / split).mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(count):
             drawing = draw(spec.seed, part, number, spec.size)
             name = f"{number:06d}.jpg"
