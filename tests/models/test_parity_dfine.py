@@ -203,5 +203,5 @@ def close(ours: Tensor, theirs: np.ndarray, limit: float) -> None:
 
 
 def test_unknown_names_are_listed() -> None:
-    with pytest.raises(KeyError, match="dfine_n, dfine_s"):
+    with pytest.raises(KeyError, match="dfine_n, dfine_s, dfine_x"):
         build("dfine_q")
