@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,22 @@ def read_yaml(path: str | Path) -> Any:
         place = f"line {mark.line + 1}" if mark else ""
         FaultReport().add(FaultKind.BAD_JSON, path, place, getattr(error, "problem", "") or "")
         raise AssertionError from error
+
+
+def read_xml(path: str | Path) -> ElementTree.Element:
+    """The root of an XML file, in the encoding that it declares or else in ours.
+
+    Raises:
+        DataError: it is missing or not XML.
+    """
+    try:
+        data = Path(path).read_bytes()
+        try:
+            return ElementTree.fromstring(data)
+        except (ValueError, LookupError):  # e.g. a multi-byte encoding, which expat lacks
+            declared = re.match(rb"\s*<\?xml[^>]*?encoding=[\"']([\w.-]+)[\"'][^>]*>", data)
+            if declared is None:
+                raise
+            return ElementTree.fromstring(data[declared.end() :].decode(declared[1].decode()))
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+        raise DataError(f"{path}: {error}") from error

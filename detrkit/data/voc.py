@@ -6,10 +6,11 @@ says which, and the difference is one pixel.
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from xml.etree.ElementTree import Element
 
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
@@ -17,7 +18,7 @@ from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
 from detrkit.data.index import DatasetIndex
 from detrkit.data.splits import split_of
-from detrkit.data.text import read_text
+from detrkit.data.text import read_text, read_xml
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import ClassMap
 
@@ -88,11 +89,8 @@ class VocLayout:
             else:
                 found: set[str] = set()
                 for xml in self.annotations.glob("*.xml"):
-                    try:
-                        tree = ElementTree.parse(xml)
-                    except (ElementTree.ParseError, OSError, ValueError, LookupError):
-                        continue  # reported when its image is read
-                    found.update(_text(o, "name") or "" for o in tree.iter("object"))
+                    with suppress(DataError):  # reported when its image is read
+                        found.update(_text(o, "name") or "" for o in read_xml(xml).iter("object"))
                 names = sorted(found - {""})
             if not names:
                 detail = "no annotation file names a class"
@@ -157,10 +155,10 @@ def read_voc(
             faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {file.stem}")
             continue
         try:
-            # the bytes: XML declares its encoding itself
-            root = ElementTree.fromstring(file.read_bytes())
-        except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-            faults.add(FaultKind.BAD_ANNOTATION_FILE, file, f"image {file.stem}", str(error))
+            root = read_xml(file)
+        except DataError as error:
+            reason = error.message.removeprefix(f"{file}: ")
+            faults.add(FaultKind.BAD_ANNOTATION_FILE, file, f"image {file.stem}", reason)
             continue
         image = images[place] if images else _image_of(file, root, finder, faults)
         number = builder.add_image(image, file.stem, _size(root))
@@ -173,7 +171,7 @@ def _add_object(
     builder: IndexBuilder,
     file: str,
     where: str,
-    item: ElementTree.Element,
+    item: Element,
     image: int,
     classes: ClassMap,
     matches: Mapping[int, int],
@@ -185,13 +183,9 @@ def _add_object(
     if name is None or None in texts:
         have = [e.tag for e in (*item, *(box if box is not None else ()))]
         needed = ("name", "bndbox", *keys)
-        missing = next(k for k in needed if k not in have)
-        builder.faults.add(
-            FaultKind.UNKNOWN_KEY,
-            file,
-            where,
-            f"`{missing}` is missing{did_you_mean(missing, have)}",
-        )
+        missing = next((k for k in needed if k not in have), None)
+        detail = f"`{missing}` is missing{did_you_mean(missing, have)}" if missing else "no value"
+        builder.faults.add(FaultKind.UNKNOWN_KEY, file, where, detail)
         return
     if classes.index_of_name.get(name) not in matches:
         builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class `{name}`")
@@ -205,9 +199,7 @@ def _add_object(
     builder.add_box(image, (x1, y1, x2, y2), label, file=file, where=f"{where} `{name}`")
 
 
-def _image_of(
-    file: Path, root: ElementTree.Element, finder: ImageFinder, faults: FaultReport
-) -> Path:
+def _image_of(file: Path, root: Element, finder: ImageFinder, faults: FaultReport) -> Path:
     """The image of an annotation file: as it says, else the one of the same name."""
     name = PureWindowsPath(_text(root, "filename") or "").name
     path, repaired = finder.find(name) if name else (Path(), True)
@@ -221,7 +213,7 @@ def _image_of(
     return same
 
 
-def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+def _size(root: Element) -> tuple[int, int] | None:
     size = root.find("size")
     if size is None:
         return None
@@ -231,6 +223,6 @@ def _size(root: ElementTree.Element) -> tuple[int, int] | None:
         return None
 
 
-def _text(element: ElementTree.Element, tag: str) -> str | None:
+def _text(element: Element, tag: str) -> str | None:
     child = element.find(tag)
     return child.text.strip() if child is not None and child.text and child.text.strip() else None

@@ -167,7 +167,7 @@ def test_one_image_id_for_two_files_stops(make_coco: CocoMaker) -> None:
 
 def test_one_category_id_for_two_classes_stops(make_coco: CocoMaker) -> None:
     categories = [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]
-    with pytest.raises(DataError, match="category 1: .*`cat` and `dog`"):
+    with pytest.raises(DataError, match=r"category 1: .*`cat` and `dog`"):
         read_coco(make_coco([box(1)], None, categories))
 
 
