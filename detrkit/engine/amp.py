@@ -66,6 +66,8 @@ def upcast(outputs: Any) -> Any:
         return outputs.float() if low else outputs
     if isinstance(outputs, dict):
         return {name: upcast(value) for name, value in outputs.items()}
+    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):  # a named tuple
+        return type(outputs)(*map(upcast, outputs))
     if isinstance(outputs, (list, tuple)):
         return type(outputs)(upcast(value) for value in outputs)
     return outputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,6 +16,9 @@ from detrkit.engine.randomness import seed_everything
 from detrkit.engine.weights import load_weights
 from detrkit.errors import ConfigError, WeightsError
 from detrkit.structures import ImageSpec
+
+if TYPE_CHECKING:
+    from detrkit.engine.runtime import PostProcessor
 
 log = logging.getLogger("detrkit")
 
@@ -41,9 +44,9 @@ def build_criterion(cfg: Config) -> nn.Module:
     return criterion
 
 
-def build_postprocessor(cfg: Config) -> nn.Module:
+def build_postprocessor(cfg: Config) -> PostProcessor:
     """The postprocessor that `postprocessor` names."""
-    postprocessor: nn.Module = build(cfg, "postprocessor")
+    postprocessor: PostProcessor = build(cfg, "postprocessor")
     return postprocessor
 
 

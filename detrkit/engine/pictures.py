@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from detrkit.drawing import draw_detections, draw_targets, grid
-from detrkit.engine.evaluator import PostProcessor
 from detrkit.engine.files import write_atomically
+from detrkit.engine.runtime import PostProcessor
 from detrkit.structures import Batch, ClassMap, ImageSpec
 
 #: Pictures on one sheet.

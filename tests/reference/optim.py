@@ -1,4 +1,4 @@
-"""Adapter: optimizer groups, schedule and averaging of a configuration, as stored in parity/optim."""
+"""Adapter: groups, schedule and averaging of a configuration, in the structure of parity/optim."""
 
 from __future__ import annotations
 

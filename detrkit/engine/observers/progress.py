@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
@@ -27,7 +27,7 @@ class Progress(Observer):
         self.every = every
         self.plain_every = plain_every
         self._bar: Bar | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._phase: tuple[str, int] | None = None
         self._read = 0.0
         self._epoch_started = time.monotonic()

@@ -1,0 +1,100 @@
+"""What a flag changes besides itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detrkit.config import Config, load_config
+from detrkit.engine.derive import TrainFlags, derive_schedule, load_with_flags, parse_size
+from detrkit.errors import UsageError
+from tests.conftest import REPOSITORY
+
+N = REPOSITORY / "configs" / "dfine" / "dfine_hgnetv2_n_coco.yml"
+
+
+def flags(path: Path = N, update: tuple[str, ...] = (), **values: object) -> Config:
+    return load_with_flags(path, TrainFlags(**values), update=update)  # type: ignore[arg-type]
+
+
+def test_no_flags_change_nothing() -> None:
+    plain = load_config(N)
+    assert flags().tree == plain.tree
+    assert derive_schedule(plain, 100).tree == plain.tree
+
+
+def test_epochs_derive_the_schedule() -> None:
+    cfg = derive_schedule(flags(epochs=50), 36)
+    assert cfg.get("train_dataloader.collate_fn.stop_epoch") == 44
+    assert cfg.get("train_dataloader.dataset.transforms.policy.epoch") == 44
+    assert cfg.get("lr_warmup_scheduler.warmup_duration") == 90
+    assert cfg.get("ema.decay") == pytest.approx(1 - 20 / 1800, abs=1e-6)
+    assert cfg.get("ema.warmups") == 45
+    assert str(cfg.origin("ema.decay")) == "schedule: auto"
+
+
+def test_update_wins_over_what_is_derived() -> None:
+    cfg = derive_schedule(flags(epochs=50, update=("ema.decay=0.99",)), 36)
+    assert cfg.get("ema.decay") == 0.99
+    assert cfg.get("ema.warmups") == 45
+
+
+def test_values_beside_schedule_auto_stay(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text(
+        f"__include__: [{N.as_posix()}]\nepochs: 50\nschedule: auto\n"
+        "lr_warmup_scheduler: {warmup_duration: 10}\n"
+    )
+    cfg = derive_schedule(load_config(file), 36)
+    assert cfg.get("lr_warmup_scheduler.warmup_duration") == 10
+    assert cfg.get("train_dataloader.collate_fn.stop_epoch") == 44
+    again = derive_schedule(load_with_flags(file, TrainFlags(epochs=10)), 36)
+    assert again.get("lr_warmup_scheduler.warmup_duration") == 10
+    assert again.get("train_dataloader.collate_fn.stop_epoch") == 9
+
+
+def test_a_resolved_configuration_is_not_derived_again() -> None:
+    cfg = derive_schedule(flags(epochs=50, update=("ema.decay=0.99",)), 36)
+    stored = Config.from_tree(cfg.tree, name="stored")
+    assert derive_schedule(stored, 36).tree == cfg.tree
+    assert derive_schedule(stored, 99).tree == cfg.tree
+
+
+def test_batch_scales_rates_by_the_square_root() -> None:
+    plain, cfg = load_config(N), flags(batch=8)  # the file says 128
+    assert cfg.get("train_dataloader.total_batch_size") == 8
+    assert cfg.get("optimizer.lr") == pytest.approx(plain.get("optimizer.lr") / 4)
+    assert cfg.get("optimizer.params.0.lr") == pytest.approx(plain.get("optimizer.params.0.lr") / 4)
+    sgd = flags(batch=8, update=("optimizer={type: SGD, lr: 0.16}",))
+    assert sgd.get("optimizer.lr") == 0.16  # --update comes last
+
+
+def test_lr_moves_all_groups_and_replaces_the_batch_rule() -> None:
+    cfg = flags(batch=8, lr=1e-4)
+    assert cfg.get("optimizer.lr") == 1e-4
+    assert cfg.get("optimizer.params.0.lr") == pytest.approx(5e-5)
+    with pytest.raises(UsageError, match="positive"):
+        flags(lr=-1.0)
+
+
+def test_size_reaches_every_part() -> None:
+    cfg = flags(size="320x640")
+    assert cfg.get("eval_spatial_size") == [320, 640]
+    for loader in ("train_dataloader", "val_dataloader"):
+        sizes = [op["size"] for op in cfg.get(f"{loader}.dataset.transforms.ops") if "size" in op]
+        assert sizes == [[320, 640]]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("640", [640, 640]), ("480x640", [480, 640]), ("480×640", [480, 640]), ("64,96", [64, 96])],
+)
+def test_sizes(text: str, size: list[int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "640x", "-32", "31", "0", "100x128", "64.0"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--size"):
+        parse_size(text)

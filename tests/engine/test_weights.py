@@ -1,0 +1,143 @@
+"""Weights by name and by class name, from files and URLs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from detrkit.engine.known_classes import coco_classes
+from detrkit.engine.weights import load_weights, match_classes, read_checkpoint, read_state
+from detrkit.errors import WeightsError
+from detrkit.structures import ClassMap
+
+
+class Decoder(nn.Module):
+    """The class-dependent tensors of a D-FINE, and what depends on the image size."""
+
+    def __init__(self, classes: int, anchors: int = 4) -> None:
+        super().__init__()
+        self.enc_score_head = nn.Linear(3, classes)
+        self.dec_score_head = nn.ModuleList([nn.Linear(3, classes)])
+        self.denoising_class_embed = nn.Embedding(classes + 1, 3, padding_idx=classes)
+        self.dec_bbox_head = nn.Linear(3, 4)
+        self.register_buffer("anchors", torch.zeros(anchors, 4))
+
+
+class Model(nn.Module):
+    def __init__(self, classes: int, anchors: int = 4) -> None:
+        super().__init__()
+        self.decoder = Decoder(classes, anchors)
+
+
+def numbered(classes: int, anchors: int = 4) -> dict[str, Tensor]:
+    """Row i of each class tensor is filled with i + 1."""
+    state = Model(classes, anchors).state_dict()
+    for value in state.values():
+        for i in range(len(value)):
+            value[i] = i + 1
+    return state
+
+
+def rows(value: Tensor) -> list[float]:
+    return value.reshape(len(value), -1)[:, 0].tolist()
+
+
+MINE = ClassMap(("Bird", "car", "person"), (1, 2, 3))
+THEIRS = ClassMap(("person", "dog", "cars", "cat"), (10, 20, 30, 40))
+
+
+def test_head_rows_follow_the_class_names() -> None:
+    model = Model(3)
+    before = model.decoder.enc_score_head.weight.detach().clone()
+    report = load_weights(
+        model, numbered(4), class_map=MINE, source_classes=THEIRS, source="their.pth"
+    )
+    after = model.decoder.enc_score_head.weight
+    assert torch.equal(after[0], before[0])  # nobody knows birds
+    assert rows(after)[1:] == [3, 1]
+    assert rows(model.decoder.dec_score_head[0].bias)[1:] == [3, 1]  # type: ignore[arg-type]
+    embedding = model.decoder.denoising_class_embed.weight
+    assert rows(embedding)[1:] == [3, 1, 5]  # the last row is padding
+    assert rows(model.decoder.dec_bbox_head.weight) == [1, 2, 3, 4]
+    assert report.matched_classes == {"car": "cars", "person": "person"}
+    assert report.new_classes == ["Bird"]
+    text = report.describe()
+    assert "new classes, from random: Bird" in text
+    assert "car (from cars)" in text
+
+
+def test_equal_counts_do_not_mean_equal_classes() -> None:
+    swapped = ClassMap(("person", "Bird", "car"), (0, 1, 2))
+    model = Model(3)
+    load_weights(model, numbered(3), class_map=MINE, source_classes=swapped)
+    assert rows(model.decoder.enc_score_head.weight) == [2, 3, 1]
+
+
+def test_eighty_rows_are_coco() -> None:
+    model = Model(3)
+    load_weights(model, numbered(80), class_map=MINE)
+    coco = coco_classes()
+    wanted = [coco.names.index(name) + 1 for name in ("bird", "car", "person")]
+    assert rows(model.decoder.enc_score_head.weight) == wanted
+    assert (len(coco), coco.category_ids[0], coco.category_ids[-1]) == (80, 1, 90)
+    assert coco.names[11] == "stop sign"
+
+
+def test_unknown_classes_of_another_count_are_left_out() -> None:
+    model = Model(3)
+    report = load_weights(model, numbered(7), class_map=MINE)
+    assert "decoder.enc_score_head.weight" in report.mismatched
+    assert "decoder.dec_bbox_head.weight" in report.loaded
+    assert "other shapes" in report.describe()
+
+
+def test_anchors_of_another_size_are_computed_not_loaded() -> None:
+    model = Model(3, anchors=9)
+    report = load_weights(model, numbered(3, anchors=4), mode="exact")
+    assert rows(model.decoder.anchors) == [0.0] * 9  # type: ignore[arg-type]
+    assert not report.mismatched
+
+
+def test_exact_wants_everything() -> None:
+    state = numbered(3)
+    del state["decoder.dec_bbox_head.weight"]
+    with pytest.raises(WeightsError, match=r"not in the file: decoder\.dec_bbox_head\.weight"):
+        load_weights(Model(3), state, mode="exact", source="w.pth")
+    with pytest.raises(WeightsError, match="other shapes"):
+        load_weights(Model(4), numbered(3), mode="exact")
+    load_weights(Model(3), state, mode="tune")
+
+
+def test_nothing_fits() -> None:
+    with pytest.raises(WeightsError, match="no tensor fits") as error:
+        load_weights(Model(3), {"conv1.weight": torch.zeros(2)}, source="resnet.pth")
+    assert "conv1.weight" in (error.value.hint or "")
+
+
+@given(st.lists(st.text("ab_ s", min_size=1, max_size=3), min_size=1, max_size=6, unique=True))
+def test_a_class_map_matches_itself(names: list[str]) -> None:
+    classes = ClassMap.from_names(names)
+    pairs = match_classes(classes, classes)
+    assert set(pairs) == set(range(len(names)))
+    # names that differ in spaces only count as the same
+    assert all(
+        names[a].translate({32: None, 95: None}) == names[b].translate({32: None, 95: None})
+        for a, b in pairs.items()
+    )
+
+
+def test_urls_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETRKIT_CACHE", str(tmp_path / "cache"))
+    torch.save({"model": numbered(3)}, tmp_path / "w.pth")
+    url = (tmp_path / "w.pth").as_uri()
+    assert len(read_state(url)) == 8
+    (tmp_path / "w.pth").unlink()
+    assert len(read_state(url)) == 8
+    with pytest.raises(WeightsError, match="cannot download") as error:
+        read_checkpoint((tmp_path / "absent.pth").as_uri())
+    assert "by hand" in (error.value.hint or "")
