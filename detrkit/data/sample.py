@@ -86,8 +86,8 @@ class Sample:
         if (sx, sy, dx, dy) != (1.0, 1.0, 0.0, 0.0):
             self.boxes_xyxy = self.boxes_xyxy * np.array([sx, sy, sx, sy], np.float32)
             self.boxes_xyxy += np.array([dx, dy, dx, dy], np.float32)
-            self.clip()
         self.canvas = Canvas.of(image)
+        self.clip()
 
     def clip(self) -> None:
         """Clips the boxes to the picture."""
