@@ -93,7 +93,9 @@ class _Checker:
             self.named(value, keys, ready)
         elif isinstance(value, Mapping):
             kind = value.get("type")
-            if not isinstance(kind, str):
+            if kind is None and self.is_replaced(keys):
+                self.nested(dict(value), keys)
+            elif not isinstance(kind, str):
                 self.wrong(keys, "needs `type`, the name of a component")
             elif kind not in self.registry:
                 self.unknown_component(kind, (*keys, "type"))
@@ -155,12 +157,14 @@ class _Checker:
             *(key for key in entry.share if self.cfg.peek(key) is not None),
         }
         missing = [n for n, p in parameters.items() if _is_required(p) and n not in given]
-        # `data:` replaces the data sets, so the section's own paths need not be there.
-        if missing and not (
-            self.cfg.peek("data") and keys[0] in ("train_dataloader", "val_dataloader")
-        ):
+        if missing and not self.is_replaced(keys):
             names = ", ".join(f"`{name}`" for name in missing)
             self.wrong(keys, f"{entry.name} needs {names}")
+
+    def is_replaced(self, keys: Keys) -> bool:
+        """Whether `data:` takes the place of this data set, so that its paths need not be there."""
+        in_loader = keys[0] in ("train_dataloader", "val_dataloader") and "dataset" in keys
+        return in_loader and bool(self.cfg.peek("data"))
 
     def shares(self, entry: Entry, arguments: Mapping[str, Any], keys: Keys) -> None:
         """A shared key wins over the section's own value; says so where they differ."""

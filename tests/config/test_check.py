@@ -146,6 +146,22 @@ def test_data_replaces_missing_paths(load: Load) -> None:
     assert load(text).run.data == "./d"
 
 
+def test_data_replaces_the_type_but_not_the_transforms(load: Load) -> None:
+    text = (
+        "data: ./d\n"
+        "train_dataloader:\n"
+        "  type: Loader\n"
+        "  dataset: {transforms: {ops: [{type: Resize, sise: 3, size: [1]}]}}\n"
+    )
+    assert problems(load, text) == [
+        "line 4  train_dataloader.dataset.transforms.ops.0.sise: "
+        "unknown argument of Resize, did you mean `size`?"
+    ]
+    assert problems(load, text.replace("data: ./d", "epochs: 3").replace("sise: 3, ", "")) == [
+        "line 4  train_dataloader.dataset: needs `type`, the name of a component"
+    ]
+
+
 def test_data_does_not_excuse_a_model(load: Load) -> None:
     assert problems(load, "data: ./d\nmodel: Net\n") == ["line 2  model: Net needs `backbone`"]
 
