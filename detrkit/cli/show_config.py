@@ -152,8 +152,10 @@ def _shown(value: Any) -> str:
 
 
 def _plan(config: Config, batches: int) -> dict[str, Any]:
+    from detrkit.engine.derive import derive_schedule
     from detrkit.engine.plan import Plan
 
+    config = derive_schedule(config, batches)  # what `schedule: auto` means for so many batches
     return Plan.from_tree(config.tree, batches_per_epoch=batches).to_dict()
 
 
