@@ -16,6 +16,7 @@ from detrkit.errors import ConfigError
 from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, HGNetv2
 from detrkit.models.decoders.query_selection import make_anchors
 from detrkit.models.layers.activations import get_activation
+from detrkit.models.layers.affine import LearnableAffine
 from detrkit.models.layers.attention import SelfAttention
 from detrkit.models.layers.conv import ConvNormAct, RepVGGBlock
 from detrkit.models.layers.deformable import MSDeformableAttention
@@ -142,6 +143,29 @@ def test_fusing_changes_nothing(block) -> None:
     module.convert_to_deploy()  # again is harmless
     assert len(module.state_dict()) == 2 < count
     assert torch.allclose(module(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("sliced", [False, True])
+def test_learnable_affine_has_the_plain_gradient(layout: torch.memory_format, sliced: bool) -> None:
+    layer = LearnableAffine(1.5, -0.3)
+    x = torch.randn(2, 3, 5, 4).contiguous(memory_format=layout).requires_grad_()
+    wide = torch.randn(2, 7, 5, 4).contiguous(memory_format=layout)
+    grad = wide[:, 2:5] if sliced else wide[:, :3].contiguous()
+    layer(x).backward(grad)
+    scale, bias = (p.detach().clone().requires_grad_() for p in (layer.scale, layer.bias))
+    plain = x.detach().clone().requires_grad_()
+    expected = scale * plain + bias
+    expected.backward(grad)
+    assert torch.allclose(layer(x), expected)
+    for found, parameter in ((x, plain), (layer.scale, scale), (layer.bias, bias)):
+        assert found.grad.shape == parameter.grad.shape
+        assert torch.allclose(found.grad, parameter.grad, atol=1e-5)
+    layer.requires_grad_(False)
+    assert not layer(x.detach()).requires_grad
+    with torch.no_grad():
+        assert torch.allclose(layer(x), expected)
+    assert layer(x.detach().bfloat16()).dtype == torch.float32  # as scale * x + bias
 
 
 @settings(max_examples=50, deadline=None)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
+from detrkit.models.layers.affine import LearnableAffine
 from detrkit.models.layers.norm import freeze_batch_norm
 from detrkit.registry import MODULES
 
@@ -94,18 +95,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         ("B6", (48, 96), (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3), 6),
     )
 }
-
-
-class LearnableAffine(nn.Module):
-    """One scale and one bias for the whole tensor; behind an activation."""
-
-    def __init__(self, scale: float = 1.0, bias: float = 0.0) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor([scale]))
-        self.bias = nn.Parameter(torch.tensor([bias]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, x, self.scale)
 
 
 class ConvBNAct(nn.Module):
