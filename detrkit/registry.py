@@ -8,7 +8,8 @@ configuration is checked against the signature and nobody writes it twice.
 
 `inject` names arguments that are components themselves; the configuration gives the name of a
 section or a mapping with `type`. `share` names arguments that are filled from top-level keys of
-the configuration (`num_classes`) when the section does not set them.
+the configuration (`num_classes`) where there is one; as in the authors' code it wins over the
+section's own value, so that one `num_classes` reaches every part.
 
 Components are found in this order: detrkit's own packages, imported on the first lookup;
 installed packages, through the entry point group `detrkit.plugins`; the user's files, through
@@ -34,7 +35,13 @@ from detrkit.errors import ConfigError, did_you_mean
 T = TypeVar("T", bound=Callable[..., Any])
 
 #: Packages whose import registers components. Named as text: nothing is imported before a lookup.
-PACKAGES = ("detrkit.modules", "detrkit.models", "detrkit.losses", "detrkit.data", "detrkit.engine.components")
+PACKAGES = (
+    "detrkit.modules",
+    "detrkit.models",
+    "detrkit.losses",
+    "detrkit.data",
+    "detrkit.engine.components",
+)
 
 
 @dataclass(frozen=True)
@@ -163,9 +170,13 @@ class Registry:
         """Imports detrkit's own packages and installed plug-ins, once."""
         if self._discovered:
             return
-        self._discovered = True
-        for package in self.packages:
-            self._import_tree(package)
+        self._discovered = True  # first: the packages look names up while they are imported
+        try:
+            for package in self.packages:
+                self._import_tree(package)
+        except BaseException:
+            self._discovered = False
+            raise
         for point in entry_points(group="detrkit.plugins"):
             try:
                 point.load()
