@@ -227,7 +227,7 @@ class DFINECriterion(nn.Module):
             return {}
         corners = [edges_of(stack.outputs[row]["pred_corners"], self.reg_max) for row in rows]
         predicted, true = stack.pairs(stack.union)
-        iou = iou_of(predicted[rows], true[rows])
+        iou = _rows(iou_of(predicted, true), rows)
         # The first output's reference boxes and pairs serve all layers.
         queries = stack.union.queries[0]
         references = stack.outputs[rows[0]]["ref_points"].detach().flatten(0, 1)[queries]
@@ -268,7 +268,7 @@ class DFINECriterion(nn.Module):
                 edges_of(teacher["teacher_corners"].detach(), self.reg_max),
                 teacher["teacher_logits"].detach().flatten(0, 1).float(),
                 Matching(*(index[: len(students)] for index in stack.union)),
-                iou[places],
+                _rows(iou, places),
                 balance,
             )
             values.update(zip(students, loss.unbind(), strict=True))
@@ -287,7 +287,9 @@ def known_matching(meta: Mapping[str, Any], output: LayerOutputs, sizes: list[in
     queries, targets = denoising_pairs(
         meta["dn_positive_idx"], meta["dn_num_group"], num_queries, sizes
     )
-    return Matching(queries.to(device)[None], targets.to(device)[None])
+    return Matching(
+        queries.to(device, non_blocking=True)[None], targets.to(device, non_blocking=True)[None]
+    )
 
 
 def _decoder_outputs(outputs: Mapping[str, Any]) -> dict[str, LayerOutputs]:
@@ -308,6 +310,11 @@ def _denoising_outputs(outputs: Mapping[str, Any]) -> dict[str, LayerOutputs]:
     if "dn_pre_outputs" in outputs:
         named["_dn_pre"] = outputs["dn_pre_outputs"]
     return named
+
+
+def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """`values[rows]`, which would send `rows` to the device and wait for it."""
+    return torch.stack([values[row] for row in rows])
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

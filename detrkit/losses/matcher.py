@@ -116,7 +116,8 @@ class HungarianMatcher(nn.Module):
         """Cost of every box with every query of its own image, (L, T, Q) on the host."""
         labels = torch.cat([target.labels for target in targets])
         num_classes = max(output["pred_logits"].shape[-1] for output in outputs)
-        image = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(labels.device)
+        image = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+        image = image.to(labels.device, non_blocking=True)
         known = labels.clamp(0, num_classes - 1)  # a wrong label must not crash the device
         true = torch.cat([t.boxes_cxcywh for t in targets]).float()
         # Output by output: on a CPU the numbers of one stay in the cache.

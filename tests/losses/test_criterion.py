@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detrkit.errors import ConfigError
 from detrkit.losses.criterion import DFINECriterion
@@ -197,6 +198,39 @@ def test_registered_under_the_authors_names() -> None:
     assert MODULES.get("DFINECriterion").inject == ("matcher",)
     assert MODULES.get("DFINECriterion").share == ("num_classes",)
     assert MODULES.get("HungarianMatcher").share == ("use_focal_loss",)
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations whose result the host has to wait for on an accelerator."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        masked = any(index is not None and index.dtype == torch.bool for index in indices)
+        if masked or name.startswith(self.NAMES):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sizes", [[3, 4], [0, 2]], ids=str)
+def test_a_step_waits_for_the_device_once(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    outputs, targets, criterion = make_outputs(sizes), make_targets(sizes), make_criterion()
+    transfers = []
+    to_host = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda x: transfers.append(x.shape) or to_host(x))
+    with Waits() as waits:
+        losses = criterion(outputs, targets)
+        torch.stack(list(losses.values())).sum().backward()
+    assert len(transfers) == 1
+    assert waits.found == []
 
 
 def test_the_normalisers_are_averaged_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
