@@ -75,9 +75,11 @@ def _print(config: Config, payload: dict[str, Any], *, origin: bool, batches: in
         rows = [(d["key"], _side_text(d["this"]), _side_text(d["other"])) for d in payload["diff"]]
         _table(("key", payload["name"], payload["other"]), rows)
     elif "plan" in payload:
+        from detrkit.engine.derive import derive_schedule
         from detrkit.engine.plan import Plan
 
-        text = Plan.from_tree(config.tree, batches_per_epoch=batches).describe()
+        tree = derive_schedule(config, batches).tree
+        text = Plan.from_tree(tree, batches_per_epoch=batches).describe()
         out.print(text, markup=False, soft_wrap=True)
     elif "quirks" in payload:
         rows = [(q["name"], q["sentence"], q["where"]) for q in payload["quirks"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -19,10 +20,12 @@ class InterruptGuard:
 
     def __init__(self) -> None:
         self.requested = False
+        self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptGuard:
         self.requested = False
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._notice)
@@ -34,6 +37,8 @@ class InterruptGuard:
         self._previous.clear()
 
     def _notice(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a loader worker: Ctrl-C reaches the whole group, this process goes on serving
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True

@@ -194,7 +194,7 @@ class Plan:
             ]
             if s.restarts:
                 words.append("starts from the best weights so far")
-            lines.append(f"epochs {s.first}-{s.end - 1}  {s.name}: {', '.join(words)}")
+            lines.append(f"epochs {s.first}-{s.end - 1}  {', '.join(words)}")
         previous = None
         for epoch in range(self.epochs):
             factor = self.lr_factor((epoch + 1) * self.batches_per_epoch - 1)

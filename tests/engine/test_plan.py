@@ -87,7 +87,7 @@ def test_two_stages() -> None:
     assert not first.starts_at(0)
     assert plan.at(15) is first
     assert plan.at(16) is second
-    assert "epochs 16-19  refine" in plan.describe()
+    assert "epochs 16-19  light augmentation" in plan.describe()
 
 
 def test_augmentation_and_scales_may_end_apart() -> None:
