@@ -54,7 +54,7 @@ def test_files_hold_what_was_drawn() -> None:
         np.testing.assert_array_equal(index.boxes_xyxy[rows], drawing.boxes_xyxy)
         np.testing.assert_array_equal(index.labels[rows], drawing.labels)
         read = read_image(index.paths[number]).permute(1, 2, 0).numpy()
-        assert np.abs(read.astype(int) - drawing.pixels).mean() < 8  # JPEG with colour at half resolution
+        assert np.abs(read.astype(int) - drawing.pixels).mean() < 8  # JPEG halves the colour
 
 
 def test_boxes_are_visible_varied_and_inside() -> None:
