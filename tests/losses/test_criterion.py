@@ -203,7 +203,15 @@ def test_registered_under_the_authors_names() -> None:
 class Waits(TorchDispatchMode):
     """Counts operations whose result the host has to wait for on an accelerator."""
 
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+    NAMES = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "equal",
+        "unique",
+        "_unique",
+        "is_nonzero",
+    )
 
     def __init__(self) -> None:
         super().__init__()
