@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.registry import MODULES
+
+#: A tensor by the dictionary of the module that owns it. Buffers may be assigned anew at any time,
+#: so the tensor itself must not be remembered; walking the modules every step would cost more
+#: than averaging.
+_Slot = tuple[dict[str, Tensor], str]
 
 
 @MODULES.register(family="engine")
@@ -40,6 +45,9 @@ class ModelEMA:
         self.start = start
         self.skipped = 0
         self.updates = 0
+        self._slots = _slots(self.module)
+        self._followed: nn.Module | None = None
+        self._sources: list[_Slot] = []
 
     def decay_now(self) -> float:
         """The decay of the latest update."""
@@ -54,16 +62,12 @@ class ModelEMA:
             self.skipped += 1
             return
         self.updates += 1
-        decay = self.decay_now()
-        current = model.state_dict()
-        averages: list[Tensor] = []
-        values: list[Tensor] = []
-        for name, average in self.module.state_dict().items():
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(current[name])
-        torch._foreach_mul_(averages, decay)
-        torch._foreach_add_(averages, values, alpha=1 - decay)
+        averages = [owner[name] for owner, name in self._slots]
+        if self._followed is not model:
+            self._followed, self._sources = model, _slots(model, len(averages))
+        values = [owner[name] for owner, name in self._sources]
+        # average + (1 - d) (value - average): the formula above in one pass over memory
+        torch._foreach_lerp_(averages, values, 1 - self.decay_now())
 
     def state_dict(self) -> dict[str, Any]:
         """`module` and `updates`, as the authors store them, and `skipped`."""
@@ -78,3 +82,30 @@ class ModelEMA:
         self.module.load_state_dict(state["module"])
         self.updates = int(state.get("updates", 0))
         self.skipped = int(state.get("skipped", self.start if self.updates else 0))
+
+
+def _slots(model: nn.Module, expected: int | None = None) -> list[_Slot]:
+    """Every floating-point tensor of the state dict, once each, in order.
+
+    A tensor that two modules share must not be averaged twice per step.
+    """
+    slots: list[_Slot] = []
+    seen: set[int] = set()
+    for module in model.modules():
+        persistent = {
+            name: value
+            for name, value in module._buffers.items()
+            if name not in module._non_persistent_buffers_set
+        }
+        for owner, members in (
+            (module._parameters, module._parameters),
+            (module._buffers, persistent),
+        ):
+            for name, value in members.items():
+                if value is None or not value.is_floating_point() or id(value) in seen:
+                    continue
+                seen.add(id(value))
+                slots.append((cast("dict[str, Tensor]", owner), name))
+    if expected is not None and len(slots) != expected:
+        raise ValueError(f"the model has {len(slots)} tensors to average, its copy {expected}")
+    return slots

@@ -267,6 +267,11 @@ class Trainer:
 
     # -- small things -------------------------------------------------------------------------
 
+    @property
+    def lr(self) -> float:
+        """The highest rate of any group: the main one, not the backbone's."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass."""
         return self.precision.autocast(self.device)
@@ -292,7 +297,7 @@ class Trainer:
             batches=len(self.loader),
             step=state.step,
             losses=losses,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr=self.lr,
             grad_norm=norm,
             data=batch,
         )
@@ -316,7 +321,7 @@ class Trainer:
             epochs=self.plan.epochs,
             stage=stage.name,
             losses=state.mean_losses(),
-            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr=self.lr,
             metrics=metrics,
             is_best=best,
             best_ap=state.best_ap,

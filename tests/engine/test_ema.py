@@ -71,6 +71,33 @@ def test_reads_the_authors_state() -> None:
     assert (ema.updates, ema.skipped) == (7, 1)
 
 
+def test_shared_and_replaced_tensors() -> None:
+    """A shared tensor is averaged once; a buffer that was assigned anew is followed."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(2, 2, bias=False)
+            self.b = nn.Linear(2, 2, bias=False)
+            self.b.weight = self.a.weight
+            self.register_buffer("statistic", torch.zeros(1))
+            self.register_buffer("cache", torch.zeros(1), persistent=False)
+
+    model = Shared()
+    ema = ModelEMA(model, decay=0.5, warmups=0)
+    before = model.a.weight.detach().clone()
+    ema.update(model)
+    with torch.no_grad():
+        model.a.weight += 1.0
+    model.statistic = torch.ones(1)
+    model.cache = torch.ones(1)
+    ema.update(model)
+    torch.testing.assert_close(ema.module.a.weight, before + 0.5)  # type: ignore[union-attr]
+    assert ema.module.b.weight is ema.module.a.weight  # type: ignore[union-attr]
+    assert float(ema.module.statistic) == 0.5  # type: ignore[arg-type]
+    assert float(ema.module.cache) == 0.0  # type: ignore[arg-type]
+
+
 def test_decay_outside_0_1() -> None:
     with pytest.raises(ValueError, match="decay"):
         ModelEMA(net(), decay=1.5)

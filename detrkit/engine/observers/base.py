@@ -21,7 +21,7 @@ class StepReport:
         batch, batches: batch in the epoch from 0, and how many.
         step: optimizer steps done before this one.
         losses: weighted terms, detached, on the device; reading one waits for the device.
-        lr: the first group's learning rate.
+        lr: the main learning rate (the highest of all groups).
         grad_norm: of all gradients before clipping; on the device.
         data: the batch, on the device.
     """
@@ -46,7 +46,7 @@ class EpochReport:
         epoch, epochs: epoch from 0, and how many.
         stage: name of the stage.
         losses: mean of each term; `loss` is their sum.
-        lr: the first group's rate at the end of the epoch.
+        lr: the main rate at the end of the epoch.
         metrics: {"AP": …, "AP50": …}; empty when the epoch was not evaluated.
         is_best: whether AP is the best so far.
         best_ap, best_epoch: best so far.
