@@ -36,6 +36,8 @@ _KNOWN = (
     "droidsansfallback", "arialunicode",
 )  # fmt: skip
 _UNLIKELY = ("bold", "italic", "oblique", "mono", "serif", "condensed", "light", "thin", "emoji")
+#: Fonts that draw the same sign for every character, as if they had them all.
+_PLACEHOLDERS = ("lastresort", "adobeblank", "unicodebmpfallback")
 _PACKAGES = (
     "noto_cjk_sans_otc", "noto_cjk_sans_sc_regular", "noto_cjk_sans_tc_regular",
     "noto_cjk_sans_jp_regular", "noto_cjk_sans_kr_regular", "matplotlib",
@@ -188,7 +190,10 @@ def _folders() -> Iterator[Path]:
 def _fonts_below(folder: Path) -> Iterator[Path]:
     for root, _, names in os.walk(folder):  # leaves out what cannot be read
         for name in names:
-            if name.lower().endswith((".ttf", ".ttc", ".otf", ".otc")):
+            plain = _plain_name(name)
+            if plain.endswith((".ttf", ".ttc", ".otf", ".otc")) and not plain.startswith(
+                _PLACEHOLDERS
+            ):
                 yield Path(root, name)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ class TorchRuntime(Runtime):
         deploy = getattr(loaded.model, "deploy", None)
         return cls(
             deploy() if deploy is not None else loaded.model,
-            cast(PostProcessor, build_postprocessor(loaded.config)),
+            build_postprocessor(loaded.config),
             loaded.class_map,
             loaded.image_spec,
             device=device,

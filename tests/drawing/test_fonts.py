@@ -61,6 +61,28 @@ def test_broken_font_files_are_passed_over(
     assert fonts.can_write("cat")
 
 
+def test_fonts_of_placeholders_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_fonts: None
+) -> None:
+    """LastResort, which comes with matplotlib, "has" every character, as an empty frame."""
+    for name in ("LastResortHE-Regular.ttf", "AdobeBlank.otf", "Real.ttf", "readme.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(fonts, "_folders", lambda: iter((tmp_path,)))
+    assert fonts._files() == (str(tmp_path / "Real.ttf"),)
+
+
+def test_fonts_inside_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_fonts: None
+) -> None:
+    (tmp_path / "fonts_for_test" / "data").mkdir(parents=True)
+    font = tmp_path / "fonts_for_test" / "data" / "Some.otf"
+    font.touch()
+    (tmp_path / "fonts_for_test" / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(fonts, "_PACKAGES", ("fonts_for_test", "not_installed"))
+    assert fonts._files() == (str(font),)
+
+
 def test_plain_sans_before_bold_and_serif() -> None:
     names = ["/a/NotoSerif-Bold.ttf", "/a/Zed-Bold.ttf", "/a/Zed.ttf", "/a/DejaVuSans.ttf"]
     ranked = sorted(names, key=fonts._rank)
