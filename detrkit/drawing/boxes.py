@@ -22,8 +22,10 @@ Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 Picture = Image.Image | npt.NDArray[np.uint8] | Tensor
 
-_LETTERS = 0.024  # height of the letters as a part of the picture's mean side
-_SMALLEST, _LARGEST = 10, 96
+# Height of the letters in pixels: a part of the picture's mean side, and a bit more, because
+# small pictures need relatively larger ones.
+_LETTERS, _LETTERS_MORE = 0.018, 4
+_SMALLEST, _LARGEST = 9, 96
 _LINE = 0.14  # line width as a part of the letters' height
 _UNKNOWN: Color = (160, 160, 160)
 
@@ -174,7 +176,7 @@ def draw_boxes(
         font_size, line_width: pixels; default by the size of the picture.
     """
     side = (picture.width * picture.height) ** 0.5
-    size = font_size or int(min(max(round(_LETTERS * side), _SMALLEST), _LARGEST))
+    size = font_size or int(min(max(round(_LETTERS * side) + _LETTERS_MORE, _SMALLEST), _LARGEST))
     line = line_width or max(round(_LINE * size), 1)
     limits = np.array([picture.width, picture.height] * 2) - 1
     pen = ImageDraw.Draw(picture)
