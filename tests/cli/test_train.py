@@ -246,3 +246,35 @@ def test_help(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("train", "resume", "tune"):
         assert main([command, *flag]) == 0
         assert "--data" in capsys.readouterr().out
+
+
+def test_hostile_images_do_not_stop_a_run(
+    place: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(p for p in (shared_data("hostile_images") / "files").iterdir() if p.is_file())
+    content = {
+        "images": [
+            {"id": i, "file_name": p.name, "width": 64, "height": 64} for i, p in enumerate(files)
+        ],
+        "annotations": [
+            {"id": i + 1, "image_id": i, "category_id": 1, "bbox": [2, 2, 20, 20], "area": 400}
+            for i in range(len(files))
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    folder = place / "hostile"
+    folder.mkdir()
+    for split in ("train", "val"):
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    update = ["data=null"]
+    for split in ("train", "val"):
+        update += [
+            f"{split}_dataloader.dataset.img_folder={json.dumps(str(files[0].parent))}",
+            f"{split}_dataloader.dataset.ann_file={json.dumps(str(folder / f'{split}.json'))}",
+        ]
+    arguments = ["train", "tiny.yml", "--epochs", "1", "-b", "8", "-o", "hostile_run", "-u"]
+    assert run(place, *arguments, *update) == 0
+    err = capsys.readouterr().err
+    assert "corrupt_header.jpg" in err
+    assert "Traceback" not in err
+    assert len((place / "hostile_run" / "log.jsonl").read_text().splitlines()) == 1
