@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-Pixels = npt.NDArray[np.uint8]  # (h, w, 3) RGB
+from detrkit.data.pixels import Pixels, mirror
 
 
 @dataclass(slots=True)
@@ -130,14 +128,14 @@ class Canvas:
                 pixels = function(pixels)
         shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
         if self.mirrored and not shrinks:
-            pixels = cv2.flip(pixels, 1)
+            pixels = mirror(pixels)
         if pixels.shape[:2] != size:
             if not pixels.flags.c_contiguous:
                 pixels = np.ascontiguousarray(pixels)
             image = F.resize_image(torch.from_numpy(pixels).permute(2, 0, 1), list(size))
             pixels = image.permute(1, 2, 0).numpy()
         if self.mirrored and shrinks:
-            pixels = cv2.flip(pixels, 1)
+            pixels = mirror(pixels)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _background(self, size: tuple[int, int]) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from detrkit.data.pixels import nearest, normalized
 from detrkit.data.sample import Sample
 from detrkit.errors import ConfigError
 from detrkit.registry import MODULES
@@ -58,18 +58,7 @@ class PixelBatch:
             pixels = self.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
             targets = [target.to(device, non_blocking=True) for target in self.targets]
             return Batch(self.spec.normalized(pixels), targets)
-        # Two passes in place of four: separate the channels, then look up each byte's value.
-        levels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
-        tables = self.spec.normalized(levels).numpy()
-        sources = self.pixels.numpy()
-        count, height, width, _ = sources.shape
-        images = torch.empty(count, 3, height, width)
-        planes = np.empty((3, height, width), np.uint8)
-        for source, image in zip(sources, images.numpy(), strict=True):
-            cv2.split(source, list(planes))
-            for plane, table, out in zip(planes, tables, image, strict=True):
-                cv2.LUT(plane, table, dst=out)
-        return Batch(images, self.targets)
+        return Batch(normalized(self.pixels, self.spec), self.targets)
 
 
 @MODULES.register(family="data", example={})
@@ -167,7 +156,7 @@ def _nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[:2]) == size:
         return image
     pixels = np.ascontiguousarray(image.numpy())
-    return torch.from_numpy(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
+    return torch.from_numpy(nearest(pixels, size))
 
 
 def _check_sizes(images: Sequence[Tensor]) -> None:

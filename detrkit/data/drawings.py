@@ -6,20 +6,21 @@ A picture is a pure function of (seed, split, number, size).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw
 
-from detrkit.data.canvas import Pixels
+from detrkit.data.pixels import Pixels
 
 CLASSES = ("circle", "square", "triangle", "star", "cross")
 
 #: A shape must stay visible by this part of its area, or it is not placed.
 MIN_VISIBLE = 0.45
 
-_SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
+_SMOOTH = 4  # outlines are drawn this much larger and shrunk, so that edges are smooth
+
+Part = tuple[slice, slice]  # rows and columns of the rectangle around a shape
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,22 @@ def draw(seed: int, split: int, number: int, size: int) -> Drawing:
     rng = np.random.default_rng([seed, split, number])
     pixels = _background(rng, size)
     for _ in range(rng.integers(0, 4)):
-        _clutter(rng, pixels)
+        pixels = _clutter(rng, pixels)
     owner = np.zeros((size, size), np.uint8)  # which shape each pixel shows; 0 is background
     labels: list[int] = []
     full: list[int] = []
     wanted = 0 if rng.random() < 1 / 30 else int(rng.integers(1, 9))
     for _ in range(wanted):
         label = int(rng.integers(len(CLASSES)))
-        outline = _placed(rng, _outline(label), size)
-        mask = np.zeros_like(owner)
-        cv2.fillPoly(mask, [_fixed(outline)], 1, shift=_SHIFT)
+        cover, part = _covered(_placed(rng, _outline(label), size), size)
+        mask = cover > 127
         area = int(np.count_nonzero(mask))
-        if area < 40 or _hides_too_much(owner, mask, full):
+        if area < 40 or _hides_too_much(owner, mask, part, full):
             continue
         labels.append(label)
         full.append(area)
-        x, y, w, h = cv2.boundingRect(mask)
-        part = (slice(y, y + h), slice(x, x + w))
-        owner[part][mask[part] > 0] = len(labels)
-        _paint(rng, pixels, outline, mask, part)
+        owner[part][mask] = len(labels)
+        pixels[part] = _painted(rng, pixels[part], cover)
     noise = rng.integers(-6, 7, (size, size, 1), dtype=np.int16)
     pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
     return _described(pixels, owner, labels)
@@ -78,9 +76,9 @@ def draw(seed: int, split: int, number: int, size: int) -> Drawing:
 def _described(pixels: Pixels, owner: npt.NDArray[np.uint8], labels: list[int]) -> Drawing:
     boxes, areas = [], []
     for number in range(1, len(labels) + 1):
-        visible = (owner == number).astype(np.uint8)
-        x, y, w, h = cv2.boundingRect(visible)
-        boxes.append((x, y, x + w, y + h))
+        visible = owner == number
+        rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
+        boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
         areas.append(int(np.count_nonzero(visible)))
     return Drawing(
         pixels,
@@ -91,13 +89,27 @@ def _described(pixels: Pixels, owner: npt.NDArray[np.uint8], labels: list[int]) 
 
 
 def _hides_too_much(
-    owner: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], full: list[int]
+    owner: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], part: Part, full: list[int]
 ) -> bool:
     """Whether painting `mask` would leave an earlier shape mostly hidden."""
     if not full:
         return False
-    left = np.bincount((owner * (1 - mask)).ravel(), minlength=len(full) + 1)[1:]
-    return bool((left < MIN_VISIBLE * np.asarray(full)).any())
+    now = np.bincount(owner.ravel(), minlength=len(full) + 1)[1:]
+    lost = np.bincount(owner[part][mask], minlength=len(full) + 1)[1:]
+    return bool((now - lost < MIN_VISIBLE * np.asarray(full)).any())
+
+
+def _covered(outline: npt.NDArray[np.float64], size: int) -> tuple[npt.NDArray[np.uint8], Part]:
+    """How much of each pixel an outline covers, 0–255, in the rectangle around it."""
+    low = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, size - 1)
+    high = np.clip(np.ceil(outline.max(0)).astype(int) + 1, low + 1, size)
+    width, height = (int(v) for v in high - low)
+    large = Image.new("L", (width * _SMOOTH, height * _SMOOTH))
+    # centres of the enlarged pixels lie half a pixel in
+    points = ((outline - low) * _SMOOTH - 0.5).ravel().tolist()
+    ImageDraw.Draw(large).polygon(points, fill=255)
+    part = (slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+    return np.asarray(large.reduce(_SMOOTH)), part
 
 
 def _outline(label: int) -> npt.NDArray[np.float64]:
@@ -136,38 +148,31 @@ def _placed(
     return outline @ (turn @ stretch).T + centre
 
 
-def _paint(
-    rng: np.random.Generator,
-    pixels: Pixels,
-    outline: npt.NDArray[np.float64],
-    mask: npt.NDArray[np.uint8],
-    part: tuple[slice, slice],
-) -> None:
-    """Fills a shape with a colour unlike its surroundings; some get stripes or a rim.
+def _painted(rng: np.random.Generator, around: Pixels, cover: npt.NDArray[np.uint8]) -> Pixels:
+    """The rectangle with its shape filled in a colour unlike its surroundings.
+
+    Some shapes get stripes or shading.
 
     Args:
         rng: randomness.
-        pixels: the picture.
-        outline: (points, 2) of the shape.
-        mask: 1 where the shape is.
-        part: the rectangle of the picture that holds it.
+        around: (h, w, 3) what is there.
+        cover: (h, w) how much of each pixel the shape covers, 0–255.
     """
-    around = np.array(cv2.mean(pixels[part], mask[part])[:3])
+    weight = (cover / np.float32(255))[..., None]
+    surroundings = (around * weight).sum((0, 1)) / max(float(weight.sum()), 1.0)
     color = rng.integers(0, 256, 3)
     for _ in range(8):
-        if np.abs(color - around).sum() > 170:
+        if np.abs(color - surroundings).sum() > 170:
             break
         color = rng.integers(0, 256, 3)
-    fill = tuple(int(v) for v in color)
-    cv2.fillPoly(pixels, [_fixed(outline)], fill, lineType=cv2.LINE_AA, shift=_SHIFT)
+    fill = np.broadcast_to(color.astype(np.float32), around.shape)
     style = rng.random()
     if style < 0.25:
-        wave = _wave(mask[part].shape, style * 25, rng.uniform(4, 14)) * mask[part]
-        shaded = pixels[part] + 30 * wave[..., None]
-        pixels[part] = shaded.clip(0, 255).astype(np.uint8)
+        fill = fill + 30 * _wave(cover.shape, style * 25, rng.uniform(4, 14))[..., None]
     elif style < 0.5:
-        rim = tuple(int(v) for v in color // 2)
-        cv2.polylines(pixels, [_fixed(outline)], True, rim, 1, cv2.LINE_AA, _SHIFT)
+        light = np.linspace(-45, 45, cover.shape[0], dtype=np.float32)
+        fill = fill + light[:, None, None]
+    return (around * (1 - weight) + fill.clip(0, 255) * weight).round().astype(np.uint8)
 
 
 def _background(rng: np.random.Generator, size: int) -> Pixels:
@@ -176,15 +181,19 @@ def _background(rng: np.random.Generator, size: int) -> Pixels:
     clouds = rng.integers(30, 226, (cells, cells, 3)).astype(np.float32)
     gray = clouds.mean(axis=2, keepdims=True)
     clouds = gray + rng.uniform(0.2, 0.8) * (clouds - gray)
-    texture: npt.NDArray[Any] = np.zeros((size, size), np.float32)
+    texture: npt.NDArray[np.float32] = np.zeros((size, size), np.float32)
     style = rng.random()
     if style < 0.35:
         texture = 22 * _wave((size, size), rng.uniform(0, np.pi), rng.uniform(6, 40))
     elif style < 0.7:
         grain = rng.integers(-28, 29, (size // 2 + 1, size // 2 + 1)).astype(np.float32)
-        texture = cv2.resize(grain, (size, size))
-    image = cv2.resize(clouds, (size, size), interpolation=cv2.INTER_CUBIC)
+        texture = _enlarged(grain, size)
+    image = np.stack([_enlarged(clouds[..., i], size) for i in range(3)], axis=-1)
     return (image + texture[..., None]).clip(0, 255).astype(np.uint8)
+
+
+def _enlarged(grid: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    return np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _wave(shape: tuple[int, ...], angle: float, period: float) -> npt.NDArray[np.float32]:
@@ -195,19 +204,17 @@ def _wave(shape: tuple[int, ...], angle: float, period: float) -> npt.NDArray[np
     return np.sin(ys + xs)
 
 
-def _clutter(rng: np.random.Generator, pixels: Pixels) -> None:
-    """A line or a thin arc: texture that is no shape."""
+def _clutter(rng: np.random.Generator, pixels: Pixels) -> Pixels:
+    """With a line or a thin arc: texture that is no shape."""
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
     size = pixels.shape[0]
     color = tuple(int(v) for v in rng.integers(0, 256, 3))
-    a, b = (tuple(int(v) for v in rng.integers(0, size, 2)) for _ in range(2))
+    x1, y1, x2, y2 = (int(v) for v in rng.integers(0, size, 4))
     if rng.random() < 0.6:
-        cv2.line(pixels, a, b, color, int(rng.integers(1, 3)), cv2.LINE_AA)
-        return
-    axes = tuple(int(v) for v in rng.integers(size // 12 + 1, size // 3 + 2, 2))
-    start = float(rng.uniform(0, 360))
-    cv2.ellipse(pixels, a, axes, 0, start, start + rng.uniform(40, 150), color, 1, cv2.LINE_AA)
-
-
-def _fixed(outline: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-    """Points as OpenCV's fixed-point numbers."""
-    return (outline * (1 << _SHIFT)).round().astype(np.int32)
+        draw.line((x1, y1, x2, y2), color, width=int(rng.integers(1, 3)))
+    else:
+        rx, ry = (int(v) for v in rng.integers(size // 12 + 1, size // 3 + 2, 2))
+        start = float(rng.uniform(0, 360))
+        draw.arc((x1 - rx, y1 - ry, x1 + rx, y1 + ry), start, start + rng.uniform(40, 150), color)
+    return np.array(image)

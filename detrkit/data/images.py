@@ -1,7 +1,7 @@
 """Reading image files: any format and mode becomes uint8 RGB (3, H, W), or a `DataError`.
 
-JPEG goes through OpenCV's libjpeg-turbo, about twice as fast as Pillow, once its header proves
-that it is an ordinary and complete one. Everything else goes through Pillow.
+JPEG goes straight to libjpeg-turbo, about twice as fast as through Pillow, once its header
+proves that it is an ordinary and complete one. Everything else goes through Pillow.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from detrkit.data import pixels
 from detrkit.errors import DataError
 
 #: Larger images are refused: a small file can declare more pixels than the memory holds.
@@ -96,10 +96,10 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> Tensor:
         data = np.fromfile(path, np.uint8)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    pixels = _decode_jpeg(path, data, apply_exif)
-    if pixels is None:
-        pixels = _decode_any(path, apply_exif)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    image = _decode_jpeg(path, data, apply_exif)
+    if image is None:
+        image = _decode_any(path, apply_exif)
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def _decode_jpeg(
@@ -119,11 +119,7 @@ def _decode_jpeg(
     if components not in (1, 3):  # CMYK: Pillow knows Adobe's inversion
         return None
     _refuse_bomb(path, height, width)
-    flags = cv2.IMREAD_COLOR_RGB | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION)
-    try:
-        return cv2.imdecode(data, flags)  # type: ignore[return-value]
-    except cv2.error:
-        return None
+    return pixels.decode(data, apply_exif=apply_exif)
 
 
 def _jpeg_frame(data: memoryview) -> tuple[int, int, int] | None:
@@ -154,10 +150,10 @@ def _decode_any(path: str | Path, apply_exif: bool) -> npt.NDArray[np.uint8]:
                 _refuse_bomb(path, image.height, image.width)
                 orientation = _orientation(image) if apply_exif else 1
                 image.load()
-                pixels = _as_rgb(image)
+                rgb = _as_rgb(image)
         except _PILLOW_ERRORS as error:
             raise _unreadable(path, error) from error
-    return _oriented(pixels, orientation)
+    return _oriented(rgb, orientation)
 
 
 def _as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -180,15 +176,15 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _oriented(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+def _oriented(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
     """Undoes an EXIF orientation."""
     if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
+        image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def _refuse_bomb(path: str | Path, height: int, width: int) -> None:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader as TorchLoader
@@ -15,6 +14,7 @@ from torch.utils.data import Sampler
 
 from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
+from detrkit.data.pixels import use_one_thread
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.errors import UsageError
 from detrkit.registry import MODULES
@@ -279,6 +279,5 @@ def data_loader(
 
 
 def _start_worker(worker: int) -> None:
-    """One core per worker: OpenCV would start a thread for every core in each of them."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    """One core per worker."""
+    use_one_thread()

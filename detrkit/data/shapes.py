@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import cv2
+from PIL import Image
 
 from detrkit.data.cache import cache_dir
 from detrkit.data.coco import read_coco
@@ -28,7 +28,7 @@ from detrkit.structures import ClassMap
 logger = logging.getLogger("detrkit")
 
 #: Raised when a change of the drawings makes earlier files differ.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def write(spec: ShapesSpec, folder: Path) -> None:
         for number in range(count):
             drawing = draw(spec.seed, part, number, spec.size)
             name = f"{number:06d}.jpg"
-            _write_jpeg(folder / "images" / split / name, drawing.pixels)
+            Image.fromarray(drawing.pixels).save(folder / "images" / split / name, quality=92)
             images.append(
                 {"id": number, "file_name": name, "height": spec.size, "width": spec.size}
             )
@@ -184,11 +184,3 @@ def write(spec: ShapesSpec, folder: Path) -> None:
         }
         path = folder / "annotations" / f"instances_{split}.json"
         path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _write_jpeg(path: Path, pixels: object) -> None:
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)  # type: ignore[call-overload]
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if not done:
-        raise DataError(f"{path}: cannot be encoded")
-    path.write_bytes(data.tobytes())

@@ -18,7 +18,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2 as T
@@ -29,6 +28,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from detrkit.data import BatchImageCollateFunction, Compose, DetectionDataset, open_dataset
 from detrkit.data.index import DatasetIndex
+from detrkit.data.pixels import use_one_thread
 from detrkit.data.sample import SampleKey
 
 STRONG = ("RandomPhotometricDistort", "RandomZoomOut", "RandomIoUCrop")
@@ -124,8 +124,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    use_one_thread()
     torch.manual_seed(0)
     index = open_dataset(args.data, "train")
     collate = BatchImageCollateFunction(base_size=args.size, base_size_repeat=3, stop_epoch=72)

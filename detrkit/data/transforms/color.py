@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from detrkit.data.canvas import Pixels
+from detrkit.data.pixels import Pixels, affine, mean_luma, turn_hue
 from detrkit.data.sample import Sample
 from detrkit.registry import MODULES
 
@@ -47,7 +46,7 @@ class Affine:
         return cls(_matrix(np.eye(3)[order]))
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        return cv2.transform(pixels, self.matrix)  # type: ignore[return-value]
+        return affine(pixels, self.matrix)
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ class Hue:
     shift: int
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-        hsv[..., 0] += np.uint8(self.shift % 256)  # wraps around, as hues do
-        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv)  # type: ignore[return-value]
+        return turn_hue(pixels, self.shift)
 
 
 @MODULES.register(family="transform", example={})
@@ -129,7 +126,7 @@ class RandomPhotometricDistort:
         grid = np.ascontiguousarray(source[:, ::stride, ::stride].permute(1, 2, 0).numpy())
         for function in sample.canvas.recolor:
             grid = function(grid)
-        return float(cv2.cvtColor(grid, cv2.COLOR_RGB2GRAY).mean())
+        return mean_luma(grid)
 
 
 def _matrix(matrix: npt.NDArray[np.floating], offset: float = 0.0) -> npt.NDArray[np.float32]:

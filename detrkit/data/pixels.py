@@ -1,0 +1,113 @@
+"""Operations on pixels, with OpenCV where it can be imported and without it where it cannot.
+
+OpenCV is several times faster. Yet its usual wheel needs a system library (libGL) that servers
+often lack, and which of the two wheels lies on a machine is not ours to say, so nothing here
+depends on it: Pillow and torch do the same, within rounding.
+
+All arrays are uint8 RGB (h, w, 3), C-contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detrkit.structures import ImageSpec
+
+try:
+    import cv2
+
+    HAVE_OPENCV = hasattr(cv2, "IMREAD_COLOR_RGB")  # since 4.11
+except ImportError:
+    HAVE_OPENCV = False
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def use_one_thread() -> None:
+    """For loader workers, each of which would otherwise start a thread per core."""
+    torch.set_num_threads(1)
+    if HAVE_OPENCV:
+        cv2.setNumThreads(0)
+
+
+def decode(data: npt.NDArray[np.uint8], *, apply_exif: bool) -> Pixels | None:
+    """Decodes a complete JPEG of one or three components.
+
+    None when that fails or OpenCV is missing: the caller turns to Pillow then.
+    """
+    if not HAVE_OPENCV:
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        return _array(cv2.imdecode(data, flags))
+    except cv2.error:
+        return None
+
+
+def affine(pixels: Pixels, matrix: npt.NDArray[np.float32]) -> Pixels:
+    """Each pixel times a (3, 4) matrix, rounded and clipped."""
+    if HAVE_OPENCV:
+        return _array(cv2.transform(pixels, matrix))
+    values = tuple(float(v) for v in matrix.ravel())
+    return np.array(Image.fromarray(pixels).convert("RGB", values))
+
+
+def turn_hue(pixels: Pixels, shift: int) -> Pixels:
+    """Hue moved by `shift` 256ths of the colour circle, in place of a float computation."""
+    amount = np.uint8(shift % 256)
+    if HAVE_OPENCV:
+        hsv = _array(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL))
+        hsv[..., 0] += amount  # wraps around, as hues do
+        return _array(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv))
+    hsv = np.array(Image.fromarray(pixels).convert("HSV"))
+    hsv[..., 0] += amount
+    return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
+
+
+def mean_luma(pixels: Pixels) -> float:
+    """Mean of 0.299 R + 0.587 G + 0.114 B."""
+    if HAVE_OPENCV:
+        return float(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).mean())
+    return float(np.asarray(Image.fromarray(pixels).convert("L")).mean())
+
+
+def mirror(pixels: Pixels) -> Pixels:
+    """Left and right exchanged."""
+    if HAVE_OPENCV:
+        return _array(cv2.flip(pixels, 1))
+    return np.ascontiguousarray(pixels[:, ::-1])
+
+
+def nearest(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resized to (h, w) by taking the nearest pixel above and to the left."""
+    if HAVE_OPENCV:
+        return _array(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
+    rows, columns = (np.arange(n) * old // n for n, old in zip(size, pixels.shape, strict=False))
+    return np.ascontiguousarray(pixels[rows][:, columns])
+
+
+def normalized(batch: Tensor, spec: ImageSpec) -> Tensor:
+    """uint8 (B, h, w, 3) -> float32 (B, 3, h, w), equal to `spec.normalized` bit by bit."""
+    if not HAVE_OPENCV:
+        return spec.normalized(batch.permute(0, 3, 1, 2).contiguous())
+    # Two passes in place of four: separate the channels, then look up each byte's value.
+    tables = spec.normalized(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)).numpy()
+    count, height, width, _ = batch.shape
+    images = torch.empty(count, 3, height, width)
+    planes = np.empty((3, height, width), np.uint8)
+    for source, image in zip(batch.numpy(), images.numpy(), strict=True):
+        cv2.split(source, list(planes))
+        for plane, table, out in zip(planes, tables, image, strict=True):
+            cv2.LUT(plane, table, dst=out)
+    return images
+
+
+def _array(result: Any) -> Pixels:
+    """OpenCV's results are typed as any kind of number."""
+    return result
