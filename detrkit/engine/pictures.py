@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,17 @@ from detrkit.structures import Batch, ClassMap, ImageSpec
 
 #: Pictures on one sheet.
 MOST = 16
+#: Pixels of a picture's longer side from which on names leave enough of it to be seen.
+READABLE = 320
 
 
 def batch_picture(batch: Batch, class_map: ClassMap, spec: ImageSpec) -> Image.Image:
     """A training batch as the model sees it, with its targets."""
-    pairs = list(zip(batch.images[:MOST], batch.targets[:MOST], strict=True))
+    images = batch.images[:MOST].detach().float().cpu()
+    factor = math.ceil(READABLE / max(images.shape[-2:]))
+    if factor > 1:  # names would cover small images
+        images = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    pairs = list(zip(images, batch.targets[:MOST], strict=True))
     return grid(
         [draw_targets(image, target, class_map, image_spec=spec) for image, target in pairs],
         titles=[str(target.image_id) for _, target in pairs],
