@@ -295,8 +295,8 @@ class HGNetv2(nn.Module):
         """images (B, 3, H, W) -> maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), finest first."""
         x = self.stem(images)
         maps = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
+        for i in range(max(self.return_idx) + 1):  # nobody needs what comes after
+            x = self.stages[i](x)
             if i in self.return_idx:
                 maps.append(x)
         return maps
