@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -32,33 +33,47 @@ def generate_scales(base_size: int, base_size_repeat: int) -> list[int]:
 
 @dataclass(slots=True)
 class PixelBatch:
-    """A batch whose pixels are still bytes: a quarter of the memory to hand between processes.
+    """A batch as it travels from a loader worker: bytes, and arrays of all boxes together.
+
+    A quarter of the memory of the finished batch, and one shared tensor in place of one for
+    each image's boxes and labels.
 
     Attributes:
         pixels: uint8 RGB (B, H, W, 3).
-        targets: B targets.
+        boxes_cxcywh: (N, 4) float32, of all images, as fractions of their image.
+        labels: (N,) int64.
+        counts: boxes of each image.
+        image_ids: B ids.
+        orig_sizes: (h, w) of each image file.
         spec: how bytes become the model's input.
     """
 
     pixels: Tensor
-    targets: list[Target]
+    boxes_cxcywh: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    counts: list[int]
+    image_ids: list[int | str]
+    orig_sizes: list[tuple[int, int]]
     spec: ImageSpec
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.counts)
 
     def pin_memory(self) -> PixelBatch:
         """Called by the data loader when `pin_memory` is on."""
-        targets = Batch(self.pixels[:0], self.targets).pin_memory().targets
-        return replace(self, pixels=self.pixels.pin_memory(), targets=targets)
+        return replace(self, pixels=self.pixels.pin_memory())
 
     def finish(self, device: torch.device | str = "cpu") -> Batch:
         """float32 images (B, 3, H, W) on `device`; equal to `ImageSpec.normalized` bit by bit."""
-        if torch.device(device).type != "cpu":
+        if torch.device(device).type == "cpu":
+            images = normalized(self.pixels, self.spec)
+        else:
             pixels = self.pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-            targets = [target.to(device, non_blocking=True) for target in self.targets]
-            return Batch(self.spec.normalized(pixels), targets)
-        return Batch(normalized(self.pixels, self.spec), self.targets)
+            images = self.spec.normalized(pixels)
+        boxes = torch.from_numpy(self.boxes_cxcywh).to(device).split(self.counts)
+        labels = torch.from_numpy(self.labels).to(device).split(self.counts)
+        targets = map(Target, boxes, labels, self.image_ids, self.orig_sizes)
+        return Batch(images, list(targets))
 
 
 @MODULES.register(family="data", example={})
@@ -117,8 +132,15 @@ class BatchImageCollateFunction:
             mean=first.mean or (0.0, 0.0, 0.0),
             std=first.std or (1.0, 1.0, 1.0),
         )
-        # default_collate stacks into shared memory when called in a worker
-        return PixelBatch(default_collate(images), [sample.target() for sample in samples], spec)
+        return PixelBatch(
+            pixels=default_collate(images),  # into shared memory, when called in a worker
+            boxes_cxcywh=np.concatenate([sample.boxes_cxcywh() for sample in samples]),
+            labels=np.concatenate([sample.labels for sample in samples]),
+            counts=[len(sample) for sample in samples],
+            image_ids=[sample.image_id for sample in samples],
+            orig_sizes=[sample.orig_size for sample in samples],
+            spec=spec,
+        )
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Makes the batch.

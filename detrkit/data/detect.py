@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -158,7 +159,19 @@ def open_splits(
     if val_fraction is not None and "train" in parts:
         parts["train"], parts["val"] = parts["train"].split(val_fraction, seed)
     sum((part.faults for part in parts.values()), FaultReport()).log()
+    _warn_of_leaks(parts)
     return parts
+
+
+def _warn_of_leaks(parts: Mapping[str, DatasetIndex]) -> None:
+    """Says so when an image is in two splits: scores on it prove nothing."""
+    for a, b in combinations(parts, 2):
+        common = set(parts[a].paths) & set(parts[b].paths)
+        if common:
+            logger.warning(
+                "%s: %d of %d images of `%s` are in `%s` as well, e.g. %s",
+                *(parts[a].source, len(common), len(parts[b]), b, a, min(common)),
+            )
 
 
 def find_layout(path: Path, splits: Mapping[str, str] | None = None) -> Layout:
@@ -244,14 +257,14 @@ def _coco_files(root: Path, splits: Mapping[str, str] | None) -> dict[str, Path]
     """COCO files in `annotations/` or in the folder itself, by the split in their names."""
     for folder in (root / "annotations", root / "Annotations", root):
         candidates = sorted(folder.glob("*.json")) if folder.is_dir() else []
-        candidates = [f for f in candidates if not f.name.startswith(("captions", "person_key"))]
         by_stem = {f.stem: f for f in candidates}
         found: dict[str, Path] = {}
         for split, name in (splits or {}).items():
             if name in by_stem:
                 found[split] = by_stem[name]
-        # `instances_…` are boxes for sure; others must look like it
-        candidates.sort(key=lambda f: not f.name.startswith("instances"))
+        # `instances_…` are boxes for sure, so captions and key points beside them are not read
+        instances = [f for f in candidates if f.name.startswith("instances")]
+        candidates = instances or candidates
         for file in candidates:
             part = split_of(file.stem)
             if part and part not in found and _looks_like_coco(file):

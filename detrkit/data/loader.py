@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.pixels import use_one_thread
 from detrkit.data.sample import Sample, SampleKey
-from detrkit.errors import UsageError
+from detrkit.errors import DetrkitError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch
 
@@ -168,6 +169,8 @@ class Loader:
         try:
             for batch in self._loader:
                 yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
+        except DetrkitError as error:
+            raise _unwrapped(error) from error
         finally:
             self.dataset.report_broken()
 
@@ -279,5 +282,14 @@ def data_loader(
 
 
 def _start_worker(worker: int) -> None:
-    """One core per worker."""
+    """One core per worker; Ctrl-C is for the main process, which ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     use_one_thread()
+
+
+def _unwrapped(error: DetrkitError) -> DetrkitError:
+    """An error of a worker arrives as the text of its traceback; its last line is ours."""
+    if not error.message.startswith("Caught "):
+        return error
+    last = error.message.strip().splitlines()[-1]
+    return type(error)(last.partition(": ")[2] or last)

@@ -101,13 +101,17 @@ class Sample:
             self.boxes_xyxy = self.boxes_xyxy[keep]
             self.labels = self.labels[keep]
 
-    def target(self) -> Target:
-        """Boxes as fractions of the picture."""
+    def boxes_cxcywh(self) -> npt.NDArray[np.float32]:
+        """(N, 4) float32, centre and size as fractions of the picture."""
         h, w = self.size
         x1, y1, x2, y2 = (self.boxes_xyxy / np.array([w, h, w, h], np.float32)).T
         boxes = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
+        return boxes.astype(np.float32, copy=False)
+
+    def target(self) -> Target:
+        """What the picture holds, as tensors."""
         return Target(
-            boxes_cxcywh=torch.from_numpy(boxes.astype(np.float32, copy=False)),
+            boxes_cxcywh=torch.from_numpy(self.boxes_cxcywh()),
             labels=torch.from_numpy(self.labels),
             image_id=self.image_id,
             orig_size=self.orig_size,

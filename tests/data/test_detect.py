@@ -45,6 +45,21 @@ def test_classes_that_contradict_each_other(make_coco: CocoMaker, tmp_path: Path
         open_splits(tmp_path)
 
 
+def test_the_official_coco_folder(make_coco: CocoMaker, tmp_path: Path) -> None:
+    """Captions, key points and the unlabelled test images lie beside the boxes."""
+    for split in ("train2017", "val2017"):
+        make_coco([box(1, image=0)], images(2), split=split)
+    (tmp_path / "images" / "train2017").rename(tmp_path / "train2017")
+    for name in ("captions_train2017", "person_keypoints_val2017", "image_info_test2017"):
+        (tmp_path / "annotations" / f"{name}.json").write_text("not read")
+    assert {k: len(v) for k, v in open_splits(tmp_path).items()} == {"train": 2, "val": 2}
+
+
+def test_images_in_two_splits_are_noticed(shared_data, caplog: pytest.LogCaptureFixture) -> None:
+    open_splits(shared_data("aerial_cars"))
+    assert "16 of 16 images of `val` are in `train` as well" in caplog.text
+
+
 @pytest.mark.parametrize("val", ["valid", "val"])
 def test_roboflow_layout(tmp_path: Path, val: str) -> None:
     for split in ("train", val, "test"):

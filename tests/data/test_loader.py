@@ -12,7 +12,7 @@ from detrkit.data import BatchImageCollateFunction, Compose, DetectionDataset, b
 from detrkit.data.coco import read_coco
 from detrkit.data.collate import generate_scales
 from detrkit.data.loader import BatchSchedule, Loader
-from detrkit.errors import ConfigError, UsageError
+from detrkit.errors import ConfigError, DataError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch, ImageSpec
 from tests.data.conftest import CocoMaker, box
@@ -202,6 +202,27 @@ def test_broken_images_met_by_workers_are_reported(
     loader = make_loader(path, num_workers=1)
     assert sum(len(batch) for batch in loader) == COUNT
     assert caplog.text.count("3.jpg: unreadable image") == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_workers_stay_one_line(path: Path, workers: int) -> None:
+    loader = make_loader(path, num_workers=workers)
+    for number in range(COUNT):
+        break_image(path, number)
+    with pytest.raises(DataError) as caught:
+        list(loader)
+    assert "20 images in a row cannot be read" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_workers_that_are_spawned(path: Path) -> None:
+    """As on Windows and macOS: everything is pickled."""
+    break_image(path, 3)
+    loader = make_loader(path, num_workers=1)
+    loader._loader.multiprocessing_context = "spawn"
+    plain = make_loader(path)
+    assert all(same(a, b) for a, b in zip(plain, loader, strict=True))
+    assert loader.dataset.broken.sum() == 1
 
 
 def test_the_last_batch(path: Path) -> None:
