@@ -58,11 +58,11 @@ class ClassMap:
     @cached_property
     def colors(self) -> tuple[tuple[int, int, int], ...]:
         """One RGB colour (0–255) per class, far apart in hue and stable for an index."""
-        golden = 0.61803398875
-        return tuple(
-            tuple(
-                round(255 * c)
-                for c in colorsys.hsv_to_rgb((0.58 + i * golden) % 1, 0.85 - 0.25 * (i % 2), 0.95)
-            )
-            for i in range(len(self))
-        )  # type: ignore[return-value]
+        return tuple(_color(index) for index in range(len(self)))
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    """Hues stepped by the golden ratio never come close to each other early."""
+    hue = (0.58 + index * 0.61803398875) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85 - 0.25 * (index % 2), 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)

@@ -39,7 +39,10 @@ class ImageSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageSpec:
         """Inverse of `to_dict`; lists become tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and JSON."""
