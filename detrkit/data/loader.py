@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -137,17 +138,20 @@ class Loader:
                 "prefetch_factor": prefetch,
                 "worker_init_fn": _start_worker,
             }
-        self._loader: TorchLoader[Sample] = TorchLoader(
-            dataset,
-            batch_sampler=schedule,
-            collate_fn=getattr(collate, "gather", collate),
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            # Its own generator: starting an epoch must not move the global random state, which
-            # a checkpoint restores.
-            generator=torch.Generator(),
-            **options,
-        )
+        with warnings.catch_warnings():
+            # The number of workers is the user's to choose, also above that of the cores.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            self._loader: TorchLoader[Sample] = TorchLoader(
+                dataset,
+                batch_sampler=schedule,
+                collate_fn=getattr(collate, "gather", collate),
+                num_workers=num_workers,
+                pin_memory=pin_memory,
+                # Its own generator: starting an epoch must not move the global random state, which
+                # a checkpoint restores.
+                generator=torch.Generator(),
+                **options,
+            )
 
     @property
     def epoch(self) -> int:

@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detrkit.data.index import DatasetIndex
@@ -36,6 +36,7 @@ def make_index(counts: list[int]) -> DatasetIndex:
 COUNTS = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(COUNTS, st.data())
 def test_subset_keeps_each_image_with_its_boxes(counts: list[int], data: st.DataObject) -> None:
     index = make_index(counts)
@@ -50,6 +51,7 @@ def test_subset_keeps_each_image_with_its_boxes(counts: list[int], data: st.Data
         )
 
 
+@settings(deadline=None)
 @given(COUNTS.filter(lambda c: len(c) > 1), st.floats(0.01, 0.99), st.integers(0, 9))
 def test_split_is_a_partition(counts: list[int], fraction: float, seed: int) -> None:
     index = make_index(counts)
@@ -65,6 +67,7 @@ def test_split_needs_two_images() -> None:
         make_index([3]).split(0.5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=6), max_size=6))
 def test_packed_strings_round_trip(strings: list[str]) -> None:
     packed = pickle.loads(pickle.dumps(PackedStrings.pack(strings)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detrkit.data import BatchImageCollateFunction, Compose, DetectionDataset, build_loader
@@ -128,6 +128,7 @@ SCHEDULES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(SCHEDULES, st.integers(0, 3))
 def test_training_ranks_are_equally_long_and_complete(settings: dict, epoch: int) -> None:
     world = settings["world_size"]
@@ -143,6 +144,7 @@ def test_training_ranks_are_equally_long_and_complete(settings: dict, epoch: int
     assert len(set(seen)) > len(seen) / 2 - world  # little is repeated
 
 
+@settings(deadline=None)
 @given(SCHEDULES)
 def test_evaluation_sees_every_image_once(settings: dict) -> None:
     settings = settings | {"drop_last": False}

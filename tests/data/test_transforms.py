@@ -180,6 +180,7 @@ def test_boxes_follow_the_pixels() -> None:
     assert seen > 100
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_targets_are_fractions_of_the_picture(seed: int) -> None:
     item = Compose(RECIPE)(sample(), rng(seed))
@@ -193,6 +194,7 @@ def test_targets_are_fractions_of_the_picture(seed: int) -> None:
     assert item.image.dtype == torch.uint8
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_no_boxes_pass_through_everything(seed: int) -> None:
     item = Compose([*RECIPE, {"type": "RandomCrop", "size": 20}])(sample(()), rng(seed))
