@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from detrkit.data.pixels import Pixels
 
-CLASSES = ("circle", "square", "triangle", "star", "cross")
+CLASSES = ("circle", "square", "triangle", "star")
 
 #: A shape must stay visible by this part of its area, or it is not placed.
 MIN_VISIBLE = 0.45
@@ -51,12 +51,12 @@ def draw(seed: int, split: int, number: int, size: int) -> Drawing:
     """
     rng = np.random.default_rng([seed, split, number])
     pixels = _background(rng, size)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 3)):
         pixels = _clutter(rng, pixels)
     owner = np.zeros((size, size), np.uint8)  # which shape each pixel shows; 0 is background
     labels: list[int] = []
     full: list[int] = []
-    wanted = 0 if rng.random() < 1 / 30 else int(rng.integers(1, 9))
+    wanted = 0 if rng.random() < 1 / 30 else int(rng.integers(1, 7))
     for _ in range(wanted):
         label = int(rng.integers(len(CLASSES)))
         cover, part = _covered(_placed(rng, _outline(label), size), size)
@@ -118,30 +118,25 @@ def _outline(label: int) -> npt.NDArray[np.float64]:
     if name == "circle":
         return _polygon(32)
     if name == "square":
-        return _polygon(4)
+        return _polygon(4, first=np.pi / 4)
     if name == "triangle":
         return _polygon(3)
-    if name == "star":
-        points = _polygon(10)
-        points[1::2] *= 0.42
-        return points
-    arm = 0.3
-    quarter = np.array([[arm, -0.95], [arm, -arm], [0.95, -arm], [0.95, arm]])
-    turns = [np.array([[0, -1], [1, 0]]), -np.eye(2), np.array([[0, 1], [-1, 0]])]
-    return np.concatenate([quarter[:3], *[(quarter @ turn.T)[:3] for turn in turns]])
+    points = _polygon(10)  # a star
+    points[1::2] *= 0.42
+    return points
 
 
-def _polygon(corners: int) -> npt.NDArray[np.float64]:
-    angles = np.arange(corners) * (2 * np.pi / corners)
+def _polygon(corners: int, first: float = 0.0) -> npt.NDArray[np.float64]:
+    angles = first + np.arange(corners) * (2 * np.pi / corners)
     return np.stack([np.sin(angles), -np.cos(angles)], axis=1)
 
 
 def _placed(
     rng: np.random.Generator, outline: npt.NDArray[np.float64], size: int
 ) -> npt.NDArray[np.float64]:
-    """Scaled, stretched a little, turned and moved; mostly inside the picture."""
-    radius = size * np.exp(rng.uniform(np.log(0.045), np.log(0.3)))
-    angle = rng.uniform(0, 2 * np.pi)
+    """Scaled, stretched a little, tilted and moved; mostly inside the picture."""
+    radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.3)))
+    angle = rng.uniform(-0.4, 0.4)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = np.diag([radius, radius * rng.uniform(0.75, 1.0)])
     centre = rng.uniform(0.3 * radius, size - 0.3 * radius, 2)

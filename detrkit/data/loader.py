@@ -7,6 +7,7 @@ import math
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -138,9 +139,7 @@ class Loader:
                 "prefetch_factor": prefetch,
                 "worker_init_fn": _start_worker,
             }
-        with warnings.catch_warnings():
-            # The number of workers is the user's to choose, also above that of the cores.
-            warnings.filterwarnings("ignore", message="This DataLoader will create")
+        with _any_number_of_workers():
             self._loader: TorchLoader[Sample] = TorchLoader(
                 dataset,
                 batch_sampler=schedule,
@@ -171,12 +170,16 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         _ = self.dataset.broken  # shared with the workers, so it must exist before they do
         try:
-            for batch in self._loader:
+            for batch in self._batches():
                 yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
         except DetrkitError as error:
             raise _unwrapped(error) from error
         finally:
             self.dataset.report_broken()
+
+    def _batches(self) -> Iterator[PixelBatch | Batch]:
+        with _any_number_of_workers():
+            return iter(self._loader)
 
 
 def build_loader(
@@ -283,6 +286,14 @@ def data_loader(
         world_size=world_size,
         pin_memory=pin_memory,
     )
+
+
+@contextmanager
+def _any_number_of_workers() -> Iterator[None]:
+    """The number of workers is the user's to choose, also above that of the cores."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
 
 
 def _start_worker(worker: int) -> None:
