@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlparse
 
+from detrkit.data.cache import cache_dir
 from detrkit.engine.files import write_atomically
 from detrkit.errors import WeightsError
 
 log = logging.getLogger("detrkit")
 
 _CHUNK = 1 << 20
-
-
-def cache_folder() -> Path:
-    """`DETRKIT_CACHE`, else the platform's cache folder."""
-    if os.environ.get("DETRKIT_CACHE"):
-        return Path(os.environ["DETRKIT_CACHE"]).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", "~")).expanduser() / "detrkit" / "cache"
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/detrkit").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "detrkit"
 
 
 def is_url(text: str) -> bool:
@@ -48,7 +36,7 @@ def fetch(url: str, sha256: str | None = None, *, timeout: float = 30.0) -> Path
         WeightsError: it cannot be downloaded, or is not what was expected.
     """
     name = Path(urlparse(url).path).name or "weights.pth"
-    place = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
+    place = cache_dir() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
     if place.is_file():
         return place
     log.info("downloading %s", url)
