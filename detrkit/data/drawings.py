@@ -56,7 +56,7 @@ def draw(seed: int, split: int, number: int, size: int) -> Drawing:
     owner = np.zeros((size, size), np.uint8)  # which shape each pixel shows; 0 is background
     labels: list[int] = []
     full: list[int] = []
-    wanted = 0 if rng.random() < 1 / 30 else int(rng.integers(1, 7))
+    wanted = 0 if rng.random() < 1 / 30 else int(rng.integers(3, 11))
     for _ in range(wanted):
         label = int(rng.integers(len(CLASSES)))
         cover, part = _covered(_placed(rng, _outline(label), size), size)
@@ -135,7 +135,7 @@ def _placed(
     rng: np.random.Generator, outline: npt.NDArray[np.float64], size: int
 ) -> npt.NDArray[np.float64]:
     """Scaled, stretched a little, tilted and moved; mostly inside the picture."""
-    radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.3)))
+    radius = size * np.exp(rng.uniform(np.log(0.06), np.log(0.25)))
     angle = rng.uniform(-0.4, 0.4)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = np.diag([radius, radius * rng.uniform(0.75, 1.0)])
