@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported, here and in child processes: one thread each. Sums over several
+# threads may be ordered otherwise in another process, and the tests compare bit for bit.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
