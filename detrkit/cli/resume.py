@@ -29,7 +29,7 @@ def resume(
 ) -> None:
     """Continue a run exactly where it stopped.
 
-    The result is the same, bit for bit on a CPU, as if it had never stopped. Settings come from
+    The result is the same, bit for bit on a CPU with one thread, as if it had never stopped. Settings come from
     the checkpoint; --data, --device and --workers say what is elsewhere on this machine.
     """
     from detrkit.cli import console
