@@ -29,8 +29,9 @@ def resume(
 ) -> None:
     """Continue a run exactly where it stopped.
 
-    The result is the same, bit for bit on a CPU with one thread, as if it had never stopped. Settings come from
-    the checkpoint; --data, --device and --workers say what is elsewhere on this machine.
+    The result is the same, bit for bit on a CPU with one thread, as if it had never stopped.
+    Settings come from the checkpoint; --data, --device and --workers say what is elsewhere on
+    this machine.
     """
     from detrkit.cli import console
     from detrkit.cli.train import report

@@ -3,7 +3,7 @@
 What changes the training (stages, schedule, averaged weights, checkpoints) is named in `fit` and
 `train_step`; what only watches it is an observer. Everything random in a step is a function of
 (seed, step, rank), and the order of the data one of (seed, epoch): a run that was interrupted
-anywhere continues to the same weights, bit for bit on a CPU.
+anywhere continues to the same weights, bit for bit on a CPU with one thread.
 """
 
 from __future__ import annotations
