@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detrkit.engine.derive import TrainFlags
+    from detrkit.engine.training import RunResult
 
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
 # ruff: noqa: UP045
@@ -119,13 +126,13 @@ def train(
     run(cfg, flags, updates, plugin, output, json)
 
 
-def run(  # type: ignore[no-untyped-def]
-    cfg,
-    flags,
-    update,
-    plugin,
-    output,
-    json,
+def run(
+    cfg: str,
+    flags: TrainFlags,
+    update: Sequence[str],
+    plugin: Sequence[Path] | None,
+    output: Path | None,
+    json: bool,
 ) -> None:
     """Loads the configuration, trains, prints the result; shared with `tune`."""
     from dataclasses import asdict
@@ -140,7 +147,7 @@ def run(  # type: ignore[no-untyped-def]
     report(result, json)
 
 
-def report(result, json: bool) -> None:  # type: ignore[no-untyped-def]
+def report(result: RunResult, json: bool) -> None:
     """Prints what a run reached and where it is."""
     from detrkit.cli import console
 
