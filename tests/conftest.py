@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def reference_folder() -> Path:
     """Folder of the reference numbers: `DETRKIT_REFERENCE`, else `../shared`."""
     return Path(os.environ.get("DETRKIT_REFERENCE", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def clean_log() -> None:
+    """Each test meets the log of a library: commands run before it may have set up their own."""
+    logger = logging.getLogger("detrkit")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture(scope="session")

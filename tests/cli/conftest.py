@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -22,17 +22,11 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """`run("show-config", "quickstart")` -> exit code, stdout, stderr."""
-    import logging
-
-    logger = logging.getLogger("detrkit")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-
     def runner(*args: object) -> Result:
         code = main([str(arg) for arg in args])
         captured = capsys.readouterr()
         return Result(code, captured.out, captured.err)
 
-    yield runner
-    logger.handlers[:], logger.level, logger.propagate = before
+    return runner
