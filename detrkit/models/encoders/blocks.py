@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.models.layers.activations import get_activation
@@ -71,6 +73,8 @@ class CSPLayer(nn.Module):
         num_blocks: RepVGG blocks in the main branch.
         expansion: width of the branches relative to `out_channels`.
         act: activation.
+        split: one convolution makes both branches (YOLO's RepC3, the authors' `csp2`); otherwise
+            each has its own (`csp`).
     """
 
     def __init__(
@@ -80,11 +84,14 @@ class CSPLayer(nn.Module):
         num_blocks: int = 3,
         expansion: float = 1.0,
         act: str = "silu",
+        split: bool = False,
     ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
-        self.conv1 = ConvNormAct(in_channels, hidden, 1, act=act)
-        self.conv2 = ConvNormAct(in_channels, hidden, 1, act=act)
+        self.split = split
+        self.conv1 = ConvNormAct(in_channels, 2 * hidden if split else hidden, 1, act=act)
+        if not split:
+            self.conv2 = ConvNormAct(in_channels, hidden, 1, act=act)
         self.bottlenecks = nn.Sequential(
             *(RepVGGBlock(hidden, hidden, act=act) for _ in range(num_blocks))
         )
@@ -96,11 +103,18 @@ class CSPLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
-        return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
+        if self.split:
+            short, main = self.conv1(x).chunk(2, dim=1)
+        else:
+            main, short = self.conv1(x), self.conv2(x)
+        return self.conv3(self.bottlenecks(main) + short)
 
 
-class RepNCSPELAN4(nn.Module):
-    """Generalised ELAN of YOLOv9 (arXiv:2402.13616) with RepVGG blocks, D-FINE's fusion block.
+class RepNCSPELAN(nn.Module):
+    """Generalised ELAN of YOLOv9 (arXiv:2402.13616) with RepVGG blocks.
+
+    The authors' `RepNCSPELAN4` (D-FINE) and, without the 3×3 convolutions, `RepNCSPELAN5`
+    (DEIMv2).
 
     Args:
         in_channels, out_channels: widths.
@@ -108,6 +122,8 @@ class RepNCSPELAN4(nn.Module):
         branch_channels: width of the two branches in a row.
         num_blocks: RepVGG blocks in a branch.
         act: activation.
+        split: which CSP layer, see `CSPLayer`.
+        smooth: whether a 3×3 convolution follows the CSP layer of a branch.
     """
 
     def __init__(
@@ -118,19 +134,23 @@ class RepNCSPELAN4(nn.Module):
         branch_channels: int,
         num_blocks: int = 3,
         act: str = "silu",
+        split: bool = False,
+        smooth: bool = True,
     ) -> None:
         super().__init__()
-        branch = branch_channels
+
+        def branch(width: int) -> nn.Sequential:
+            layers: list[nn.Module] = [
+                CSPLayer(width, branch_channels, num_blocks, act=act, split=split)
+            ]
+            if smooth:
+                layers.append(ConvNormAct(branch_channels, branch_channels, 3, act=act))
+            return nn.Sequential(*layers)
+
         self.cv1 = ConvNormAct(in_channels, split_channels, 1, act=act)
-        self.cv2 = nn.Sequential(
-            CSPLayer(split_channels // 2, branch, num_blocks, act=act),
-            ConvNormAct(branch, branch, 3, act=act),
-        )
-        self.cv3 = nn.Sequential(
-            CSPLayer(branch, branch, num_blocks, act=act),
-            ConvNormAct(branch, branch, 3, act=act),
-        )
-        self.cv4 = ConvNormAct(split_channels + 2 * branch, out_channels, 1, act=act)
+        self.cv2 = branch(split_channels // 2)
+        self.cv3 = branch(branch_channels)
+        self.cv4 = ConvNormAct(split_channels + 2 * branch_channels, out_channels, 1, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""
@@ -154,3 +174,23 @@ class SCDown(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv2(self.cv1(x))
+
+
+def projection(in_channels: int, out_channels: int, named: bool = True) -> nn.Sequential:
+    """A 1×1 convolution and a norm, before maps of several widths can be fused.
+
+    Args:
+        in_channels, out_channels: widths.
+        named: whether the layers are called `conv` and `norm`, or counted.
+    """
+    layers = [nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
+    names = ("conv", "norm") if named else ("0", "1")
+    return nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
+
+
+def enlarge(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Nearest-neighbour enlargement to the size of `fine`: double, one less where that is odd."""
+    h, w = coarse.shape[-2:]
+    if fine.shape[-2:] == (2 * h, 2 * w):
+        return F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+    return F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")

@@ -1,37 +1,54 @@
-"""The hybrid encoder of RT-DETR in D-FINE's form.
+"""The hybrid encoder of RT-DETR, D-FINE, DEIM and DEIMv2.
 
 Attention on the coarsest map (AIFI), then a path down and a path up through the scales with
-convolutional fusion blocks (CCFF): RT-DETR, arXiv:2304.08069, section 4.2; D-FINE,
-arXiv:2410.13842, replaces the fusion blocks by GELAN and the strided convolutions by SCDown.
+convolutional fusion blocks (CCFF): RT-DETR, arXiv:2304.08069, section 4.2. The families differ in
+the blocks:
+
+    version         lateral      fusion block                   downsampling
+    v1, v2,         1×1 + act    CSPLayer                       3×3, stride 2, + act
+      rt_detrv2
+    dfine           1×1          RepNCSPELAN4 (csp or csp2)     SCDown
+    deim            1×1          RepNCSPELAN5                   SCDown
+
+`v1` (RT-DETR) and `v2` (RT-DETRv2) differ in the names of the input projection only;
+`rt_detrv2` is what DEIM calls `v2`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, did_you_mean
 from detrkit.models.encoders.blocks import (
-    RepNCSPELAN4,
+    CSPLayer,
+    RepNCSPELAN,
     SCDown,
     TransformerEncoder,
     TransformerEncoderLayer,
+    enlarge,
+    projection,
 )
 from detrkit.models.layers.conv import ConvNormAct
 from detrkit.models.layers.position import sincos_2d
 from detrkit.models.layers.size_cache import SizeCache
 from detrkit.registry import MODULES
 
+#: The versions with RT-DETR's blocks.
+_RTDETR = ("v1", "v2", "rt_detrv2")
+#: argument -> its values
+_CHOICES = {
+    "version": ("dfine", "deim", *_RTDETR),
+    "csp_type": ("csp", "csp2"),
+    "fuse_op": ("cat", "sum"),
+}
+
 
 @MODULES.register(share=("eval_spatial_size",), paper="arXiv:2304.08069, arXiv:2410.13842")
 class HybridEncoder(nn.Module):
     """Maps of different widths -> as many maps of width `hidden_dim`, fused over the scales.
-
-    A relative with other blocks overrides `fusion_block`, `lateral` and `downsample`.
 
     Args:
         in_channels: widths of the input maps, finest first.
@@ -41,10 +58,19 @@ class HybridEncoder(nn.Module):
         use_encoder_idx: maps that get attention.
         num_encoder_layers: attention layers for each of them.
         pe_temperature: of the position embedding.
-        expansion: width of the fusion blocks' branches, relative to half of `hidden_dim`.
+        expansion: width of the fusion blocks' branches: relative to half of `hidden_dim` for
+            dfine and deim, to `hidden_dim` for the versions of RT-DETR.
         depth_mult: depth of the fusion blocks; 1 means three RepVGG blocks.
-        act: activation of the fusion blocks.
+        act: activation of the convolutions across scales.
         eval_spatial_size: accepted from authors' files; embeddings follow the actual sizes.
+        version: the blocks: dfine (also DEIM's default), deim (DEIMv2), or rt_detrv2, v2 and v1.
+            Files of RT-DETR's repository, where `v2` is the default, get it from the
+            configuration.
+        csp_type: CSP layer in dfine's fusion blocks: csp, or DEIMv2's csp2. The block of deim
+            always has csp2, those of RT-DETR csp.
+        fuse_op: how two maps enter a fusion block: concatenated (cat) or, in DEIMv2, added (sum).
+        project_equal: whether a map that is `hidden_dim` wide already is projected too. DEIMv2
+            passes it on; files with its decoder get that from the configuration.
 
     Attributes:
         out_channels, out_strides: of the output maps.
@@ -69,6 +95,10 @@ class HybridEncoder(nn.Module):
         depth_mult: float = 1.0,
         act: str = "silu",
         eval_spatial_size: Sequence[int] | None = None,
+        version: str = "dfine",
+        csp_type: str = "csp",
+        fuse_op: str = "cat",
+        project_equal: bool = True,
     ) -> None:
         super().__init__()
         levels = len(in_channels)
@@ -84,6 +114,8 @@ class HybridEncoder(nn.Module):
             raise ConfigError(
                 f"HybridEncoder.hidden_dim: {hidden_dim} is not divisible by 4 and nhead {nhead}"
             )
+        for argument, value in zip(_CHOICES, (version, csp_type, fuse_op), strict=True):
+            _check_choice(argument, value)
         self.in_channels = list(in_channels)
         self.hidden_dim = hidden_dim
         self.use_encoder_idx = tuple(use_encoder_idx)
@@ -92,17 +124,17 @@ class HybridEncoder(nn.Module):
         self.expansion = expansion
         self.depth_mult = depth_mult
         self.act = act
+        self.version = version
+        self.csp_type = csp_type
+        self.fuse_op = fuse_op
         self.out_channels = [hidden_dim] * levels
         self.out_strides = list(feat_strides)
         self._positions = SizeCache()
 
         self.input_proj = nn.ModuleList(
-            nn.Sequential(
-                OrderedDict(
-                    conv=nn.Conv2d(width, hidden_dim, 1, bias=False),
-                    norm=nn.BatchNorm2d(hidden_dim),
-                )
-            )
+            projection(width, hidden_dim, named=version != "v1")
+            if project_equal or width != hidden_dim
+            else nn.Identity()
             for width in in_channels
         )
         layer = TransformerEncoderLayer(hidden_dim, nhead, dim_feedforward, dropout, enc_act)
@@ -110,24 +142,41 @@ class HybridEncoder(nn.Module):
             TransformerEncoder(layer, num_encoder_layers) for _ in use_encoder_idx
         )
         steps = range(levels - 1)
-        self.lateral_convs = nn.ModuleList(self.lateral() for _ in steps)
-        self.fpn_blocks = nn.ModuleList(self.fusion_block() for _ in steps)
-        self.downsample_convs = nn.ModuleList(self.downsample() for _ in steps)
-        self.pan_blocks = nn.ModuleList(self.fusion_block() for _ in steps)
+        self.lateral_convs = nn.ModuleList(self._lateral() for _ in steps)
+        self.fpn_blocks = nn.ModuleList(self._fusion_block() for _ in steps)
+        self.downsample_convs = nn.ModuleList(self._downsample() for _ in steps)
+        self.pan_blocks = nn.ModuleList(self._fusion_block() for _ in steps)
 
-    def lateral(self) -> nn.Module:
+    def _lateral(self) -> nn.Module:
         """Prepares a coarse map before it is enlarged. (B, C, h, w) -> (B, C, h, w)."""
-        return ConvNormAct(self.hidden_dim, self.hidden_dim, 1)
+        act = self.act if self.version in _RTDETR else None
+        return ConvNormAct(self.hidden_dim, self.hidden_dim, 1, act=act)
 
-    def fusion_block(self) -> nn.Module:
-        """Fuses two concatenated maps. (B, 2C, h, w) -> (B, C, h, w)."""
+    def _fusion_block(self) -> nn.Module:
+        """Two maps, concatenated or added -> (B, C, h, w)."""
         c = self.hidden_dim
-        branch = round(self.expansion * c // 2)
-        return RepNCSPELAN4(2 * c, c, 2 * c, branch, round(3 * self.depth_mult), self.act)
+        width = c if self.fuse_op == "sum" else 2 * c
+        depth = round(3 * self.depth_mult)
+        if self.version in _RTDETR:
+            return CSPLayer(width, c, depth, self.expansion, self.act)
+        deim = self.version == "deim"
+        return RepNCSPELAN(
+            width,
+            c,
+            split_channels=2 * c,
+            branch_channels=round(self.expansion * c // 2),
+            num_blocks=depth,
+            act=self.act,
+            split=deim or self.csp_type == "csp2",
+            smooth=not deim,
+        )
 
-    def downsample(self) -> nn.Module:
+    def _downsample(self) -> nn.Module:
         """Halves a map. (B, C, h, w) -> (B, C, ceil(h/2), ceil(w/2))."""
-        return nn.Sequential(SCDown(self.hidden_dim, self.hidden_dim))
+        c = self.hidden_dim
+        if self.version in _RTDETR:
+            return ConvNormAct(c, c, 3, stride=2, act=self.act)
+        return nn.Sequential(SCDown(c, c))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, in_channels[i], h_i, w_i), finest first -> maps (B, hidden_dim, h_i, w_i)."""
@@ -144,34 +193,39 @@ class HybridEncoder(nn.Module):
             self.lateral_convs, self.fpn_blocks, maps[-2::-1], strict=True
         ):
             fused[0] = lateral(fused[0])
-            fused.insert(0, block(torch.cat([_enlarge(fused[0], fine), fine], dim=1)))
+            fused.insert(0, block(self._join(enlarge(fused[0], fine), fine)))
 
         # fine to coarse
         outputs = [fused[0]]
         for down, block, coarse in zip(
             self.downsample_convs, self.pan_blocks, fused[1:], strict=True
         ):
-            outputs.append(block(torch.cat([down(outputs[-1]), coarse], dim=1)))
+            outputs.append(block(self._join(down(outputs[-1]), coarse)))
         return outputs
+
+    def _join(self, moved: Tensor, own: Tensor) -> Tensor:
+        """A map from the neighbouring scale and the scale's own."""
+        return moved + own if self.fuse_op == "sum" else torch.cat([moved, own], dim=1)
 
     def attend(self, encoder: nn.Module, x: Tensor) -> Tensor:
         """Attention among the pixels of one map. (B, C, h, w) -> (B, C, h, w)."""
         h, w = x.shape[2:]
-        tokens = encoder(x.flatten(2).transpose(1, 2), self.position(h, w))
+        position = self.position(h, w, like=next(encoder.parameters()))
+        tokens = encoder(x.flatten(2).transpose(1, 2), position)
         return tokens.transpose(1, 2).reshape(x.shape)
 
-    def position(self, h: int, w: int) -> Tensor:
-        """(1, h·w, C) position embedding, on the model's device and in its precision."""
-        like: Tensor = self.input_proj[0].conv.weight  # type: ignore[union-attr,assignment]
+    def position(self, h: int, w: int, like: Tensor) -> Tensor:
+        """(1, h·w, C) position embedding, on the device and in the precision of `like`."""
         return self._positions.get(
             (h, w, like.device, like.dtype),
             lambda: sincos_2d(h, w, self.hidden_dim, self.pe_temperature).to(like),
         )
 
 
-def _enlarge(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Nearest-neighbour enlargement to the size of `fine`: double, one less where that is odd."""
-    h, w = coarse.shape[-2:]
-    if fine.shape[-2:] == (2 * h, 2 * w):
-        return F.interpolate(coarse, scale_factor=2.0, mode="nearest")
-    return F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
+def _check_choice(argument: str, value: str) -> None:
+    known = _CHOICES[argument]
+    if value not in known:
+        raise ConfigError(
+            f"HybridEncoder.{argument}: no `{value}`{did_you_mean(str(value), known)}",
+            hint=f"known: {', '.join(known)}",
+        )
