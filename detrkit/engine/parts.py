@@ -11,7 +11,7 @@ from torch import nn
 
 from detrkit.config import Config, build, build_component
 from detrkit.engine.checkpoint import Checkpoint
-from detrkit.engine.download import fetch
+from detrkit.engine.download import fetch, is_url
 from detrkit.engine.randomness import seed_everything
 from detrkit.engine.weights import load_weights
 from detrkit.errors import ConfigError, WeightsError
@@ -60,10 +60,11 @@ def image_spec_of(cfg: Config) -> ImageSpec:
 
 
 def load_pretrained_backbone(model: nn.Module) -> None:
-    """Loads ImageNet weights into a backbone that asks for them.
+    """Loads pretrained weights into a backbone that asks for them.
 
-    The constructors only note it: `pretrained` (true, or a file), `pretrained_url`,
-    `local_model_dir`.
+    The constructors only note it: `pretrained` (true, or a file or URL), `pretrained_url`,
+    `local_model_dir`, `pretrained_part` (the module that the file is for, if not the whole
+    backbone), `pretrained_hint` (how users get the file or do without).
 
     Raises:
         WeightsError: they cannot be found or downloaded, or do not fit.
@@ -73,35 +74,42 @@ def load_pretrained_backbone(model: nn.Module) -> None:
     if backbone is None or not wanted:
         return
     url = getattr(backbone, "pretrained_url", None)
-    if isinstance(wanted, str):
-        path = Path(wanted).expanduser()
-    elif url is None:
+    if url is None and not isinstance(wanted, str):
         log.warning("there are no pretrained weights for this backbone; it starts from random")
         return
-    else:
-        local = Path(getattr(backbone, "local_model_dir", "") or "").expanduser()
-        path = local / Path(url).name
-        if not path.is_file():
-            path = _downloaded(url)
+    path = _pretrained_file(backbone, wanted if isinstance(wanted, str) else None, url)
     state = Checkpoint.load(path).weights
-    report = load_weights(backbone, state, source=str(path))
+    report = load_weights(getattr(backbone, "pretrained_part", backbone), state, source=str(path))
     # the classifier on top of the ImageNet model is of no use here
     log.info("backbone: %d tensors from %s", len(report.loaded), path)
     if report.missing or report.mismatched:
         raise WeightsError(
             f"the backbone's pretrained weights do not fit\n{report.describe()}",
-            hint="check the backbone's `name` and `use_lab`",
+            hint="check the backbone's `name` and its other arguments",
         )
 
 
-def _downloaded(url: str) -> Path:
+def _pretrained_file(backbone: nn.Module, given: str | None, url: str | None) -> Path:
+    name = type(backbone).__name__
+    how = getattr(backbone, "pretrained_hint", None)
+    without = f"or start from random weights: --update {name}.pretrained=False"
+    if given is not None and not is_url(given):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise WeightsError(
+                f"{name}: no pretrained weights at {path}", hint=how or f"check the path; {without}"
+            )
+        return path
+    source = given or url
+    assert source is not None
+    local = Path(getattr(backbone, "local_model_dir", "") or "").expanduser()
+    path = local / Path(source).name
+    if given is None and path.is_file():
+        return path
     try:
-        return fetch(url)
+        return fetch(source)
     except WeightsError as error:
-        raise WeightsError(
-            error.message,
-            hint=f"{error.hint}; or start from random weights: --update HGNetv2.pretrained=False",
-        ) from error
+        raise WeightsError(error.message, hint=how or f"{error.hint}; {without}") from error
 
 
 def split_of(cfg: Config, name: str) -> Mapping[str, Any]:
