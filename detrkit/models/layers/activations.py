@@ -21,11 +21,13 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def get_activation(act: str | nn.Module | None) -> nn.Module:
+def get_activation(act: str | nn.Module | None, inplace: bool = False) -> nn.Module:
     """A new activation layer.
 
     Args:
         act: a name (case does not matter), a ready layer (returned as it is), or None for none.
+        inplace: overwrite the input, where the activation can. For activations behind a batch
+            norm, whose gradient needs its input and not its output.
 
     Raises:
         ConfigError: no activation has this name.
@@ -39,4 +41,7 @@ def get_activation(act: str | nn.Module | None) -> nn.Module:
             f"unknown activation `{act}`{did_you_mean(act, _ACTIVATIONS)}",
             hint=f"known: {', '.join(_ACTIVATIONS)}",
         )
-    return _ACTIVATIONS[act.lower()]()
+    activation = _ACTIVATIONS[act.lower()]()
+    if inplace and hasattr(activation, "inplace"):
+        activation.inplace = True
+    return activation
