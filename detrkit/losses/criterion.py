@@ -1,48 +1,46 @@
-"""D-FINE's criterion: class, box and distribution losses over all outputs of a training step.
+"""The criterion of all families: class, box and distribution losses over a step's outputs.
 
-D-FINE, Peng et al., ICLR 2025, arXiv:2410.13842. Judged are the last decoder layer, the layers
-before it (`_aux_i`), the head before refinement (`_pre`), the encoder (`_enc_i`) and the
-denoising queries (`_dn_i`, `_dn_pre`). Class losses use each output's own matches. Box losses
-use one union of all matches (GO-LSD, section 4.2), so that a query learns the same box in all
-layers; the denoising queries know their boxes.
+DETR, Carion et al., ECCV 2020, arXiv:2005.12872, section 3.1, with the auxiliary losses of later
+detectors. Judged are the last decoder layer, the layers before it (`_aux_i`), the head before
+refinement (`_pre`), the encoder (`_enc_i`) and the denoising queries (`_dn_i`, `_dn_pre`), as far
+as the detector returns them. Class losses use each output's own matches. Box losses use these as
+well, or one union of all matches (GO-LSD of D-FINE, arXiv:2410.13842, section 4.2), so that a
+query learns the same box in all layers; the denoising queries know their boxes.
 
 The outputs are stacked and each loss runs once per stack: the time of a step on an accelerator,
-and much of it on a CPU, goes into starting operations.
+and much of it on a CPU, goes into starting operations. What the families add or leave out stands
+in `criteria.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
 from detrkit.losses.boxes import giou_loss, iou_of, l1_loss
-from detrkit.losses.ddf import Balance, ddf_loss
-from detrkit.losses.fgl import fgl_loss
+from detrkit.losses.ddf import Balance
 from detrkit.losses.focal import focal_loss
+from detrkit.losses.local import local_losses
+from detrkit.losses.mal import matchability_loss
 from detrkit.losses.matches import Matching, Pairs, denoising_pairs, to_device, union_of
 from detrkit.losses.normalizer import mean_over_processes
-from detrkit.losses.stack import LayerOutputs, Stack, edges_of
+from detrkit.losses.stack import LayerOutputs, Stack, Values
 from detrkit.losses.vfl import varifocal_loss
-from detrkit.ops.boxes import cxcywh_to_xyxy
-from detrkit.ops.distribution import bbox2distance
-from detrkit.registry import MODULES
 from detrkit.structures import Target
 
 #: What each entry of `losses` computes.
 TERMS = {
     "vfl": ("loss_vfl",),
     "focal": ("loss_focal",),
+    "mal": ("loss_mal",),
     "boxes": ("loss_bbox", "loss_giou"),
     "local": ("loss_fgl", "loss_ddf"),
 }
-
-#: Values of a loss, and the outputs of the stack that they belong to (None: all).
-Values = tuple[Tensor, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -51,62 +49,76 @@ class Matched:
 
     Attributes:
         own: by suffix, "" for the last layer: each output's own pairs.
-        union: pairs that the box losses use.
+        union: pairs that the box losses of all outputs use; none: each uses its own.
     """
 
     own: dict[str, Pairs]
-    union: Pairs
+    union: Pairs | None
+
+    @property
+    def box_pairs(self) -> Pairs:
+        """Pairs of the last layer's box losses; the other layers have as many."""
+        return self.own[""] if self.union is None else self.union
 
 
-@MODULES.register(
-    inject=("matcher",), share=("num_classes",), family="criterion", paper="arXiv:2410.13842"
-)
-class DFINECriterion(nn.Module):
+class SetCriterion(nn.Module):
     """Weighted losses of a training step.
 
     Args:
         matcher: `matcher(outputs, targets, epoch) -> list[Pairs]`.
-        weight_dict: weight of each term: loss_vfl, loss_focal, loss_bbox, loss_giou, loss_fgl,
-            loss_ddf. A term without a weight is left out.
-        losses: any of "vfl", "focal", "boxes", "local".
-        alpha: of the class loss.
-        gamma: of the class loss.
+        weight_dict: weight of each term: loss_vfl, loss_focal, loss_mal, loss_bbox, loss_giou,
+            loss_fgl, loss_ddf. A term without a weight is left out.
+        losses: any of "vfl", "focal", "mal", "boxes", "local".
+        alpha: of the varifocal and the focal loss.
+        gamma: of the class losses.
         num_classes: K.
+        boxes_weight_format: "iou" or "giou" weighs the GIoU loss and is the quality that the
+            varifocal and the matchability loss read; none: unweighted, the quality is the IoU.
         reg_max: R, bins of the distributions.
-        boxes_weight_format: "iou" or "giou" weighs the GIoU loss and is the target score of the
-            varifocal loss; none: unweighted, and the score learns the IoU.
-        share_matched_indices: match the last layer only and use its pairs for all outputs.
+        mal_alpha: weight of what is not matched in the matchability loss.
+        use_uni_set: box losses use the union of all matches; else each output its own.
+        share_decoder_matches: match the last decoder layer and use its pairs for the layers
+            before it. The encoder keeps its own.
 
     Raises:
         ConfigError: an unknown loss, weight or format.
     """
+
+    #: Whether an output that is its own teacher reports a distillation loss, of zero.
+    own_teacher: ClassVar[bool] = False
 
     def __init__(
         self,
         matcher: nn.Module,
         weight_dict: Mapping[str, float],
         losses: Sequence[str],
-        alpha: float = 0.2,
-        gamma: float = 2.0,
-        num_classes: int = 80,
-        reg_max: int = 32,
+        *,
+        alpha: float,
+        gamma: float,
+        num_classes: int,
         boxes_weight_format: str | None = None,
-        share_matched_indices: bool = False,
+        reg_max: int = 32,
+        mal_alpha: float = 1.0,
+        use_uni_set: bool = False,
+        share_decoder_matches: bool = False,
     ) -> None:
         super().__init__()
-        _check_names("losses", losses, TERMS)
-        _check_names("weight_dict", weight_dict, [t for terms in TERMS.values() for t in terms])
+        self._check_names("losses", losses, TERMS)
+        terms = [term for terms in TERMS.values() for term in terms]
+        self._check_names("weight_dict", weight_dict, terms)
         if boxes_weight_format is not None:
-            _check_names("boxes_weight_format", [boxes_weight_format], ("iou", "giou"))
+            self._check_names("boxes_weight_format", [boxes_weight_format], ("iou", "giou"))
         self.matcher = matcher
         self.weight_dict = dict(weight_dict)
         self.losses = tuple(losses)
         self.alpha = alpha
         self.gamma = gamma
         self.num_classes = num_classes
-        self.reg_max = reg_max
         self.boxes_weight_format = boxes_weight_format
-        self.share_matched_indices = share_matched_indices
+        self.reg_max = reg_max
+        self.mal_alpha = mal_alpha
+        self.use_uni_set = use_uni_set
+        self.share_decoder_matches = share_decoder_matches
 
     def forward(
         self, outputs: Mapping[str, Any], targets: Sequence[Target], epoch: int = 0
@@ -128,26 +140,26 @@ class DFINECriterion(nn.Module):
             DataError: a label that the model has no class for.
         """
         matched = self.match(outputs, targets, epoch)
-        stacks = self._stacks(outputs, targets, matched)
         total = outputs["pred_boxes"].shape[:2].numel()
-        balance = Balance.of(len(matched.union.queries), total)
+        balance = Balance.of(len(matched.box_pairs.queries), total)
         losses: dict[str, Tensor] = {}
-        for stack in stacks:
+        for stack in self._stacks(outputs, targets, matched):
             losses.update(self._judge(stack, outputs, balance))
         return losses
 
     def match(
         self, outputs: Mapping[str, Any], targets: Sequence[Target], epoch: int = 0
     ) -> Matched:
-        """Matches all outputs but the denoising ones, and their union."""
-        judged = {**_decoder_outputs(outputs), **_encoder_outputs(outputs)}
-        if self.share_matched_indices:
-            (pairs,) = self.matcher([outputs], targets, epoch)
-            own = dict.fromkeys(judged, pairs)
+        """Matches all outputs but the denoising ones, and their union where it is used."""
+        decoder, encoder = _decoder_outputs(outputs), _encoder_outputs(outputs)
+        if self.share_decoder_matches:
+            found = self.matcher([outputs, *encoder.values()], targets, epoch)
+            own = dict.fromkeys(decoder, found[0])
+            own.update(zip(encoder, found[1:], strict=True))
         else:
-            found = self.matcher(list(judged.values()), targets, epoch)
-            own = dict(zip(judged, found, strict=True))
-        return Matched(own, union_of(list(own.values())))
+            found = self.matcher([*decoder.values(), *encoder.values()], targets, epoch)
+            own = dict(zip([*decoder, *encoder], found, strict=True))
+        return Matched(own, union_of(list(own.values())) if self.use_uni_set else None)
 
     def _stacks(
         self, outputs: Mapping[str, Any], targets: Sequence[Target], matched: Matched
@@ -159,22 +171,30 @@ class DFINECriterion(nn.Module):
         labels = torch.cat([target.labels for target in targets])
         decoder, encoder = _decoder_outputs(outputs), _encoder_outputs(outputs)
         groups = [[matched.own[s] for s in named] for named in (decoder, encoder) if named]
-        union, own, *rest = to_device([[matched.union], *groups], device)
-        num_boxes, num_union = mean_over_processes(
-            [len(labels), len(matched.union.queries)], device
-        )
+        counts = [len(labels)]
+        if matched.union is not None:
+            groups.append([matched.union])
+            counts.append(len(matched.union.queries))
+        own, *rest = to_device(groups, device)
+        union = None if matched.union is None else rest.pop()
+        # Without a union the box losses have the pairs and the normaliser of the class losses.
+        num_boxes, *_ = scales = mean_over_processes(counts, device)
+        scale = scales[-1]
 
-        stacks = [Stack.of(decoder, boxes, labels, own, union, num_boxes, num_union)]
+        stacks = [Stack.of(decoder, boxes, labels, own, union or own, num_boxes, scale)]
         if encoder:
+            (own,) = rest
             agnostic = outputs["enc_meta"]["class_agnostic"]
             classes = torch.zeros_like(labels) if agnostic else labels
-            stacks.append(Stack.of(encoder, boxes, classes, rest[0], union, num_boxes, num_union))
+            stacks.append(Stack.of(encoder, boxes, classes, own, union or own, num_boxes, scale))
         denoising = _denoising_outputs(outputs)
         if denoising:
             meta = outputs["dn_meta"]
-            known = known_matching(meta, outputs["dn_outputs"][0], sizes)
-            scale = num_boxes * meta["dn_num_group"] if meta["dn_num_group"] else 1.0
-            stacks.append(Stack.of(denoising, boxes, labels, known, known, scale, scale))
+            known = known_matching(meta, next(iter(denoising.values())), sizes)
+            groups_scale = num_boxes * meta["dn_num_group"] if meta["dn_num_group"] else 1.0
+            stacks.append(
+                Stack.of(denoising, boxes, labels, known, known, groups_scale, groups_scale)
+            )
         return stacks
 
     def _judge(
@@ -184,6 +204,7 @@ class DFINECriterion(nn.Module):
         compute: dict[str, Callable[[], dict[str, Values]]] = {
             "vfl": lambda: self._vfl(stack),
             "focal": lambda: self._focal(stack),
+            "mal": lambda: self._mal(stack),
             "boxes": lambda: self._boxes(stack),
             "local": lambda: self._local(stack, outputs, balance),
         }
@@ -198,18 +219,32 @@ class DFINECriterion(nn.Module):
         return {name: value for terms in by_output for name, value in terms.items()}
 
     def _vfl(self, stack: Stack) -> dict[str, Values]:
-        quality = iou_of(*stack.pairs(stack.own), self.boxes_weight_format == "giou")
-        labels = stack.labels[stack.own.targets]
-        loss = varifocal_loss(stack.logits, stack.own, labels, quality, self.alpha, self.gamma)
+        labels = stack.labels[stack.class_pairs.targets]
+        quality = self._quality(stack)
+        loss = varifocal_loss(
+            stack.logits, stack.class_pairs, labels, quality, self.alpha, self.gamma
+        )
         return {"loss_vfl": (loss / stack.class_scale, None)}
 
     def _focal(self, stack: Stack) -> dict[str, Values]:
-        labels = stack.labels[stack.own.targets]
-        loss = focal_loss(stack.logits, stack.own, labels, self.alpha, self.gamma)
+        labels = stack.labels[stack.class_pairs.targets]
+        loss = focal_loss(stack.logits, stack.class_pairs, labels, self.alpha, self.gamma)
         return {"loss_focal": (loss / stack.class_scale, None)}
 
+    def _mal(self, stack: Stack) -> dict[str, Values]:
+        labels = stack.labels[stack.class_pairs.targets]
+        quality = self._quality(stack)
+        loss = matchability_loss(
+            stack.logits, stack.class_pairs, labels, quality, self.gamma, self.mal_alpha
+        )
+        return {"loss_mal": (loss / stack.class_scale, None)}
+
+    def _quality(self, stack: Stack) -> Tensor:
+        """(L, M): how well each pair of the class losses overlaps."""
+        return iou_of(*stack.pairs(stack.class_pairs), self.boxes_weight_format == "giou")
+
     def _boxes(self, stack: Stack) -> dict[str, Values]:
-        predicted, true = stack.pairs(stack.union)
+        predicted, true = stack.pairs(stack.box_pairs)
         weight = None
         if self.boxes_weight_format is not None:
             weight = iou_of(predicted, true, self.boxes_weight_format == "giou")
@@ -221,58 +256,28 @@ class DFINECriterion(nn.Module):
     def _local(
         self, stack: Stack, outputs: Mapping[str, Any], balance: Balance
     ) -> dict[str, Values]:
-        """Distribution losses of the outputs that have distributions: the decoder's layers."""
-        rows = stack.having("pred_corners")
-        if not rows:
+        if not stack.having("pred_corners"):
             return {}
-        corners = [edges_of(stack.outputs[row]["pred_corners"], self.reg_max) for row in rows]
-        predicted, true = stack.pairs(stack.union)
-        iou = _rows(iou_of(predicted, true), rows)
-        # The first output's reference boxes and pairs serve all layers.
-        queries = stack.union.queries[0]
-        references = stack.outputs[rows[0]]["ref_points"].detach().flatten(0, 1)[queries]
-        edges = bbox2distance(
-            references.float(),
-            cxcywh_to_xyxy(true[0]),
+        distil = "loss_ddf" in self.weight_dict
+        return local_losses(
+            stack,
             self.reg_max,
-            outputs["reg_scale"],
             outputs["up"],
+            outputs["reg_scale"],
+            balance if distil else None,
+            self.own_teacher,
         )
-        fgl = fgl_loss(torch.stack([c[queries] for c in corners]), edges, iou)
-        terms: dict[str, Values] = {"loss_fgl": (fgl / stack.box_scale, rows)}
-        if "loss_ddf" in self.weight_dict and stack.having("teacher_corners"):
-            terms["loss_ddf"] = self._ddf(stack, corners, iou, rows, balance)
-        return terms
 
-    def _ddf(
-        self,
-        stack: Stack,
-        corners: list[Tensor],
-        iou: Tensor,
-        rows: list[int],
-        balance: Balance,
-    ) -> Values:
-        """Distillation into the outputs that have a teacher. Who is the teacher learns nothing."""
-        taught = stack.having("teacher_corners")
-        teacher = stack.outputs[taught[0]]
-        students = [
-            row
-            for row in taught
-            if not _same_memory(stack.outputs[row]["pred_corners"], teacher["teacher_corners"])
-        ]
-        values = dict.fromkeys(taught, iou.new_zeros(()))
-        if students:
-            places = [rows.index(row) for row in students]
-            loss = ddf_loss(
-                torch.stack([corners[place] for place in places]),
-                edges_of(teacher["teacher_corners"].detach(), self.reg_max),
-                teacher["teacher_logits"].detach().flatten(0, 1).float(),
-                Matching(*(index[: len(students)] for index in stack.union)),
-                _rows(iou, places),
-                balance,
-            )
-            values.update(zip(students, loss.unbind(), strict=True))
-        return torch.stack(list(values.values())), taught
+    def _check_names(
+        self, argument: str, given: Sequence[str] | Mapping[str, Any], known: Any
+    ) -> None:
+        for name in given:
+            if name not in known:
+                where = f"{type(self).__name__}.{argument}"
+                raise ConfigError(
+                    f"{where}: unknown `{name}`{did_you_mean(name, known)}",
+                    hint=f"known are {', '.join(known)}",
+                )
 
 
 def known_matching(meta: Mapping[str, Any], output: LayerOutputs, sizes: list[int]) -> Matching:
@@ -306,26 +311,9 @@ def _encoder_outputs(outputs: Mapping[str, Any]) -> dict[str, LayerOutputs]:
 
 
 def _denoising_outputs(outputs: Mapping[str, Any]) -> dict[str, LayerOutputs]:
-    named = {f"_dn_{i}": o for i, o in enumerate(outputs.get("dn_outputs", ()))}
+    """RT-DETR's authors call them `dn_aux_outputs`, all others `dn_outputs`."""
+    layers = outputs.get("dn_outputs", outputs.get("dn_aux_outputs", ()))
+    named = {f"_dn_{i}": o for i, o in enumerate(layers)}
     if "dn_pre_outputs" in outputs:
         named["_dn_pre"] = outputs["dn_pre_outputs"]
     return named
-
-
-def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
-    """`values[rows]`, which would send `rows` to the device and wait for it."""
-    return torch.stack([values[row] for row in rows])
-
-
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same numbers in the same place. Does not wait for the device."""
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
-
-
-def _check_names(argument: str, given: Sequence[str] | Mapping[str, Any], known: Any) -> None:
-    for name in given:
-        if name not in known:
-            raise ConfigError(
-                f"DFINECriterion.{argument}: unknown `{name}`{did_you_mean(name, known)}",
-                hint=f"known are {', '.join(known)}",
-            )

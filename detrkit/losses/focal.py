@@ -32,9 +32,11 @@ def focal_loss(
     """
     target = torch.zeros_like(logits)
     target[matching.rows(), matching.queries, labels] = 1
-    # -log p of the right answer is softplus of minus its logit.
+    # -log p of the right answer is softplus of minus its logit, and 1 - p comes from the same:
+    # a power of a sigmoid is slow and has no gradient where it underflows.
     wrong = logits * (1 - 2 * target)
-    loss = F.softplus(wrong) * wrong.sigmoid() ** gamma
+    entropy = F.softplus(wrong)
+    loss = entropy * ((wrong - entropy) * gamma).exp()
     if alpha >= 0:
         loss = loss * (1 - alpha + (2 * alpha - 1) * target)
     return loss.sum((1, 2))

@@ -7,7 +7,11 @@ query q is
 
     pos(p) = alpha (1 - p)^gamma · -log p        neg(p) = (1 - alpha) p^gamma · -log(1 - p)
 
-with the focal class cost of Deformable DETR (arXiv:2010.04159), or w_class · -softmax.
+with the focal class cost of Deformable DETR (arXiv:2010.04159), or w_class · -softmax. DEIMv2
+(arXiv:2509.20787) changes to another cost for the last part of the training, where boxes count
+by their overlap and not by their distance:
+
+    -p_q[class of t] · IoU(b_q, b_t)^order
 
 All outputs of a step are matched together: their costs are computed on the device, only
 between a box and the queries of its own image, and come to the host in one transfer. The
@@ -19,7 +23,7 @@ Shape legend: B images, Q queries, K classes, T boxes of all images, L outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +50,12 @@ class HungarianMatcher(nn.Module):
         use_focal_loss: sigmoid scores and the focal class cost; else softmax.
         alpha: balance of the focal class cost.
         gamma: exponent of the focal class cost.
+        change_matcher: use the IoU-order cost from `matcher_change_epoch` on.
+        iou_order_alpha: the order, how much more overlap counts than the score; at least 0.
+        matcher_change_epoch: first epoch (from 0) with the IoU-order cost.
 
     Raises:
-        ConfigError: a weight is missing, unknown, or all are zero.
+        ConfigError: a weight is missing, unknown, or all are zero; a negative order.
     """
 
     def __init__(
@@ -57,6 +64,9 @@ class HungarianMatcher(nn.Module):
         use_focal_loss: bool = False,
         alpha: float = 0.25,
         gamma: float = 2.0,
+        change_matcher: bool = False,
+        iou_order_alpha: float = 1.0,
+        matcher_change_epoch: int = 10000,
     ) -> None:
         super().__init__()
         where = "HungarianMatcher.weight_dict"
@@ -72,9 +82,17 @@ class HungarianMatcher(nn.Module):
         self.cost_class, self.cost_bbox, self.cost_giou = (weight_dict[name] for name in COSTS)
         if not any((self.cost_class, self.cost_bbox, self.cost_giou)):
             raise ConfigError(f"{where}: all costs are zero")
+        if iou_order_alpha < 0:
+            raise ConfigError(
+                f"HungarianMatcher.iou_order_alpha: {iou_order_alpha} is below 0",
+                hint="DEIMv2 uses 4.0; 0 ignores the overlap",
+            )
         self.use_focal_loss = use_focal_loss
         self.alpha = alpha
         self.gamma = gamma
+        self.change_matcher = change_matcher
+        self.iou_order_alpha = iou_order_alpha
+        self.matcher_change_epoch = matcher_change_epoch
 
     @torch.no_grad()
     def forward(
@@ -87,10 +105,10 @@ class HungarianMatcher(nn.Module):
                 equal B and Q. K may be 1 (an encoder that only scores "object"): every label
                 counts as 0 there.
             targets: B targets.
-            epoch: for matchers that change while training; not used here.
+            epoch: from 0; decides which cost is in force.
 
         Returns:
-            For each output the pairs; min(Q, boxes) per image.
+            For each output the pairs; min(Q, boxes) per image, image by image and query by query.
 
         Raises:
             DataError: a label that the model has no class for.
@@ -98,7 +116,7 @@ class HungarianMatcher(nn.Module):
         sizes = [len(target) for target in targets]
         if not outputs or not sum(sizes):
             return [Pairs.empty() for _ in outputs]
-        costs = self._costs(outputs, targets, sizes)  # (L, T, Q)
+        costs = self._costs(outputs, targets, sizes, epoch)  # (L, T, Q)
         num_queries = costs.shape[-1]
         images = [
             (image * num_queries, first, first + size)
@@ -111,7 +129,11 @@ class HungarianMatcher(nn.Module):
         ]
 
     def _costs(
-        self, outputs: Sequence[Mapping[str, Any]], targets: Sequence[Target], sizes: list[int]
+        self,
+        outputs: Sequence[Mapping[str, Any]],
+        targets: Sequence[Target],
+        sizes: list[int],
+        epoch: int = 0,
     ) -> Floats:
         """Cost of every box with every query of its own image, (L, T, Q) on the host."""
         labels = torch.cat([target.labels for target in targets])
@@ -120,11 +142,12 @@ class HungarianMatcher(nn.Module):
         image = image.to(labels.device, non_blocking=True)
         known = labels.clamp(0, num_classes - 1)  # a wrong label must not crash the device
         true = torch.cat([t.boxes_cxcywh for t in targets]).float()
+        changed = self.change_matcher and epoch >= self.matcher_change_epoch
+        compute = self._order_cost if changed else self._cost
         # Output by output: on a CPU the numbers of one stay in the cache.
         cost = torch.stack(
             [
-                self._class_cost(o["pred_logits"].float(), known, image)
-                + self._box_cost(o["pred_boxes"].float(), true, image)
+                compute(o["pred_logits"].float(), o["pred_boxes"].float(), known, true, image)
                 for o in outputs
             ]
         )
@@ -133,30 +156,66 @@ class HungarianMatcher(nn.Module):
         _check_labels(flat[cost.numel() :], num_classes, targets, sizes)
         return np.nan_to_num(flat[: cost.numel()], copy=False, nan=1.0).reshape(cost.shape)
 
-    def _class_cost(self, logits: Tensor, labels: Tensor, image: Tensor) -> Tensor:
-        """Class part: logits (B, Q, K), labels and images of the boxes (T,) -> (T, Q)."""
+    def _cost(
+        self, logits: Tensor, boxes_cxcywh: Tensor, labels: Tensor, true: Tensor, image: Tensor
+    ) -> Tensor:
+        """The weighted costs of class and box, (T, Q)."""
+        return self._class_cost(logits, labels, image) + self._box_cost(boxes_cxcywh, true, image)
+
+    def _order_cost(
+        self, logits: Tensor, boxes_cxcywh: Tensor, labels: Tensor, true: Tensor, image: Tensor
+    ) -> Tensor:
+        """The IoU-order cost, (T, Q)."""
+        score = self._score(logits, labels, image)
+        pairs = _Overlap.of(boxes_cxcywh.permute(2, 0, 1).contiguous(), true, image)
+        iou = pairs.intersection.div_(pairs.union)
+        return _power(iou, self.iou_order_alpha).mul_(score).neg_()
+
+    def _score(self, logits: Tensor, labels: Tensor, image: Tensor) -> Tensor:
+        """Scores of the boxes' classes: logits (B, Q, K), labels and images (T,) -> (T, Q)."""
         if not self.use_focal_loss:
             logits = logits.softmax(-1)
         of_class = logits[..., 0][image] if logits.shape[-1] == 1 else logits.mT[image, labels]
+        return of_class.sigmoid() if self.use_focal_loss else of_class
+
+    def _class_cost(self, logits: Tensor, labels: Tensor, image: Tensor) -> Tensor:
+        """Class part of the cost, (T, Q)."""
+        p = self._score(logits, labels, image)
         if not self.use_focal_loss:
-            return -self.cost_class * of_class
-        p = of_class.sigmoid()
+            return -self.cost_class * p
         q = 1 - p
         positive = (p + 1e-8).log_().mul_(q**self.gamma).mul_(-self.alpha * self.cost_class)
         negative = (q + 1e-8).log_().mul_(p**self.gamma)
         return positive.add_(negative, alpha=(1 - self.alpha) * self.cost_class)
 
     def _box_cost(self, boxes_cxcywh: Tensor, true_cxcywh: Tensor, image: Tensor) -> Tensor:
-        """Box part of the cost: predicted (B, Q, 4), true (T, 4), images (T,) -> (T, Q).
-
-        The same as `paired_giou` and an L1 sum over every pair, with each coordinate a plane of
-        contiguous numbers and what depends on one box alone computed before pairs are made.
-        """
+        """Box part of the cost: predicted (B, Q, 4), true (T, 4), images (T,) -> (T, Q)."""
         predicted = boxes_cxcywh.permute(2, 0, 1).contiguous()  # (4, B, Q)
-        true = true_cxcywh.T[..., None]  # (4, T, 1)
+        pairs = _Overlap.of(predicted, true_cxcywh, image)
+        giou_plus_1 = pairs.intersection.div_(pairs.union).add_(pairs.union.div_(pairs.hull))
+        cost = torch.zeros_like(giou_plus_1)
+        for plane, true_plane in zip(predicted, true_cxcywh.T[..., None], strict=True):
+            cost.add_((plane.index_select(0, image) - true_plane).abs_(), alpha=self.cost_bbox)
+        return cost.sub_(giou_plus_1, alpha=self.cost_giou).add_(self.cost_giou)
+
+
+class _Overlap(NamedTuple):
+    """Areas of every true box with every predicted box of its image, (T, Q) each.
+
+    The same as in `paired_giou`, with each coordinate a plane of contiguous numbers and what
+    depends on one box alone computed before pairs are made. Divisors are at least `TINY`. The
+    reader may overwrite them.
+    """
+
+    intersection: Tensor
+    union: Tensor
+    hull: Tensor
+
+    @classmethod
+    def of(cls, predicted: Tensor, true_cxcywh: Tensor, image: Tensor) -> _Overlap:
+        """From predicted planes (4, B, Q, cxcywh), true boxes (T, 4) and their images (T,)."""
         near, far, size, area = _sides(predicted)
-        true_near, true_far, true_size, true_area = _sides(true)
-        cost = predicted.new_zeros(len(true_cxcywh), boxes_cxcywh.shape[1])
+        true_near, true_far, true_size, true_area = _sides(true_cxcywh.T[..., None])
         overlaps, hulls = [], []
         for axis in range(2):
             overlap = torch.minimum(far[axis].index_select(0, image), true_far[axis])
@@ -167,10 +226,15 @@ class HungarianMatcher(nn.Module):
         intersection = overlaps[0].mul_(overlaps[1])
         hull = hulls[0].mul_(hulls[1]).clamp_(min=TINY)
         union = (area.index_select(0, image) + true_area).sub_(intersection).clamp_(min=TINY)
-        giou_plus_1 = intersection.div_(union).add_(union.div_(hull))
-        for plane, true_plane in zip(predicted, true, strict=True):
-            cost.add_((plane.index_select(0, image) - true_plane).abs_(), alpha=self.cost_bbox)
-        return cost.sub_(giou_plus_1, alpha=self.cost_giou).add_(self.cost_giou)
+        return cls(intersection, union, hull)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """`x ** exponent` in place; even exponents without the slow general power."""
+    while exponent > 2 and exponent % 2 == 0:
+        x = x.mul_(x)
+        exponent /= 2
+    return x.pow_(exponent)
 
 
 def _sides(planes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -181,8 +245,17 @@ def _sides(planes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _assign(cost: Floats, first_query: int, first_target: int) -> Pairs:
-    """The cheapest assignment of one image's (boxes, queries) costs."""
-    targets, queries = linear_sum_assignment(cost)
+    """The cheapest assignment of one image's (boxes, queries) costs, query by query.
+
+    SciPy solves with the shorter side as rows. Where both are equally long, queries are rows:
+    which of several cheapest assignments is found then hangs on the matrix alone.
+    """
+    if cost.shape[0] == cost.shape[1]:
+        queries, targets = linear_sum_assignment(cost.T)
+    else:
+        targets, queries = linear_sum_assignment(cost)
+        order = np.argsort(queries)
+        targets, queries = targets[order], queries[order]
     return Pairs(queries + first_query, targets + first_target)
 
 

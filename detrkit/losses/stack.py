@@ -17,6 +17,8 @@ from detrkit.losses.matches import Matching
 LayerOutputs = Mapping[str, Any]
 #: A normaliser: a number, or () on the device when several processes train together.
 Scale = float | Tensor
+#: Values of a loss, and the outputs of the stack that they belong to (None: all).
+Values = tuple[Tensor, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Stack:
         boxes: (L, N, 4) float32, cxcywh, 0–1.
         true_boxes: (T, 4) boxes_cxcywh of the whole batch.
         labels: (T,) their classes.
-        own: pairs for the class losses, M the same for each output.
-        union: pairs for the box losses.
+        class_pairs: pairs for the class losses, M the same for each output.
+        box_pairs: pairs for the box losses.
         class_scale: divides the class losses.
         box_scale: divides the box losses.
     """
@@ -42,8 +44,8 @@ class Stack:
     boxes: Tensor
     true_boxes: Tensor
     labels: Tensor
-    own: Matching
-    union: Matching
+    class_pairs: Matching
+    box_pairs: Matching
     class_scale: Scale
     box_scale: Scale
 
@@ -53,8 +55,8 @@ class Stack:
         named: Mapping[str, LayerOutputs],
         true_boxes: Tensor,
         labels: Tensor,
-        own: Matching,
-        union: Matching,
+        class_pairs: Matching,
+        box_pairs: Matching,
         class_scale: Scale,
         box_scale: Scale,
     ) -> Stack:
@@ -68,8 +70,8 @@ class Stack:
             boxes=torch.stack([o["pred_boxes"].flatten(0, 1) for o in outputs]).float(),
             true_boxes=true_boxes,
             labels=labels,
-            own=Matching(*(index.expand(layers, -1) for index in own)),
-            union=Matching(*(index.expand(layers, -1) for index in union)),
+            class_pairs=Matching(*(index.expand(layers, -1) for index in class_pairs)),
+            box_pairs=Matching(*(index.expand(layers, -1) for index in box_pairs)),
             class_scale=class_scale,
             box_scale=box_scale,
         )
@@ -86,3 +88,8 @@ class Stack:
 def edges_of(corners: Tensor, reg_max: int) -> Tensor:
     """(B, Q, 4·(R+1)) edge logits -> (N, 4, R + 1) float32."""
     return corners.float().reshape(-1, 4, reg_max + 1)
+
+
+def take(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """`values[rows]`, which would send `rows` to the device and wait for it."""
+    return torch.stack([values[row] for row in rows])

@@ -11,11 +11,10 @@ As in RT-DETR the weights carry no gradient.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from detrkit.losses.matches import Matching
+from detrkit.losses.soft_target import soft_target_loss
 
 
 def varifocal_loss(
@@ -34,10 +33,4 @@ def varifocal_loss(
     Returns:
         (L,).
     """
-    where = (matching.rows(), matching.queries, labels)
-    with torch.no_grad():
-        weight = logits.sigmoid().pow_(gamma).mul_(alpha)
-        weight[where] = quality
-    # Cross entropy is softplus(logit) - target · logit, and few targets are not zero.
-    loss = (weight * F.softplus(logits)).sum((1, 2))
-    return loss - (quality**2 * logits[where]).sum(1)
+    return soft_target_loss(logits, matching, labels, quality, quality, alpha, gamma)

@@ -8,30 +8,49 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.losses.criterion import DFINECriterion
+from detrkit.losses.criterion import SetCriterion
 from detrkit.losses.matcher import HungarianMatcher
+from detrkit.registry import MODULES
 from detrkit.structures import Target
 
 COSTS = {"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0}
-WEIGHTS = {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_fgl": 0.15, "loss_ddf": 1.5}
+WEIGHTS = {
+    "loss_vfl": 1.0, "loss_mal": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_fgl": 0.15,
+    "loss_ddf": 1.5,
+}  # fmt: skip
+
+#: Name of the criterion and what its family's configurations set.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "dfine": ("DFINECriterion", {"losses": ["vfl", "boxes", "local"], "reg_max": 8}),
+    "deim": (
+        "DEIMCriterion",
+        {"losses": ["mal", "boxes", "local"], "gamma": 1.5, "reg_max": 8},
+    ),
+    "deim_own": (
+        "DEIMCriterion",
+        {"losses": ["mal", "boxes"], "gamma": 1.5, "use_uni_set": False},
+    ),
+    "rtdetrv2": ("RTDETRCriterionv2", {"losses": ["vfl", "boxes"]}),
+    "rtdetr": ("RTDETRCriterion", {"losses": ["vfl", "boxes"]}),
+}
 
 
 def make_matcher(**options: Any) -> HungarianMatcher:
-    """The matcher of the D-FINE configurations."""
+    """The matcher of all configurations."""
     return HungarianMatcher(**{"weight_dict": COSTS, "use_focal_loss": True, **options})
 
 
-def make_criterion(num_classes: int = 5, **options: Any) -> DFINECriterion:
-    """The criterion of the D-FINE configurations."""
+def make_criterion(family: str = "dfine", num_classes: int = 5, **options: Any) -> SetCriterion:
+    """The criterion of a family's configurations."""
+    name, own = FAMILIES[family]
     settings = {
         "matcher": make_matcher(),
         "weight_dict": WEIGHTS,
-        "losses": ["vfl", "boxes", "local"],
         "alpha": 0.75,
         "num_classes": num_classes,
-        "reg_max": 8,
     }
-    return DFINECriterion(**{**settings, **options})
+    criterion: SetCriterion = MODULES.create(name, **{**settings, **own, **options})
+    return criterion
 
 
 def make_boxes(*shape: int, generator: torch.Generator) -> Tensor:
@@ -112,3 +131,43 @@ def make_outputs(
             "dn_num_split": [denoising, queries],
         },
     }
+
+
+def make_rtdetr_outputs(sizes: Sequence[int], **options: Any) -> dict[str, Any]:
+    """What RT-DETRv2 returns: no distributions, no earlier head, a name of its own for denoising.
+
+    A batch without boxes has one group with one positive and one negative query that belong to
+    no box.
+    """
+    outputs = make_outputs(sizes, **options)
+    denoising = outputs.pop("dn_outputs")
+    if not max(sizes, default=0):
+        padding = make_outputs([1] * len(sizes), groups=1)["dn_outputs"]
+        denoising = padding[: len(denoising)]
+        none = tuple(torch.zeros(0, dtype=torch.int64) for _ in sizes)
+        outputs["dn_meta"] = {"dn_positive_idx": none, "dn_num_group": 1}
+    outputs["dn_aux_outputs"] = denoising
+    for key in ("pre_outputs", "dn_pre_outputs", "up", "reg_scale"):
+        del outputs[key]
+    for layer in [outputs, *outputs["aux_outputs"], *denoising]:
+        for key in ("pred_corners", "ref_points", "teacher_corners", "teacher_logits"):
+            layer.pop(key, None)
+    return outputs
+
+
+#: What each family's decoder returns.
+OUTPUTS = {
+    family: make_outputs if family in ("dfine", "deim") else make_rtdetr_outputs
+    for family in FAMILIES
+}
+
+
+def leaves(outputs: dict[str, Any]) -> list[Tensor]:
+    """All predictions of all outputs."""
+    layers = [outputs]
+    for key in ("pre_outputs", "dn_pre_outputs"):
+        layers += [outputs[key]] if key in outputs else []
+    for key in ("aux_outputs", "enc_aux_outputs", "dn_outputs", "dn_aux_outputs"):
+        layers += outputs.get(key, [])
+    keys = ("pred_logits", "pred_boxes", "pred_corners")
+    return [layer[key] for layer in layers for key in keys if key in layer]

@@ -9,26 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from detrkit.errors import ConfigError
-from detrkit.losses.criterion import DFINECriterion
-from detrkit.registry import MODULES
+from detrkit.losses.criterion import SetCriterion
 from detrkit.structures import Target
-from tests.losses.cases import make_criterion, make_outputs, make_targets
-
-LEAVES = ("pred_logits", "pred_boxes", "pred_corners")
-
-
-def leaves(outputs: dict[str, Any]) -> list[Tensor]:
-    """All predictions of all outputs."""
-    layers = [outputs, outputs["pre_outputs"], outputs["dn_pre_outputs"]]
-    layers += outputs["aux_outputs"] + outputs["enc_aux_outputs"] + outputs["dn_outputs"]
-    return [layer[key] for layer in layers for key in LEAVES if key in layer]
+from tests.losses.cases import leaves, make_criterion, make_outputs, make_targets
 
 
 def run(
-    sizes: list[int], criterion: DFINECriterion | None = None, **options: Any
+    sizes: list[int], criterion: SetCriterion | None = None, **options: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     outputs = make_outputs(sizes, **options)
     return (criterion or make_criterion())(outputs, make_targets(sizes)), outputs
@@ -82,16 +71,16 @@ def test_teachers_learn_nothing_from_their_students() -> None:
     assert outputs["aux_outputs"][0]["pred_corners"].grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("share", [False, True])
-def test_order_of_targets_does_not_matter(share: bool) -> None:
+@pytest.mark.parametrize("union", [True, False])
+def test_order_of_targets_does_not_matter(union: bool) -> None:
     sizes = [5, 4]
     outputs, targets = make_outputs(sizes), make_targets(sizes)
     del outputs["dn_outputs"], outputs["dn_pre_outputs"]  # these are made in the targets' order
     shuffled = [Target(t.boxes_cxcywh.flip(0), t.labels.flip(0)) for t in targets]
-    criterion = make_criterion(share_matched_indices=share)
+    criterion = make_criterion("deim" if union else "deim_own")
     a, b = criterion(outputs, targets), criterion(outputs, shuffled)
     # Where layers disagree with equal votes, the union keeps the first box: only then it matters.
-    for name in a if share else [name for name in a if "vfl" in name]:
+    for name in [name for name in a if "mal" in name] if union else a:
         torch.testing.assert_close(a[name], b[name])
 
 
@@ -105,8 +94,8 @@ def test_the_same_step_twice_is_identical() -> None:
 def test_perfect_boxes_cost_nothing() -> None:
     sizes = [3, 2]
     outputs, targets = make_outputs(sizes), make_targets(sizes)
-    criterion = make_criterion(share_matched_indices=True)
-    pairs = criterion.match(outputs, targets).union
+    criterion = make_criterion("deim_own")
+    pairs = criterion.match(outputs, targets).box_pairs
     true = torch.cat([t.boxes_cxcywh for t in targets])
     with torch.no_grad():
         outputs["pred_boxes"].flatten(0, 1)[pairs.queries] = true[pairs.targets]
@@ -138,15 +127,6 @@ def test_an_encoder_that_scores_objects_only() -> None:
     encoder["pred_logits"] = encoder["pred_logits"].detach()[..., :1]
     outputs["enc_meta"] = {"class_agnostic": True}
     assert make_criterion()(outputs, make_targets([2, 3]))["loss_vfl_enc_0"] > 0
-
-
-def test_shared_matches_are_those_of_the_last_layer() -> None:
-    outputs, targets = make_outputs([5, 5]), make_targets([5, 5])
-    matched = make_criterion(share_matched_indices=True).match(outputs, targets)
-    last = make_criterion().match(outputs, targets).own[""]
-    for pairs in [*matched.own.values(), matched.union]:
-        found = sorted(zip(pairs.queries.tolist(), pairs.targets.tolist(), strict=True))
-        assert found == sorted(zip(last.queries.tolist(), last.targets.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("weight_format", ["iou", "giou"])
@@ -192,53 +172,6 @@ def test_a_single_layer_and_no_denoising(outputs: dict[str, Any]) -> None:
 def test_mistakes_are_explained(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_criterion(**options)
-
-
-def test_registered_under_the_authors_names() -> None:
-    assert MODULES.get("DFINECriterion").inject == ("matcher",)
-    assert MODULES.get("DFINECriterion").share == ("num_classes",)
-    assert MODULES.get("HungarianMatcher").share == ("use_focal_loss",)
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations whose result the host has to wait for on an accelerator."""
-
-    NAMES = (
-        "_local_scalar_dense",
-        "nonzero",
-        "masked_select",
-        "equal",
-        "unique",
-        "_unique",
-        "is_nonzero",
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
-        masked = any(index is not None and index.dtype == torch.bool for index in indices)
-        if masked or name.startswith(self.NAMES):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("sizes", [[3, 4], [0, 2]], ids=str)
-def test_a_step_waits_for_the_device_once(
-    monkeypatch: pytest.MonkeyPatch, sizes: list[int]
-) -> None:
-    outputs, targets, criterion = make_outputs(sizes), make_targets(sizes), make_criterion()
-    transfers = []
-    to_host = Tensor.cpu
-    monkeypatch.setattr(Tensor, "cpu", lambda x: transfers.append(x.shape) or to_host(x))
-    with Waits() as waits:
-        losses = criterion(outputs, targets)
-        torch.stack(list(losses.values())).sum().backward()
-    assert len(transfers) == 1
-    assert waits.found == []
 
 
 def test_the_normalisers_are_averaged_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:

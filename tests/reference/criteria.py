@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from detrkit.losses.criterion import known_matching
-from detrkit.losses.matches import Pairs
+from detrkit.losses.matches import Pairs, union_of
 from detrkit.registry import MODULES
 from detrkit.structures import Target
 
+#: Outputs of the denoising queries, as the families call them.
+DENOISING = ("dn_outputs", "dn_aux_outputs")
 LEAVES = ("pred_logits", "pred_boxes", "pred_corners", "ref_points")
 
 
@@ -51,11 +53,15 @@ def _run(case: dict[str, Any], arrays: Path, epoch: int) -> dict[str, Any]:
 
     num_queries = outputs["pred_boxes"].shape[1]
     indices = {_path(s): p.per_image(num_queries, sizes) for s, p in matched.own.items()}
-    indices["union"] = matched.union.per_image(num_queries, sizes)
-    if case.get("dn_meta") and case["dn_meta"]["dn_num_group"]:
-        known = known_matching(outputs["dn_meta"], outputs["dn_outputs"][0], sizes)
+    if not case["criterion"]["class_name"].startswith("RTDETR"):
+        # Stored wherever the authors' code computes it, whether their losses use it or not.
+        union = matched.union or union_of(list(matched.own.values()))
+        indices["union"] = union.per_image(num_queries, sizes)
+    denoising = next((outputs[key] for key in DENOISING if key in outputs), None)
+    if denoising and outputs["dn_meta"]["dn_num_group"]:
+        known = known_matching(outputs["dn_meta"], denoising[0], sizes)
         pairs = Pairs(known.queries[0].numpy(), known.targets[0].numpy())
-        count = outputs["dn_outputs"][0]["pred_boxes"].shape[1]
+        count = denoising[0]["pred_boxes"].shape[1]
         indices["denoising"] = pairs.per_image(count, sizes)
     return {
         "epoch": epoch,
@@ -101,6 +107,10 @@ def _outputs(
                 tensor = tensor.float().requires_grad_()
                 leaves[path] = tensor
             _insert(tree, path.split("/"), tensor)
+    for path, original in (case.get("same_tensor") or {}).items():
+        _insert(tree, path.split("/"), _find(tree, original.split("/")))
+        if original in leaves:
+            leaves[path] = leaves[original]
     tree = _lists(tree)
     targets = [
         Target(t["boxes"], t["labels"], image_id=i) for i, t in enumerate(tree.pop("targets"))
@@ -111,7 +121,7 @@ def _outputs(
         tree["dn_meta"] = {**case["dn_meta"], "dn_positive_idx": positive}
     for outputs, teacher in (
         (tree.get("aux_outputs", []), tree),
-        (tree.get("dn_outputs", []), tree.get("dn_outputs", [None])[-1]),
+        (tree.get("dn_outputs", []), (tree.get("dn_outputs") or [None])[-1]),
     ):
         for output in outputs:
             if "pred_corners" in output:
@@ -124,6 +134,12 @@ def _insert(tree: dict[str, Any], path: list[str], value: Tensor) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value
+
+
+def _find(tree: dict[str, Any], path: list[str]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
 
 
 def _lists(tree: Any) -> Any:
