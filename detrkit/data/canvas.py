@@ -2,7 +2,8 @@
 
 The usual augmentations paint a canvas of up to 16 times the area, cut a part out of it and
 shrink that. Here they only move a rectangle; `render` recolours, mirrors and resizes the part of
-the source that is left, once.
+the source that is left, once. The same goes for a turned picture: its turning and the final
+resizing are one resampling.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from detrkit.data.pixels import Pixels, mirror
+from detrkit.data.pixels import Pixels, mirror, warp
 
 
 @dataclass(slots=True)
@@ -28,7 +30,11 @@ class Canvas:
         top, left: where the source's corner lies on the canvas; negative after a crop.
         fill: RGB 0–255 of canvas that the source does not cover.
         mirrored: whether the canvas is to be flipped left to right at the end.
-        recolor: functions of pixels to pixels, applied to the source in this order.
+        recolor: functions of pixels to pixels, applied to the source in this order; to the
+            whole canvas when there is a `warp`.
+        warp: (2, 3) float64 matrix that takes points of the source to points of the canvas, where
+            pixel (i, j) covers i to i + 1 and j to j + 1; None when the source is only shifted,
+            by `top` and `left`.
     """
 
     source: Tensor
@@ -38,6 +44,7 @@ class Canvas:
     fill: tuple[int, int, int] = (0, 0, 0)
     mirrored: bool = False
     recolor: list[Callable[[Pixels], Pixels]] = field(default_factory=list)
+    warp: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, image: Tensor) -> Canvas:
@@ -56,10 +63,15 @@ class Canvas:
             self.size == tuple(self.source.shape[-2:])
             and self.top == self.left == 0
             and not self.mirrored
+            and self.warp is None
         )
 
     def window(self, top: int, left: int, size: tuple[int, int]) -> None:
         """Makes the canvas show the rectangle at (top, left) of itself; may be larger than it."""
+        if self.warp is not None:  # what the canvas has cut off must not come back
+            self.source = self._warped(self.size)
+            self.mirrored, self.warp = False, None
+            self.recolor.clear()
         if self.mirrored:
             left = self.size[1] - left - size[1]
         self.top -= top
@@ -72,7 +84,9 @@ class Canvas:
 
     @property
     def covers(self) -> bool:
-        """Whether the source covers the whole canvas, so that no fill shows."""
+        """Whether the source surely covers the whole canvas, so that no fill shows."""
+        if self.warp is not None:
+            return False
         top, left, bottom, right = self._visible()
         return (top, left) == (0, 0) and (bottom, right) == self.size
 
@@ -100,6 +114,8 @@ class Canvas:
             on this canvas to the output: `x * scale + shift`.
         """
         height, width = size = size or self.size
+        if self.warp is not None:
+            return self._warped(size), (width / self.size[1], height / self.size[0], 0.0, 0.0)
         top, left, bottom, right = self._visible()
         if bottom == top or right == left:  # nothing of the source is left
             image = self._background(size)
@@ -123,9 +139,7 @@ class Canvas:
     def _resized(self, part: Tensor, size: tuple[int, int]) -> Tensor:
         pixels = part.permute(1, 2, 0).numpy()
         if self.recolor:
-            pixels = np.ascontiguousarray(pixels)
-            for function in self.recolor:
-                pixels = function(pixels)
+            pixels = self._recolored(np.ascontiguousarray(pixels))
         shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
         if self.mirrored and not shrinks:
             pixels = mirror(pixels)
@@ -137,6 +151,39 @@ class Canvas:
         if self.mirrored and shrinks:
             pixels = mirror(pixels)
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    @property
+    def recolors_all(self) -> bool:
+        """Whether `recolor` reaches the whole canvas as it stands, fill included."""
+        return self.unmoved or self.warp is not None
+
+    def preview(self, side: int = 128) -> Pixels:
+        """The canvas, coarsely: `side` pixels or more along its shorter side where it has them.
+
+        Only for canvases that `recolors_all` is true for.
+        """
+        stride = max(1, min(self.size) // side)
+        if self.warp is not None:
+            small = self._warped((self.size[0] // stride, self.size[1] // stride))
+            return small.permute(1, 2, 0).numpy()
+        part = self.source[:, ::stride, ::stride].permute(1, 2, 0).numpy()
+        return self._recolored(np.ascontiguousarray(part))
+
+    def _warped(self, size: tuple[int, int]) -> Tensor:
+        """The source warped straight to `size`, mirrored and recoloured."""
+        assert self.warp is not None
+        fx, fy = size[1] / self.size[1], size[0] / self.size[0]
+        final = np.array([[fx, 0, 0], [0, fy, 0], [0, 0, 1.0]])
+        if self.mirrored:
+            final = np.array([[-1.0, 0, size[1]], [0, 1, 0], [0, 0, 1]]) @ final
+        backwards = np.linalg.inv(final @ np.vstack([self.warp, [0, 0, 1]]))[:2]
+        pixels = warp(self.source.permute(1, 2, 0).numpy(), backwards, size, self.fill)
+        return torch.from_numpy(self._recolored(pixels)).permute(2, 0, 1)
+
+    def _recolored(self, pixels: Pixels) -> Pixels:
+        for function in self.recolor:
+            pixels = function(pixels)
+        return pixels
 
     def _background(self, size: tuple[int, int]) -> Tensor:
         if len(set(self.fill)) == 1:

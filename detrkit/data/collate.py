@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from detrkit.data.mixing import CopyBlend, Window, mix_up
 from detrkit.data.pixels import nearest, normalized
 from detrkit.data.sample import Sample
 from detrkit.errors import ConfigError
@@ -78,17 +79,33 @@ class PixelBatch:
 
 @MODULES.register(family="data", example={})
 class BatchImageCollateFunction:
-    """Stacks images, at a size drawn per batch while multi-scale training is on.
+    """Mixes the images of a batch and stacks them, at a size drawn per batch.
 
-    The size depends on (seed, epoch, step) alone. Pixels are resized to it without smoothing
-    (nearest), as the authors do.
+    A batch is mixed by MixUp or, failing that, by CopyBlend, each in its epochs and with its
+    probability; then it is resized. What is drawn depends on (seed, epoch, step) and, for the
+    mixing, on the first image's number. Pixels are resized without smoothing (nearest), as the
+    authors do.
 
     Args:
         stop_epoch: multi-scale ends with this epoch (counted from 0); None never ends it.
         ema_restart_decay: kept for the trainer, which reads it when strong augmentation ends.
         base_size: side of the images, or (h, w).
         base_size_repeat: weight of the base size among the sizes; None for one size only.
-        seed: of the sizes.
+        mixup_prob: share of the batches that MixUp blends.
+        mixup_epochs: first epoch of MixUp, and the first after it.
+        copyblend_prob: share of the other batches that CopyBlend copies objects in.
+        copyblend_epochs: likewise.
+        copyblend_type: "blend"; anything else pastes.
+        conflict_with_mixup: accepted and without effect, as in the authors' code.
+        area_threshold: see `CopyBlend`.
+        num_objects: see `CopyBlend`.
+        with_expand: whether surroundings are copied too.
+        expand_ratios: how much of them, see `CopyBlend`.
+        random_num_objects: see `CopyBlend`.
+        data_vis: accepted and without effect: runs keep pictures of their batches anyway.
+        vis_save: likewise.
+        scales: RT-DETRv2's form of multi-scale: all the sides, or (h, w), to draw from.
+        seed: of the sizes and the mixing.
     """
 
     def __init__(
@@ -97,14 +114,44 @@ class BatchImageCollateFunction:
         ema_restart_decay: float = 0.9999,
         base_size: int | Sequence[int] = 640,
         base_size_repeat: int | None = None,
+        mixup_prob: float = 0.0,
+        mixup_epochs: Sequence[int] = (0, 0),
+        copyblend_prob: float = 0.0,
+        copyblend_epochs: Sequence[int] = (0, 0),
+        copyblend_type: str = "blend",
+        conflict_with_mixup: bool = False,
+        area_threshold: float = 100,
+        num_objects: int = 3,
+        with_expand: bool = False,
+        expand_ratios: Sequence[float] = (0.1, 0.25),
+        random_num_objects: bool = False,
+        data_vis: bool = False,
+        vis_save: str = "./vis_dataset/",
+        scales: Sequence[int | Sequence[int]] | None = None,
         seed: int = 0,
     ) -> None:
+        if scales and base_size_repeat is not None:
+            raise ValueError("`scales` lists the sizes and `base_size_repeat` derives them: one")
         self.stop_epoch = stop_epoch
         self.ema_restart_decay = ema_restart_decay
         self.base_size = base_size
         self.base_size_repeat = base_size_repeat
+        self.mixup = _window("mixup", mixup_prob, mixup_epochs)
+        self.copyblend = _window("copyblend", copyblend_prob, copyblend_epochs)
+        low, high = (float(ratio) for ratio in expand_ratios)
+        self.copy_objects = CopyBlend(
+            paste=copyblend_type != "blend",
+            area_threshold=area_threshold,
+            num_objects=num_objects,
+            random_num_objects=random_num_objects,
+            expand_ratios=(low, high) if with_expand else None,
+        )
         self.seed = seed
-        self.scales = _sizes(base_size, base_size_repeat) if base_size_repeat is not None else []
+        self.scales: list[tuple[int, int]] = []
+        if scales:
+            self.scales = [_hw(side) for side in scales]
+        elif base_size_repeat is not None:
+            self.scales = _sizes(base_size, base_size_repeat)
 
     def size_at(self, epoch: int, step: int) -> tuple[int, int] | None:
         """(h, w) of a batch; None leaves it as it is."""
@@ -113,18 +160,29 @@ class BatchImageCollateFunction:
         rng = np.random.default_rng([self.seed, epoch, step, 0x517E])
         return self.scales[rng.integers(len(self.scales))]
 
+    def mixed(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples, blended with one another where that is drawn; all of equal size."""
+        key = samples[0].key
+        rng = np.random.default_rng([self.seed, key.epoch, key.step, key.index, 0x3172])
+        if self.mixup.hits(key.epoch, rng):
+            return mix_up(samples, rng)
+        if self.copyblend.hits(key.epoch, rng):
+            return self.copy_objects(samples, rng)
+        return list(samples)
+
     def gather(self, samples: Sequence[Sample]) -> PixelBatch:
-        """Stacks the pixels as they are; the half of the work that loader workers do.
+        """Mixes, resizes and stacks the pixels: the half of the work that loader workers do.
 
         Raises:
             ConfigError: the images differ in size.
         """
         key = samples[0].key
+        _check_sizes(samples)
+        samples = self.mixed(samples)
         images = [sample.image.permute(1, 2, 0) for sample in samples]
         size = self.size_at(key.epoch, key.step)
         if size is not None:
             images = [_nearest(image, size) for image in images]
-        _check_sizes(images)
         first = samples[0]
         spec = ImageSpec(
             size=(images[0].shape[0], images[0].shape[1]),
@@ -181,11 +239,21 @@ def _nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(nearest(pixels, size))
 
 
-def _check_sizes(images: Sequence[Tensor]) -> None:
-    sizes = {tuple(image.shape[:2]) for image in images}
+def _check_sizes(samples: Sequence[Sample]) -> None:
+    sizes = {sample.size for sample in samples}
     if len(sizes) > 1:
         (h, w), (h2, w2) = sorted(sizes)[:2]
         raise ConfigError(
             f"images of one batch differ in size: {w}x{h} and {w2}x{h2}",
             hint="end the transforms with {type: Resize, size: [h, w]}",
         )
+
+
+def _window(name: str, probability: float, epochs: Sequence[int]) -> Window:
+    if len(epochs) != 2:
+        raise ValueError(f"{name}_epochs must be [first, end], got {list(epochs)}")
+    return Window(probability, int(epochs[0]), int(epochs[1]))
+
+
+def _hw(side: int | Sequence[int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else (int(side[0]), int(side[-1]))

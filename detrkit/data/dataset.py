@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class DetectionDataset(Dataset[Sample]):
     `report_broken` tells the user once about each file.
 
     Args:
-        index: what to read; None for classes that override `_open`.
+        index: what to read, or a function that opens it when it is first needed.
         transforms: applied to each sample; a function of (sample, rng) will do.
         training: replace unreadable images and leave crowd regions out of the targets.
         seed: of all randomness.
@@ -51,7 +51,7 @@ class DetectionDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        index: DatasetIndex | None,
+        index: DatasetIndex | Callable[[], DatasetIndex],
         transforms: Compose | Transform | None = None,
         *,
         training: bool = True,
@@ -68,13 +68,9 @@ class DetectionDataset(Dataset[Sample]):
     @property
     def index(self) -> DatasetIndex:
         """Where images and boxes are."""
-        if self._index is None:
-            self._index = self._open()
+        if not isinstance(self._index, DatasetIndex):
+            self._index = self._index()
         return self._index
-
-    def _open(self) -> DatasetIndex:
-        """Reads the annotations; for data sets that wait with it."""
-        raise NotImplementedError
 
     @property
     def class_map(self) -> ClassMap:
@@ -94,7 +90,19 @@ class DetectionDataset(Dataset[Sample]):
             key = SampleKey(self.epoch, 0, int(key))
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
         sample = self.load(key, rng)
-        return sample if self.transforms is None else self.transforms(sample, rng)
+        if self.transforms is not None:
+            sample.source = self
+            sample = self.transforms(sample, rng)
+            sample.source = None  # a sample that travels does not take the data set along
+        return sample
+
+    def other(self, number: int) -> Sample:
+        """Image `number` before any transform, for transforms that combine pictures.
+
+        An unreadable one is replaced, in every epoch by the same.
+        """
+        rng = np.random.default_rng([self.seed, 0, number, 0x07E2])
+        return self.load(SampleKey(0, 0, number), rng)
 
     def load(self, key: SampleKey, rng: np.random.Generator) -> Sample:
         """A sample before any transform.
@@ -124,19 +132,18 @@ class DetectionDataset(Dataset[Sample]):
         image = read_image(path, apply_exif=bool(index.apply_exif[number]))
         size = (image.shape[-2], image.shape[-1])
         rows = index.boxes_of(number)
-        boxes, labels = index.boxes_xyxy[rows], index.labels[rows]
-        if self.training and index.iscrowd[rows].any():
-            keep = ~index.iscrowd[rows]
-            boxes, labels = boxes[keep], labels[keep]
         sample = Sample(
             Canvas.of(image),
-            boxes.copy(),
-            labels.copy(),
+            index.boxes_xyxy[rows].copy(),
+            index.labels[rows].copy(),
+            index.area[rows].copy(),
             image_id=index.image_id(number),
             orig_size=size,
             path=path,
             key=key,
         )
+        if self.training:
+            sample.select(~index.iscrowd[rows])
         sample.clip()
         return sample
 
@@ -147,6 +154,7 @@ class DetectionDataset(Dataset[Sample]):
             Canvas.of(torch.full((3, *size), 114, dtype=torch.uint8)),
             self.index.boxes_xyxy[rows].copy(),
             self.index.labels[rows].copy(),
+            self.index.area[rows].copy(),
             image_id=self.index.image_id(number),
             orig_size=size,
             path=self.index.paths[number],
@@ -204,7 +212,7 @@ class CocoDetection(DetectionDataset):
     ) -> None:
         if return_masks:
             raise ConfigError("CocoDetection: return_masks is not supported, detrkit detects boxes")
-        super().__init__(None, _compose(transforms))
+        super().__init__(self._open, _compose(transforms))
         self.img_folder = img_folder
         self.ann_file = ann_file
         self.remap_mscoco_category = remap_mscoco_category
@@ -233,7 +241,7 @@ class VOCDetection(DetectionDataset):
         label_file: str = "label_list.txt",
         transforms: Any = None,
     ) -> None:
-        super().__init__(None, _compose(transforms))
+        super().__init__(self._open, _compose(transforms))
         self.root = root
         self.ann_file = ann_file
         self.label_file = label_file

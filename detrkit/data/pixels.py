@@ -84,6 +84,45 @@ def mirror(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
+def warp(
+    pixels: Pixels,
+    backwards: npt.NDArray[np.float64],
+    size: tuple[int, int],
+    fill: tuple[int, int, int],
+) -> Pixels:
+    """An affine change of place, bilinear.
+
+    Args:
+        pixels: the source.
+        backwards: (2, 3), takes points of the output to points of the source; pixel (i, j) covers
+            i to i + 1 and j to j + 1.
+        size: (h, w) of the output.
+        fill: RGB 0-255 where the source does not reach.
+    """
+    if HAVE_OPENCV:
+        centres = backwards.copy()  # OpenCV counts from the middle of the first pixel
+        centres[:, 2] += backwards[:, :2].sum(1) / 2 - 0.5
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return _array(cv2.warpAffine(pixels, centres, size[::-1], flags=flags, borderValue=fill))
+    image = Image.fromarray(pixels).transform(
+        size[::-1],
+        Image.Transform.AFFINE,
+        tuple(float(v) for v in backwards.ravel()),
+        Image.Resampling.BILINEAR,
+        fillcolor=fill,
+    )
+    return np.array(image)
+
+
+def blend(first: Pixels, second: Pixels, share: float) -> Pixels:
+    """`share` of the first and the rest of the second, rounded."""
+    if HAVE_OPENCV:
+        return _array(cv2.addWeighted(first, share, second, 1 - share, 0))
+    return (first * np.float32(share) + second * np.float32(1 - share) + np.float32(0.5)).astype(
+        np.uint8
+    )
+
+
 def nearest(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resized to (h, w) by taking the nearest pixel above and to the left."""
     if HAVE_OPENCV:

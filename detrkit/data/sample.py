@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,15 @@ class SampleKey(NamedTuple):
 FIRST = SampleKey(0, 0, 0)
 
 
+class SampleSource(Protocol):
+    """Where transforms that combine pictures find others."""
+
+    def __len__(self) -> int: ...
+
+    def other(self, number: int) -> Sample:
+        """Image `number` before any transform; the same whenever it is asked for."""
+
+
 @dataclass(slots=True)
 class Sample:
     """What transforms read and change.
@@ -41,17 +50,21 @@ class Sample:
         canvas: the picture.
         boxes_xyxy: (N, 4) float32, corners in pixels of the canvas.
         labels: (N,) int64, contiguous class indices.
+        area: (N,) float64, square pixels of the objects as annotated in the image file; None in
+            the constructor means the boxes'.
         image_id: the data set's id.
         orig_size: (h, w) of the image file in pixels.
         path: the image file.
         key: epoch, step and index.
         scale: factor on 0–255 when the image becomes float; None leaves it uint8.
         mean, std: per channel, applied after `scale`; None for no normalisation.
+        source: the data set; None outside of one.
     """
 
     canvas: Canvas
     boxes_xyxy: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    area: npt.NDArray[np.float64] = None  # type: ignore[assignment]  # see __post_init__
     image_id: int | str = 0
     orig_size: tuple[int, int] = (0, 0)
     path: str = ""
@@ -59,6 +72,12 @@ class Sample:
     scale: float | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    source: SampleSource | None = None
+
+    def __post_init__(self) -> None:
+        if self.area is None:
+            x1, y1, x2, y2 = self.boxes_xyxy.T.astype(np.float64)
+            self.area = (x2 - x1) * (y2 - y1)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,6 +119,7 @@ class Sample:
         if not keep.all():
             self.boxes_xyxy = self.boxes_xyxy[keep]
             self.labels = self.labels[keep]
+            self.area = self.area[keep]
 
     def boxes_cxcywh(self) -> npt.NDArray[np.float32]:
         """(N, 4) float32, centre and size as fractions of the picture."""

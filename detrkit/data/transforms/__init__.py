@@ -12,12 +12,14 @@ from detrkit.data.transforms.geometry import (
     Resize,
     SanitizeBoundingBoxes,
 )
+from detrkit.data.transforms.mosaic import Mosaic
 
 __all__ = [
     "Compose",
     "ConvertBoxes",
     "ConvertPILImage",
     "EmptyTransform",
+    "Mosaic",
     "Normalize",
     "PadToSize",
     "RandomCrop",

@@ -95,7 +95,7 @@ class RandomPhotometricDistort:
         contrast_first = rng.random() < 0.5
         if not chosen.any():
             return sample
-        if not sample.canvas.unmoved:  # the mean must see fill and crop as they are
+        if not sample.canvas.recolors_all:  # the mean must see fill and crop as they are
             sample.render()
         steps = sample.canvas.recolor
         contrast = rng.uniform(*self.contrast)
@@ -121,12 +121,7 @@ class RandomPhotometricDistort:
     @staticmethod
     def _pivot(sample: Sample) -> float:
         """Mean luma of the picture as recoloured so far."""
-        source = sample.canvas.source
-        stride = max(1, min(source.shape[-2:]) // 128)
-        grid = np.ascontiguousarray(source[:, ::stride, ::stride].permute(1, 2, 0).numpy())
-        for function in sample.canvas.recolor:
-            grid = function(grid)
-        return mean_luma(grid)
+        return mean_luma(sample.canvas.preview())
 
 
 def _matrix(matrix: npt.NDArray[np.floating], offset: float = 0.0) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -33,7 +34,11 @@ class Compose:
     Args:
         ops: transforms, or mappings of `type` and arguments; None for none.
         policy: None or `{name: default}` keeps all on; `{name: stop_epoch, epoch: E, ops: [...]}`
-            turns the named ones off from epoch E (counted from 0) on.
+            turns the named ones off from epoch E (counted from 0) on. `epoch: [A, B, C]` is
+            DEIM's plan: the named ones are on from epoch A to C, `Mosaic` from A to B only, there
+            with probability `mosaic_prob` and then in place of `RandomZoomOut` and
+            `RandomIoUCrop`.
+        mosaic_prob: see above; Mosaic has a probability of its own besides.
 
     Raises:
         ConfigError: an unknown transform, policy, or name in the policy.
@@ -43,6 +48,7 @@ class Compose:
         self,
         ops: Sequence[Mapping[str, Any] | Transform] | None = None,
         policy: Mapping[str, Any] | None = None,
+        mosaic_prob: float = -0.1,
     ) -> None:
         self.names: list[str] = []
         self.transforms: list[Transform] = []
@@ -61,9 +67,14 @@ class Compose:
             self.names.append(name)
             self.transforms.append(transform)
         self.policy = dict(policy or {})
-        self._stopped = self._check_policy()
+        self.mosaic_prob = mosaic_prob
+        self._start: int = 0
+        self._stop: float = math.inf
+        self._mosaic_until: int | None = None
+        self._stopped = self._read_policy()
 
-    def _check_policy(self) -> frozenset[str]:
+    def _read_policy(self) -> frozenset[str]:
+        """Sets the stages; the names of the transforms that are off outside of them."""
         kind = self.policy.get("name", "default")
         if kind == "default":
             return frozenset()
@@ -75,10 +86,15 @@ class Compose:
         missing = {"epoch", "ops"} - set(self.policy)
         if missing:
             raise ConfigError(f"transforms: policy stop_epoch needs `{sorted(missing)[0]}`")
-        if not isinstance(self.policy["epoch"], int):
+        epoch = self.policy["epoch"]
+        stages = epoch if isinstance(epoch, Sequence) and len(epoch) == 3 else [epoch]
+        if not all(isinstance(number, int) for number in stages):
             raise ConfigError(
-                f"transforms: policy.epoch must be a number: {self.policy['epoch']!r}"
+                f"transforms: policy.epoch must be a number or three numbers: {epoch!r}"
             )
+        self._stop = stages[-1]
+        if len(stages) == 3:
+            self._start, self._mosaic_until = stages[:2]
         for name in self.policy["ops"]:
             if name not in MODULES:
                 raise ConfigError(
@@ -87,16 +103,31 @@ class Compose:
                 )
         return frozenset(self.policy["ops"])
 
-    def active(self, epoch: int) -> list[Transform]:
-        """The transforms that are on in `epoch`."""
-        if not self._stopped or epoch < self.policy["epoch"]:
-            return self.transforms
+    def active(self, epoch: int, *, mosaic: bool = False) -> list[Transform]:
+        """The transforms that are on in `epoch`.
+
+        Args:
+            epoch: counted from 0.
+            mosaic: whether the sample at hand becomes a mosaic, where the policy draws that.
+        """
+        off = set() if self._start <= epoch < self._stop else set(self._stopped)
+        if self._mosaic_until is not None:
+            off |= {"RandomZoomOut", "RandomIoUCrop"} if mosaic else {"Mosaic"}
         pairs = zip(self.names, self.transforms, strict=True)
-        return [t for name, t in pairs if name not in self._stopped]
+        return [transform for name, transform in pairs if name not in off]
+
+    def _draw_mosaic(self, epoch: int, rng: np.random.Generator) -> bool:
+        """Whether the policy makes the sample at hand a mosaic."""
+        end = self._mosaic_until
+        if end is None or not self._start <= epoch < end:
+            return False
+        return bool(rng.random() < self.mosaic_prob)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Applies those that are on in the sample's epoch."""
-        for transform in self.active(sample.key.epoch):
+        epoch = sample.key.epoch
+        mosaic = self._draw_mosaic(epoch, rng)
+        for transform in self.active(epoch, mosaic=mosaic):
             sample = transform(sample, rng)
         return sample
 
@@ -123,7 +154,7 @@ class Compose:
                 scale = transform.factor
             elif isinstance(transform, Normalize):
                 mean, std = transform.mean, transform.std
-            elif name.startswith("Random"):
+            elif name.startswith("Random") or name == "Mosaic":
                 raise ConfigError(f"validation transforms must not be random, but hold `{name}`")
         if size is None:
             raise ConfigError(

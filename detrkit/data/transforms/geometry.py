@@ -29,7 +29,7 @@ class RandomZoomOut:
     ) -> None:
         if side_range[0] < 1 or side_range[0] > side_range[1]:
             raise ValueError(f"side_range must be 1 or more and ascending, got {side_range}")
-        self.fill = _rgb(fill)
+        self.fill = rgb(fill)
         self.side_range = side_range
         self.p = p
 
@@ -130,9 +130,11 @@ class RandomIoUCrop:
 class RandomCrop:
     """Cuts out a random part of fixed size; a smaller picture is padded first if asked.
 
+    As torchvision's, except that a picture that is too small and not padded is left whole.
+
     Args:
         size: (h, w), or one side of a square.
-        pad_if_needed: pad pictures that are too small on the right and below.
+        pad_if_needed: pad pictures that are too small on both sides, by what they lack.
         fill: 0–255 of the padding.
     """
 
@@ -144,13 +146,16 @@ class RandomCrop:
     ) -> None:
         self.size = _pair(size)
         self.pad_if_needed = pad_if_needed
-        self.fill = _rgb(fill)
+        self.fill = rgb(fill)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Draws the place."""
         h, w = self.size
         if self.pad_if_needed:
-            _pad(sample, 0, 0, (max(h, sample.size[0]), max(w, sample.size[1])), self.fill)
+            top, left = max(h - sample.size[0], 0), max(w - sample.size[1], 0)
+            if top or left:
+                size = (sample.size[0] + 2 * top, sample.size[1] + 2 * left)
+                _pad(sample, top, left, size, self.fill)
         h, w = min(h, sample.size[0]), min(w, sample.size[1])
         top = int(rng.integers(sample.size[0] - h + 1))
         left = int(rng.integers(sample.size[1] - w + 1))
@@ -211,10 +216,12 @@ class Resize:
         """(h, w) that a picture of `size` gets."""
         if isinstance(self.size, Sequence):
             return int(self.size[0]), int(self.size[1])
-        ratio = self.size / min(size)
-        if self.max_size is not None:
-            ratio = min(ratio, self.max_size / max(size))
-        return max(int(size[0] * ratio), 1), max(int(size[1] * ratio), 1)
+        shorter, longer = min(size), max(size)
+        short, long = self.size, int(self.size * longer / shorter)
+        if self.max_size is not None and long > self.max_size:
+            short, long = int(self.max_size * short / long), self.max_size
+        short, long = max(short, 1), max(long, 1)
+        return (short, long) if size[0] <= size[1] else (long, short)
 
 
 @MODULES.register(family="transform", example={"size": [32, 32]})
@@ -237,7 +244,7 @@ class PadToSize:
             raise ValueError("PadToSize pads with a constant; nothing else is supported")
         w, h = _pair(size)
         self.size = (h, w)
-        self.fill = _rgb(fill)
+        self.fill = rgb(fill)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Enlarges the canvas; a picture that is larger already is cut."""
@@ -313,7 +320,12 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return int(size), int(size)
 
 
-def _rgb(fill: float | Sequence[float]) -> tuple[int, int, int]:
+def rgb(fill: float | Sequence[float]) -> tuple[int, int, int]:
+    """One value or three as a colour.
+
+    Raises:
+        ValueError: neither, or outside 0-255.
+    """
     values = tuple(int(v) for v in fill) if isinstance(fill, Sequence) else (int(fill),) * 3
     if len(values) != 3 or not all(0 <= v <= 255 for v in values):
         raise ValueError(f"fill must be 0–255, or three such values, got {fill!r}")
