@@ -36,7 +36,7 @@ _OTHERS = {
 
 
 class PostProcessor(Protocol):
-    """Outputs of a model -> detections; `DFINEPostProcessor` is one."""
+    """Outputs of a model -> detections; that of `detrkit.models.postprocess` is one."""
 
     def postprocess(
         self, outputs: Any, orig_sizes: Any, image_spec: ImageSpec, class_map: ClassMap,

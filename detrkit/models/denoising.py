@@ -22,13 +22,16 @@ from detrkit.models.outputs import DenoisingMeta
 from detrkit.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detrkit.structures import Target
 
+#: cxcywh of RT-DETRv2's dummy pairs.
+_DUMMY_BOX = (0.5, 0.5, 0.1, 0.1)
+
 
 @dataclass(frozen=True)
 class DenoisingQueries:
     """Queries that stand before the ordinary ones.
 
     Attributes:
-        content: (B, D, C) embedded noisy classes. D is 0 when no image has boxes: the class
+        content: (B, D, C) embedded noisy classes. D may be 0 when no image has boxes: the class
             embedding then still takes part in the graph, with zero gradient, so that distributed
             training sees the same parameters on every rank.
         box_logits: (B, D, 4) noisy boxes, cxcywh as logits.
@@ -51,6 +54,7 @@ def denoising_queries(
     label_noise_ratio: float = 0.5,
     box_noise_scale: float = 1.0,
     mirror_crossed: bool = True,
+    dummy_pairs: bool = False,
 ) -> DenoisingQueries:
     """Makes the denoising queries of a batch.
 
@@ -66,6 +70,8 @@ def denoising_queries(
         box_noise_scale: 1 moves corners by up to one half side; 0 moves nothing.
         mirror_crossed: corners that crossed make a box of positive size again (D-FINE), instead
             of one without extent (RT-DETRv2).
+        dummy_pairs: where no image has boxes, each gets a positive and a negative of no class
+            around its centre, none of them to be restored (RT-DETRv2), instead of D = 0.
     """
     counts = [len(target) for target in targets]
     fullest = max(counts, default=0)
@@ -75,6 +81,10 @@ def denoising_queries(
 
     labels = pad_sequence([t.labels for t in targets], batch_first=True, padding_value=padding)
     boxes = pad_sequence([t.boxes_cxcywh for t in targets], batch_first=True)
+    if dummy_pairs and not fullest:
+        fullest = groups = 1
+        labels = labels.new_full((len(targets), 1), padding)
+        boxes = boxes.new_tensor(_DUMMY_BOX).expand(len(targets), 1, 4)
     labels = labels.to(device).tile(1, 2 * groups)  # (B, D), group by group: positives, negatives
     boxes = boxes.to(device).tile(1, 2 * groups, 1)  # (B, D, 4)
     if fullest:

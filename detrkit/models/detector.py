@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrkit.models.decoders.two_stage import TwoStageDecoder
 from detrkit.models.outputs import Outputs
 from detrkit.registry import MODULES
 from detrkit.structures import Target
 
 
-@MODULES.register("DFINE", inject=("backbone", "encoder", "decoder"), paper="arXiv:2410.13842")
+@MODULES.register("DFINE", "RTDETR", inject=("backbone", "encoder", "decoder"))
 class Detector(nn.Module):
     """images -> backbone -> maps -> encoder -> fused maps -> decoder -> outputs.
 
@@ -60,3 +61,21 @@ class Detector(nn.Module):
             if convert is not None:
                 convert()
         return deployed.requires_grad_(False)
+
+
+@MODULES.register(inject=("backbone", "encoder", "decoder"), paper="arXiv:2412.04234")
+class DEIM(Detector):
+    """A detector as DEIM and DEIMv2 train it.
+
+    Denoising is D-FINE's for every decoder, RT-DETRv2's included: boxes whose corners crossed are
+    mirrored, and images without boxes get no dummy pairs.
+
+    Args:
+        backbone, encoder, decoder: see `Detector`.
+    """
+
+    def __init__(self, backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__(backbone, encoder, decoder)
+        if isinstance(decoder, TwoStageDecoder):
+            decoder.mirror_crossed = True
+            decoder.dummy_pairs = False

@@ -13,9 +13,12 @@ from detrkit.structures import ClassMap, Detections, ImageSpec
 
 
 @MODULES.register(
-    share=("num_classes", "use_focal_loss", "num_top_queries", "remap_mscoco_category")
+    "PostProcessor",
+    "DFINEPostProcessor",
+    "RTDETRPostProcessor",
+    share=("num_classes", "use_focal_loss", "num_top_queries", "remap_mscoco_category"),
 )
-class DFINEPostProcessor(nn.Module):
+class PostProcessor(nn.Module):
     """Ranks every class of every query; no suppression of overlaps, DETRs need none.
 
     Args:

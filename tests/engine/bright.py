@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.runtime import TorchRuntime
-from detrkit.models.postprocess import DFINEPostProcessor
+from detrkit.models.postprocess import PostProcessor
 from detrkit.structures import ClassMap, ImageSpec
 
 CLASSES = ClassMap(("cat", "猫", "dog"), (4, 9, 2))
@@ -57,7 +57,7 @@ def picture(
 
 def bright_runtime(spec: ImageSpec = SPEC, classes: ClassMap = CLASSES) -> TorchRuntime:
     """A runtime around `BrightBox`."""
-    return TorchRuntime(BrightBox(), DFINEPostProcessor(num_classes=3), classes, spec)
+    return TorchRuntime(BrightBox(), PostProcessor(num_classes=3), classes, spec)
 
 
 def small_detector(path: Path, size: tuple[int, int] = (64, 96)) -> Path:

@@ -19,7 +19,7 @@ from detrkit.data.loader import build_loader
 from detrkit.data.transforms import Compose
 from detrkit.engine.evaluator import Evaluator, evaluate_runtime, write_predictions
 from detrkit.errors import DataError
-from detrkit.models.postprocess import DFINEPostProcessor
+from detrkit.models.postprocess import PostProcessor
 from tests.engine.bright import CLASSES, SPEC, BrightBox, bright_runtime, picture
 
 BOXES = [(48, 32, 120, 96), (10, 20, 60, 90), (0, 0, 40, 40), (100, 50, 190, 120)]
@@ -67,7 +67,7 @@ def evaluator_of(index: DatasetIndex, **options: Any) -> Evaluator:
     dataset = DetectionDataset(index, transforms, training=False)
     loader = build_loader(dataset, batch_size=3, shuffle=False)
     return Evaluator(
-        loader, index, SPEC, DFINEPostProcessor(num_classes=3), class_map=CLASSES, **options
+        loader, index, SPEC, PostProcessor(num_classes=3), class_map=CLASSES, **options
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.models.decoders import query_selection
-from detrkit.models.postprocess import DFINEPostProcessor
+from detrkit.models.postprocess import PostProcessor
 from detrkit.structures import ClassMap, ImageSpec
 from tests.reference.models import build
 
@@ -65,7 +65,7 @@ def selected(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         found.append(original(*args, **kwargs))
         return found[-1]
 
-    monkeypatch.setattr("detrkit.models.decoders.dfine.select_positions", record)
+    monkeypatch.setattr("detrkit.models.decoders.two_stage.select_positions", record)
     return found
 
 
@@ -139,7 +139,7 @@ def test_eval_outputs(reference: Path, fill: ModuleType, selected: list[Tensor],
     close(paired(deployed["pred_boxes"], order), theirs["pred_boxes"], BOXES)
 
     w, h = recipe["orig_size"]
-    (found,) = DFINEPostProcessor().postprocess(out, [(h, w)], ImageSpec((640, 640)), COCO)
+    (found,) = PostProcessor().postprocess(out, [(h, w)], ImageSpec((640, 640)), COCO)
     assert len(found) == 300
     assert np.abs(found.scores - theirs["scores"]).max() < 1e-3
     category = np.array(COCO.category_ids)[found.labels]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrkit.models.postprocess import DFINEPostProcessor
+from detrkit.models.postprocess import PostProcessor
 from detrkit.structures import ClassMap, ImageSpec
 
 NAMES = ClassMap(("cat", "dog", "owl"), (3, "d", 11))
@@ -19,7 +19,7 @@ NAMES = ClassMap(("cat", "dog", "owl"), (3, "d", 11))
 def test_ranks_all_classes_of_all_queries(queries: int, classes: int, top: int) -> None:
     logits = torch.randn(2, queries, classes)
     boxes = torch.rand(2, queries, 4)
-    labels, found, scores = DFINEPostProcessor(classes, num_top_queries=top)(logits, boxes)
+    labels, found, scores = PostProcessor(classes, num_top_queries=top)(logits, boxes)
     assert scores.shape == (2, min(top, queries * classes))
     for i in range(2):
         ranked = sorted(
@@ -35,7 +35,7 @@ def test_ranks_all_classes_of_all_queries(queries: int, classes: int, top: int) 
 def test_softmax_scores_leave_out_nothing() -> None:
     logits = torch.tensor([[[0.0, 3.0, 1.0], [9.0, 0.0, 0.0], [0.0, 0.0, 9.0]]])
     boxes = torch.arange(12.0).view(1, 3, 4)
-    process = DFINEPostProcessor(2, use_focal_loss=False, num_top_queries=2)
+    process = PostProcessor(2, use_focal_loss=False, num_top_queries=2)
     labels, found, scores = process(logits, boxes)
     assert labels.tolist() == [[0, 1]]
     assert torch.equal(found, boxes[:, [1, 0]])
@@ -47,7 +47,7 @@ def test_detections_are_pixels_of_the_original() -> None:
         "pred_logits": torch.tensor([[[-9.0, 5.0, -9.0]], [[-9.0, -9.0, 2.0]]]),
         "pred_boxes": torch.tensor([[[0.5, 0.5, 0.5, 0.25]], [[0.25, 0.5, 0.5, 1.0]]]),
     }
-    process = DFINEPostProcessor(3, num_top_queries=1)
+    process = PostProcessor(3, num_top_queries=1)
     first, second = process.postprocess(
         outputs, [(100, 200), (64, 64)], ImageSpec((32, 32)), NAMES, ["a", 7], ["a.jpg", None]
     )
@@ -65,14 +65,14 @@ def test_letterbox_is_undone() -> None:
         "pred_boxes": torch.tensor([[[0.5, 0.25, 1.0, 0.5]]]),  # the upper half: all content
     }
     spec = ImageSpec((64, 64), resize="letterbox")
-    (found,) = DFINEPostProcessor(3, num_top_queries=1).postprocess(
+    (found,) = PostProcessor(3, num_top_queries=1).postprocess(
         outputs, [(100, 200)], spec, NAMES
     )
     np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 200, 100]], atol=1e-4)
 
 
 def test_exports() -> None:
-    process = DFINEPostProcessor(3, num_top_queries=4).eval()
+    process = PostProcessor(3, num_top_queries=4).eval()
     example = (torch.randn(1, 5, 3), torch.rand(1, 5, 4))
     exported = torch.export.export(process, example).module()
     for a, b in zip(exported(*example), process(*example), strict=True):

@@ -127,6 +127,8 @@ class RefinementDecoder(nn.Module):
         eval_idx: the layer that answers in evaluation; negative counts from the end.
         layer_scale: the wide layers' width relative to `hidden_dim`.
         act: activation of the quality estimators.
+        position_once: queries keep the position embedding of their first reference box (DEIMv2)
+            instead of a new one for each layer (D-FINE).
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class RefinementDecoder(nn.Module):
         eval_idx: int = -1,
         layer_scale: float = 1,
         act: str = "relu",
+        position_once: bool = False,
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
@@ -149,6 +152,7 @@ class RefinementDecoder(nn.Module):
         self.reg_max = reg_max
         self.eval_idx = eval_idx if eval_idx >= 0 else num_layers + eval_idx
         self.wide_dim = round(layer_scale * hidden_dim)
+        self.position_once = position_once
         self.up = up
         self.reg_scale = reg_scale
         self.register_buffer("project", None, persistent=False)
@@ -196,16 +200,18 @@ class RefinementDecoder(nn.Module):
         x = queries
         result: Refinement | None = None
         corners: Tensor | None = None
+        position: Tensor | None = None
         previous: Tensor | int = 0  # the last layer's queries, without gradient
         layers = self.layers if self.training else self.layers[: self.eval_idx + 1]
         for i, layer in enumerate(layers):
-            position = heads.query_position(boxes).clamp(-10, 10)
-            if i > self.eval_idx and self.wide_dim != self.hidden_dim:
+            if position is None or not self.position_once:
+                position = heads.query_position(boxes).clamp(-10, 10)
+            if i > self.eval_idx and position.shape[-1] != self.wide_dim:
                 position = _widen(position, self.wide_dim)
-                if i == self.eval_idx + 1:
-                    x = _widen(x, self.wide_dim)
-                    previous = x.detach()
-                    values = self._values(features, i)
+            if i == self.eval_idx + 1 and self.wide_dim != self.hidden_dim:
+                x = _widen(x, self.wide_dim)
+                previous = x.detach()
+                values = self._values(features, i)
             x = layer(x, boxes, values, position, allowed)
             if result is None:
                 first = (heads.first_box(x) + inverse_sigmoid(boxes)).sigmoid()

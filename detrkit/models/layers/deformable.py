@@ -86,8 +86,10 @@ class MSDeformableAttention(nn.Module):
         Without projection the maps do not depend on the layer: call once, use in every layer.
         """
         if isinstance(self.value_proj, nn.Linear):
+            weight, bias = self.value_proj.weight, self.value_proj.bias[:, None]
+            # the matrix stands left, so that channels-last maps come out as sampling maps
             features = [
-                self.value_proj(f.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(f.shape)
+                (torch.matmul(weight, f.flatten(2)) + bias).unflatten(-1, f.shape[2:])
                 for f in features
             ]
         return [split_heads(feature, self.num_heads) for feature in features]

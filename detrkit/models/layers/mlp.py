@@ -1,10 +1,11 @@
-"""Perceptron heads."""
+"""Perceptron heads and feed-forward nets."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.models.layers.activations import get_activation
@@ -43,3 +44,25 @@ class MLP(nn.Module):
         last = cast(nn.Linear, self.layers[-1])
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+
+
+class SwiGLUFFN(nn.Module):
+    """(silu(x·W1) * x·W2)·W3, with biases. (…, in_features) -> (…, out_features).
+
+    Shazeer, arXiv:2002.05202, eq. 6. W1 and W2 are one layer, named as in DINOv2.
+
+    Args:
+        in_features, hidden_features, out_features: widths.
+    """
+
+    def __init__(self, in_features: int, hidden_features: int, out_features: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(in_features, 2 * hidden_features)
+        self.w3 = nn.Linear(hidden_features, out_features)
+        for layer in (self.w12, self.w3):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)

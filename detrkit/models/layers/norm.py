@@ -1,4 +1,4 @@
-"""Batch norm whose statistics and affine parameters never change."""
+"""Norms: root mean square; batch norm whose statistics and parameters never change."""
 
 from __future__ import annotations
 
@@ -7,6 +7,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · scale, over the last dimension, computed in float32.
+
+    Zhang and Sennrich, NeurIPS 2019, arXiv:1910.07467, eq. 4.
+
+    Args:
+        dim: C.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.dim = dim
+        self.eps = eps
+        self.scale = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) -> (…, C)."""
+        return F.rms_norm(x.float(), (self.dim,), eps=self.eps).type_as(x) * self.scale
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, eps={self.eps}"
 
 
 class FrozenBatchNorm2d(nn.Module):
