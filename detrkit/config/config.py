@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from detrkit.config import catalogue, check, dialect, override, shortforms
+from detrkit.config import catalogue, check, dialect, families, override, shortforms
 from detrkit.config.loader import Loader, load_tree
 from detrkit.config.override import Flag
 from detrkit.config.schema import RunConfig, run_config
@@ -190,6 +190,7 @@ def load_config(
     override.apply(tree, override.from_mapping(overrides or {}), problems)
     override.apply(tree, override.from_updates(update, problems), problems)
     problems += shortforms.expand(tree)
+    families.complete(tree)
     config = Config(tree, name=path.stem, path=path)
     for plugin in [*(config.peek("plugins") or ()), *plugins]:
         load_plugin(plugin)

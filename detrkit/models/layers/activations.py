@@ -42,6 +42,6 @@ def get_activation(act: str | nn.Module | None, inplace: bool = False) -> nn.Mod
             hint=f"known: {', '.join(_ACTIVATIONS)}",
         )
     activation = _ACTIVATIONS[act.lower()]()
-    if inplace and hasattr(activation, "inplace"):
-        activation.inplace = True
+    if inplace and isinstance(getattr(activation, "inplace", None), bool):
+        activation.inplace = True  # type: ignore[assignment]
     return activation
