@@ -1,8 +1,7 @@
-"""The configs that come with detrkit, and the authors' own files."""
+"""The configs that come with detrkit: names, families, nothing said twice, everything builds."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +9,28 @@ import pytest
 import yaml
 
 from detrkit.config import CatalogueEntry, Config, build, build_component, catalogue, load_config
-from detrkit.config.catalogue import resolve
+from detrkit.config.catalogue import DATA, FAMILIES, SIZES, find, resolve, root
 from detrkit.errors import ConfigError
+from tests.config.authors import leaves
 
 ENTRIES = catalogue()
+FILES = sorted(root().rglob("*.yml"))
 
-#: The authors' repository: a folder with `dfine/`, `dataset/`, `runtime.yml`.
-AUTHORS = Path(os.environ.get("DETRKIT_AUTHORS_CONFIGS", "/nonexistent"))
-AUTHORS_FILES = sorted(AUTHORS.glob("dfine/**/*.yml"))
-
-#: What may differ: where files lie, names of projects, and the class count of "your data set".
-FREE = (
-    "output_dir",
-    "project_name",
-    "data",
-    "HGNetv2.local_model_dir",
-    "train_dataloader.dataset.img_folder",
-    "train_dataloader.dataset.ann_file",
-    "val_dataloader.dataset.img_folder",
-    "val_dataloader.dataset.ann_file",
-)
-
-
-def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values; lists stay whole."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict)
-        found |= leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
+#: One config of each graph; the others differ in sizes and numbers.
+SMALL = [
+    "dfine_n_coco",
+    "dfine_s_coco",
+    "rtdetrv2_r18vd_120e_coco",
+    "rtdetrv2_r18vd_dsp_3x_coco",
+    "rtdetrv2_r18vd_120e_voc",
+    "deim_n_coco",
+    "deim_r18vd_120e_coco",
+    "deimv2_atto_coco",
+    "deimv2_femto_coco",
+    "deimv2_pico_coco",
+    "deimv2_n_coco",
+    "deimv2_dinov3_s_coco",
+]
 
 
 def build_parts(config: Config) -> Any:
@@ -51,12 +43,35 @@ def build_parts(config: Config) -> Any:
     return build(config, "model")
 
 
+def entries(names: list[str] | None = None) -> list[Any]:
+    """Test parameters: all configs, or those of these names."""
+    chosen = ENTRIES if names is None else [find(name) for name in names]
+    return [pytest.param(entry, id=entry.name) for entry in chosen]
+
+
 def test_names_and_aliases() -> None:
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)
-    assert {f"dfine_hgnetv2_{s}_coco" for s in "nsmlx"} <= set(names)
+    assert len({name for entry in ENTRIES for name in {*entry.names}}) == sum(
+        len({*entry.names}) for entry in ENTRIES
+    ), "no two configs answer to one name"
     assert resolve("dfine_n_coco") == resolve("dfine_hgnetv2_n_coco")
+    assert resolve("deimv2_atto_coco") == resolve("deimv2_hgnetv2_atto_coco.yml")
     assert all(entry.summary for entry in ENTRIES), "each config starts with a comment"
+
+
+def test_the_same_file_name_in_two_families() -> None:
+    assert resolve("dfine_hgnetv2_n_coco") == root() / "dfine" / "dfine_hgnetv2_n_coco.yml"
+    ours = resolve("deim_dfine/dfine_hgnetv2_n_coco")
+    assert ours == root() / "deim_dfine" / "dfine_hgnetv2_n_coco.yml"
+    assert resolve("dfine/dfine_hgnetv2_n_coco") == resolve("dfine_n_coco")
+
+
+def test_an_alias_never_stands_for_two_backbones() -> None:
+    assert find("deimv2_dinov3_s_coco").alias == "deimv2_dinov3_s_coco"
+    assert find("rtdetrv2_hgnetv2_l_6x_coco").alias == "rtdetrv2_hgnetv2_l_6x_coco"
+    with pytest.raises(ConfigError, match="did you mean"):
+        find("deimv2_s_coco")
 
 
 def test_unknown_names_get_suggestions(tmp_path: Path) -> None:
@@ -69,60 +84,76 @@ def test_unknown_names_get_suggestions(tmp_path: Path) -> None:
         resolve(tmp_path)
 
 
-@pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in ENTRIES])
-def test_every_config_checks(entry: CatalogueEntry) -> None:
-    config = load_config(entry.path)
+def test_family_size_and_data() -> None:
+    entry = find("deim_r50vd_m_60e_coco")
+    assert (entry.family, entry.size, entry.data) == ("deim_rtdetrv2", "M*", "COCO")
+    assert find("deim_r50vd_m_custom").size == "R50-M"
+    assert find("dfine_l_obj2custom").data == DATA["obj2custom"]
+    assert find("quickstart").family == ""
+    ranked = sorted(ENTRIES, key=lambda entry: entry.rank)
+    assert [e.alias for e in ranked if e.family == "dfine"][:5] == [
+        f"dfine_{size}_coco" for size in "nsmlx"
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_model_on_coco_has_a_config_for_your_data(family: str) -> None:
+    """Whatever can be trained on COCO can be trained with `--data DIR` under a name of its own."""
+    of_family = [entry for entry in ENTRIES if entry.family == family]
+    graphs = {
+        data: {
+            tuple(word for word in entry.words if word in (*SIZES, "hgnetv2", "dinov3"))
+            for entry in of_family
+            if entry.data == data and entry.name == entry.path.stem
+        }
+        for data in ("COCO", DATA["custom"])
+    }
+    assert graphs["COCO"] == graphs[DATA["custom"]]
+
+
+@pytest.mark.parametrize("entry", entries())
+def test_every_config_loads(entry: CatalogueEntry) -> None:
+    config = load_config(entry.path, strict=False)
     assert config.run.epochs
-    assert config.tree == load_config(entry.name).tree, "loading twice gives the same"
+    assert config.tree == load_config(entry.name, strict=False).tree, "twice gives the same"
 
 
-@pytest.mark.parametrize("size", list("nsmlx"))
-def test_components_build(size: str) -> None:
-    config = load_config(f"dfine_{size}_coco").with_values({"num_classes": 7}, origin="data set")
+@pytest.mark.parametrize("entry", entries(SMALL))
+def test_configs_check_and_build(entry: CatalogueEntry) -> None:
+    config = load_config(entry.path).with_values({"num_classes": 7}, origin="data set")
     before = config.tree
     model = build_parts(config)
-    assert sum(p.numel() for p in model.parameters()) > 3e6
     assert model.num_classes == 7
     assert config.tree == before
 
 
-@pytest.mark.skipif(not AUTHORS_FILES, reason="DETRKIT_AUTHORS_CONFIGS is not set")
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, id=str(p.relative_to(AUTHORS))) for p in AUTHORS_FILES]
-)
-def test_authors_files_load_check_and_build_unmodified(path: Path) -> None:
-    is_part = path.parent.name == "include"  # incomplete on its own
-    config = load_config(path, strict=not is_part)
-    if not is_part:
-        build_parts(config)
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", entries())
+def test_every_config_checks_and_builds(entry: CatalogueEntry) -> None:
+    build_parts(load_config(entry.path))
 
 
-@pytest.mark.skipif(not AUTHORS_FILES, reason="DETRKIT_AUTHORS_CONFIGS is not set")
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, id=str(p.relative_to(AUTHORS)))
-        for p in AUTHORS_FILES
-        if p.parent.name != "include"
-    ],
-)
-def test_our_files_resolve_to_the_authors_values(path: Path) -> None:
-    ours = leaves(load_config(path.stem, strict=False).tree)
-    theirs = leaves(load_config(path, strict=False).tree)
-    # Absent in the Objects365 files: the constructor's default is this number.
-    theirs.setdefault("train_dataloader.collate_fn.ema_restart_decay", 0.9999)
-    for key in {*ours, *theirs}:
-        if key not in FREE:
-            assert ours.get(key, "absent") == theirs.get(key, "absent"), key
-
-
-@pytest.mark.parametrize("entry", [pytest.param(e, id=e.name) for e in ENTRIES])
-def test_no_value_is_said_twice(entry: CatalogueEntry, tmp_path: Path) -> None:
-    """A config sets nothing that its includes already say."""
-    own = yaml.safe_load(entry.path.read_text(encoding="utf-8"))
-    includes = [str((entry.path.parent / file).resolve()) for file in own.pop("__include__", [])]
+@pytest.mark.parametrize("path", [pytest.param(p, id=str(p.relative_to(root()))) for p in FILES])
+def test_no_value_is_said_twice(path: Path, tmp_path: Path) -> None:
+    """A file sets nothing that its includes already say."""
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    includes = [str((path.parent / file).resolve()) for file in own.pop("__include__", [])]
     base = tmp_path / "base.yml"
     base.write_text(yaml.safe_dump({"__include__": includes}), encoding="utf-8")
     inherited = leaves(load_config(base, strict=False).tree)
-    said_twice = [key for key, value in leaves(own).items() if inherited.get(key, ...) == value]
-    assert not said_twice
+    assert [key for key, value in leaves(own).items() if inherited.get(key, ...) == value] == []
+
+
+def test_every_part_is_included() -> None:
+    """No file lies about that no config uses."""
+    used = {entry.path for entry in ENTRIES}
+    waiting = list(used)
+    while waiting:
+        path = waiting.pop()
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for file in content.get("__include__", []):
+            part = (path.parent / file).resolve()
+            if part not in used:
+                used.add(part)
+                waiting.append(part)
+    assert sorted({path.resolve() for path in FILES} - {path.resolve() for path in used}) == []
