@@ -172,11 +172,13 @@ class HungarianMatcher(nn.Module):
         return _power(iou, self.iou_order_alpha).mul_(score).neg_()
 
     def _score(self, logits: Tensor, labels: Tensor, image: Tensor) -> Tensor:
-        """Scores of the boxes' classes: logits (B, Q, K), labels and images (T,) -> (T, Q)."""
-        if not self.use_focal_loss:
-            logits = logits.softmax(-1)
-        of_class = logits[..., 0][image] if logits.shape[-1] == 1 else logits.mT[image, labels]
-        return of_class.sigmoid() if self.use_focal_loss else of_class
+        """Scores of the boxes' classes: logits (B, Q, K), labels and images (T,) -> (T, Q).
+
+        All scores first: rounding may depend on the place in memory, and boxes of one class
+        must see equal scores, so that equal costs are equal.
+        """
+        scores = logits.sigmoid() if self.use_focal_loss else logits.softmax(-1)
+        return scores[..., 0][image] if scores.shape[-1] == 1 else scores.mT[image, labels]
 
     def _class_cost(self, logits: Tensor, labels: Tensor, image: Tensor) -> Tensor:
         """Class part of the cost, (T, Q)."""

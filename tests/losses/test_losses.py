@@ -14,6 +14,7 @@ from detrkit.losses.boxes import giou_loss, iou_of, l1_loss
 from detrkit.losses.ddf import Balance, ddf_loss
 from detrkit.losses.fgl import fgl_loss
 from detrkit.losses.focal import focal_loss
+from detrkit.losses.mal import matchability_loss
 from detrkit.losses.matches import Matching
 from detrkit.losses.vfl import varifocal_loss
 from detrkit.ops.boxes import cxcywh_to_xyxy
@@ -63,14 +64,109 @@ def test_vfl_is_the_equation(
     torch.testing.assert_close(ours, theirs)
 
 
-def test_vfl_survives_extreme_logits(matching: Matching, labels: Tensor) -> None:
-    for extreme in (-200.0, 200.0):
-        logits = torch.full((LAYERS, QUERIES, CLASSES), extreme, requires_grad=True)
-        loss = varifocal_loss(logits, matching, labels, torch.ones(LAYERS, PAIRS), 0.75, 2.0)
-        loss.sum().backward()
-        assert loss.isfinite().all()
+@pytest.mark.parametrize("extreme", [-200.0, 200.0])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("name", ["vfl", "mal", "focal"])
+def test_class_losses_survive_extreme_logits(
+    matching: Matching, labels: Tensor, name: str, gamma: float, extreme: float
+) -> None:
+    quality = torch.ones(LAYERS, PAIRS)
+    logits = torch.full((LAYERS, QUERIES, CLASSES), extreme, requires_grad=True)
+    losses = {
+        "vfl": lambda: varifocal_loss(logits, matching, labels, quality, 0.75, gamma),
+        "mal": lambda: matchability_loss(logits, matching, labels, quality, gamma),
+        "focal": lambda: focal_loss(logits, matching, labels, 0.75, gamma),
+    }
+    loss = losses[name]()
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("gamma", [0.5, 1.5, 2.0])
+def test_mal_is_the_equation(
+    generator: torch.Generator, matching: Matching, labels: Tensor, gamma: float, alpha: float
+) -> None:
+    logits = (torch.randn(LAYERS, QUERIES, CLASSES, generator=generator) * 4).double()
+    logits.requires_grad_()
+    quality = torch.rand(LAYERS, PAIRS, generator=generator).double()
+    quality[0, 0], quality[1, 2] = 0, 1  # no overlap is a match as well, and weighs 1
+    loss = matchability_loss(logits, matching, labels, quality, gamma, alpha)
+
+    p = logits.sigmoid()
+    expected = torch.zeros(LAYERS, dtype=torch.float64)
+    for layer in range(LAYERS):
+        of_box = {
+            (query, label): q
+            for query, label, q in zip(
+                matching.queries[layer].tolist(), labels[layer].tolist(), quality[layer],
+                strict=True,
+            )
+        }  # fmt: skip
+        for query in range(QUERIES):
+            for label in range(CLASSES):
+                score = p[layer, query, label]
+                if (query, label) in of_box:
+                    target = of_box[query, label] ** gamma
+                    entropy = -(target * score.log() + (1 - target) * (1 - score).log())
+                else:
+                    entropy = -alpha * score.detach() ** gamma * (1 - score).log()
+                expected[layer] += entropy
+    torch.testing.assert_close(loss, expected)
+    ours, theirs = (torch.autograd.grad(x.sum(), logits)[0] for x in (loss, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_mal_without_gamma_is_cross_entropy(
+    generator: torch.Generator, matching: Matching, labels: Tensor
+) -> None:
+    logits = torch.randn(LAYERS, QUERIES, CLASSES, generator=generator).double()
+    quality = torch.rand(LAYERS, PAIRS, generator=generator).double()
+    target = torch.zeros_like(logits)
+    target[matching.rows(), matching.queries, labels] = 1  # q^0
+    expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum((1, 2))
+    loss = matchability_loss(logits, matching, labels, quality, gamma=0.0)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_mal_of_full_overlap_is_the_varifocal_loss(
+    generator: torch.Generator, matching: Matching, labels: Tensor
+) -> None:
+    logits = torch.randn(LAYERS, QUERIES, CLASSES, generator=generator)
+    quality = torch.ones(LAYERS, PAIRS)
+    mal = matchability_loss(logits, matching, labels, quality, 2.0, 0.75)
+    vfl = varifocal_loss(logits, matching, labels, quality, 0.75, 2.0)
+    torch.testing.assert_close(mal, vfl)
+
+
+def test_mal_pulls_on_a_poor_match_and_vfl_hardly_does() -> None:
+    matching, labels = Matching(*torch.zeros(2, 1, 1, dtype=torch.int64)), torch.zeros(1, 1).long()
+    quality = torch.full((1, 1), 0.05)
+    pulls = []
+    for loss in (
+        lambda x: matchability_loss(x, matching, labels, quality, 1.5),
+        lambda x: varifocal_loss(x, matching, labels, quality, 0.75, 2.0),
+    ):
+        logits = torch.full((1, 1, 1), 3.0, requires_grad=True)  # far too sure of itself
+        loss(logits).sum().backward()
         assert logits.grad is not None
-        assert logits.grad.isfinite().all()
+        pulls.append(logits.grad.item())
+    mal, vfl = pulls
+    assert mal == pytest.approx(torch.tensor(3.0).sigmoid().item() - 0.05**1.5)
+    assert 0 < vfl < 0.06 * mal
+
+
+def test_quality_below_zero_counts_as_zero(
+    generator: torch.Generator, matching: Matching, labels: Tensor
+) -> None:
+    logits = torch.randn(LAYERS, QUERIES, CLASSES, generator=generator)
+    low, zero = (
+        matchability_loss(logits, matching, labels, torch.full((LAYERS, PAIRS), q), 1.5)
+        for q in (-0.7, 0.0)
+    )
+    assert torch.equal(low, zero)
 
 
 @pytest.mark.parametrize("alpha", [0.25, -1])
@@ -191,6 +287,7 @@ def test_without_pairs_box_losses_are_zero_and_class_losses_see_background(
     edges = EdgeTargets(torch.zeros(0, 4, dtype=torch.int64), torch.zeros(0, 4), torch.ones(0, 4))
     assert fgl_loss(torch.zeros(LAYERS, 0, 4, BINS), edges, no_iou).tolist() == [0, 0]
     assert (varifocal_loss(logits, none, labels, no_iou, 0.75, 2.0) > 0).all()
+    assert (matchability_loss(logits, none, labels, no_iou, 1.5) > 0).all()
     assert (focal_loss(logits, none, labels, 0.25, 2.0) > 0).all()
 
 
