@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported, here and in child processes: one thread each. Sums over several
-# threads may be ordered otherwise in another process, and the tests compare bit for bit.
+# Before torch is imported, here and in child processes: one thread each. Tests compare runs of
+# both bit for bit, and more threads would wait for each other on a busy machine.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 

@@ -29,7 +29,8 @@ def resume(
 ) -> None:
     """Continue a run exactly where it stopped.
 
-    The result is the same, bit for bit on a CPU with one thread, as if it had never stopped.
+    The result is the same as if it had never stopped, on a CPU bit for bit (as long as the
+    number of threads is the same).
     Settings come from the checkpoint; --data, --device and --workers say what is elsewhere on
     this machine.
     """

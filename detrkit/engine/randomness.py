@@ -1,9 +1,11 @@
-"""Seeds as pure functions of where the run stands."""
+"""Repeatable runs: seeds as pure functions of where the run stands, sums in a fixed order."""
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,3 +31,27 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     restart cannot shift what follows.
     """
     seed_everything(mix(seed, step, rank))
+
+
+@contextmanager
+def fixed_order(device: torch.device) -> Iterator[None]:
+    """Lets a CPU add up in a fixed order, so that equal runs give equal bits on several threads.
+
+    The gradient of `x[index]` is otherwise added by all threads at once, in any order. Other
+    devices are left alone: their kernels without a fixed order have no quick replacement.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes nothing
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = before[2]

@@ -3,7 +3,8 @@
 What changes the training (stages, schedule, averaged weights, checkpoints) is named in `fit` and
 `train_step`; what only watches it is an observer. Everything random in a step is a function of
 (seed, step, rank), and the order of the data one of (seed, epoch): a run that was interrupted
-anywhere continues to the same weights, bit for bit on a CPU with one thread.
+anywhere continues to the same weights, bit for bit on a CPU with the same number of
+threads.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.optim import set_lr_factor
 from detrkit.engine.plan import Plan, Stage
-from detrkit.engine.randomness import seed_step
+from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.state import TrainState
 from detrkit.errors import Interrupted
 from detrkit.structures import Batch
@@ -109,7 +110,7 @@ class Trainer:
             TrainingDiverged: a loss or gradient is not finite.
             Interrupted: Ctrl-C or SIGTERM; `last.pth` holds the position inside the epoch.
         """
-        with self.guard:
+        with self.guard, fixed_order(self.device):
             try:
                 for epoch in range(self.state.epoch, self.plan.epochs):
                     stage = self.plan.at(epoch)
@@ -125,8 +126,8 @@ class Trainer:
         return self.state
 
     def enter(self, stage: Stage) -> None:
-        """Begins a stage: from the best weights so far, if it says so."""
-        if stage.restarts:
+        """Begins a stage: from the best weights so far, if the plan says so."""
+        if stage.first == self.plan.restart_epoch:
             self.restart()
 
     def train_epoch(self, stage: Stage) -> None:
@@ -149,6 +150,7 @@ class Trainer:
             state.batch += 1
             state.step += 1
             state.schedule_step += 1
+            state.rate_step = None
             if state.batch < len(self.loader):
                 if self.guard.requested:
                     raise _Stop
@@ -172,7 +174,10 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
-        set_lr_factor(self.optimizer, self.plan.lr_factor(self.state.schedule_step))
+        position = self.state.rate_step
+        if position is None:
+            position = self.state.schedule_step
+        set_lr_factor(self.optimizer, self.plan.lr_factor(position))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -217,8 +222,11 @@ class Trainer:
         if kept is None:
             return
         self._restore(kept)
+        position = int(kept.position.get("schedule_step", 0))
         if self.plan.rewinds:
-            self.state.schedule_step = int(kept.position.get("schedule_step", 0))
+            self.state.schedule_step = position
+        elif self.plan.keeps_old_rate:
+            self.state.rate_step = position
 
     def snapshot(self, metrics: Mapping[str, float] | None = None) -> Checkpoint:
         """The whole state, for a checkpoint."""
