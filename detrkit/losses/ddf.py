@@ -82,5 +82,5 @@ def ddf_loss(
         # Once for all students, which is why this is not `kl_div`.
         log_target = target.clamp(min=torch.finfo(target.dtype).tiny).log()
     logp = (students / TEMPERATURE).log_softmax(-1)
-    divergence = target * (log_target - logp)
-    return (divergence.sum((2, 3)) * weight).sum(1) * TEMPERATURE**2
+    likeness = target * (logp - log_target)  # minus the divergence: no large tensor is negated
+    return (likeness.sum((2, 3)) * weight).sum(1) * -(TEMPERATURE**2)

@@ -1,8 +1,9 @@
 """Where the time of a training step goes: forward, loss with matching, backward, optimizer.
 
-    python tests/benchmarks/train_step.py [dfine_hgnetv2_n_coco dfine_hgnetv2_s_coco]
+    python tests/benchmarks/train_step.py [CONFIG …]
 
-Batch 4, 640 × 640, 60 boxes per image, two threads, AdamW. "loss" is the criterion's own time:
+A config is a catalogue name (`deimv2_hgnetv2_n_coco`) or a file, of any family. Batch 4, the
+config's image size, 60 boxes per image, two threads, AdamW. "loss" is the criterion's own time:
 its forward, matching included, and its backward, which is measured on detached outputs and taken
 off the step's backward. Phases alternate within each step, so that other programs slow all of
 them alike; the table shows the median wall-clock time and the share of it.
@@ -21,17 +22,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.config import load_config
+from detrkit.config import Config, load_config
 from detrkit.engine.parts import build_criterion, build_model
 from detrkit.structures import Target
 
-LEAVES = ("pred_logits", "pred_boxes", "pred_corners")
+#: One of each family: D-FINE, DEIM on D-FINE and on RT-DETRv2, RT-DETRv2, DEIMv2.
+CONFIGS = (
+    "dfine_hgnetv2_n_coco",
+    "dfine_hgnetv2_s_coco",
+    "deim_hgnetv2_n_coco",
+    "deim_r18vd_120e_coco",
+    "rtdetrv2_r18vd_120e_coco",
+    "deimv2_hgnetv2_n_coco",
+)
 
 
-def make_batch(batch: int, size: int, boxes: int, classes: int) -> tuple[Tensor, list[Target]]:
-    """Noise with boxes of all sizes."""
+def make_batch(
+    batch: int, size: tuple[int, int], boxes: int, classes: int
+) -> tuple[Tensor, list[Target]]:
+    """Noise of `size` (h, w) with boxes of all sizes."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(batch, 3, size, size, generator=generator)
+    images = torch.rand(batch, 3, *size, generator=generator)
     targets = []
     for image in range(batch):
         extent = torch.rand(boxes, 2, generator=generator) * 0.3 + 0.02
@@ -49,8 +60,8 @@ def detached(outputs: Any, seen: dict[int, Tensor]) -> Any:
         return seen[id(outputs)]
     if isinstance(outputs, dict):
         return {key: detached(value, seen) for key, value in outputs.items()}
-    if isinstance(outputs, list):
-        return [detached(value, seen) for value in outputs]
+    if isinstance(outputs, list | tuple):
+        return type(outputs)(detached(value, seen) for value in outputs)
     return outputs
 
 
@@ -58,20 +69,20 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of each phase of a config."""
-    cfg = load_config(name)
+def measure(cfg: Config, size: tuple[int, int], options: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of each phase at an image size (h, w)."""
     torch.manual_seed(0)
     model, criterion = build_model(cfg).train(), build_criterion(cfg).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    images, targets = make_batch(options.batch, options.size, options.boxes, cfg.run.num_classes)
+    images, targets = make_batch(options.batch, size, options.boxes, cfg.run.num_classes)
+    epoch = options.epoch
     times = defaultdict(list)
     for step in range(options.steps + 1):
         clock = [time.perf_counter()]
         outputs = model(images, targets)
         clock.append(time.perf_counter())
-        loss = total(criterion(outputs, targets))
+        loss = total(criterion(outputs, targets, epoch))
         clock.append(time.perf_counter())
         loss.backward()
         clock.append(time.perf_counter())
@@ -80,11 +91,11 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
         optimizer.zero_grad(set_to_none=True)
         clock.append(time.perf_counter())
 
-        alone = total(criterion(detached(outputs, {}), targets))
+        alone = total(criterion(detached(outputs, {}), targets, epoch))
         clock.append(time.perf_counter())
         alone.backward()
         clock.append(time.perf_counter())
-        criterion.match(outputs, targets)
+        criterion.match(outputs, targets, epoch)
         clock.append(time.perf_counter())
         if step == 0:
             continue  # warm-up
@@ -102,19 +113,22 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     """Prints one table per config."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("configs", nargs="*")
+    parser.add_argument("configs", nargs="*", default=CONFIGS, metavar="CONFIG")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--size", type=int, help="side of the images; default: the config's")
     parser.add_argument("--boxes", type=int, default=60)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epoch", type=int, default=0, help="late: the matcher may have changed")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for name in options.configs or ["dfine_hgnetv2_n_coco", "dfine_hgnetv2_s_coco"]:
-        times = measure(name, options)
+    for name in options.configs:
+        cfg = load_config(name)
+        height, width = (options.size, options.size) if options.size else cfg.run.eval_spatial_size
+        times = measure(cfg, (height, width), options)
         step = sum(seconds for phase, seconds in times.items() if phase != "(matching)")
         sys.stdout.write(
-            f"{name}: batch {options.batch}, {options.size}², {options.boxes} boxes per image, "
+            f"{name}: batch {options.batch}, {height} × {width}, {options.boxes} boxes per image, "
             f"{options.threads} threads\n"
         )
         for phase, seconds in {**times, "step": step}.items():
