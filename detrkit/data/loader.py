@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from torch.utils.data import Sampler
 
 from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.pixels import use_one_thread
 from detrkit.data.sample import Sample, SampleKey
+from detrkit.data.workers import shielded, start_worker
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch
@@ -137,7 +136,7 @@ class Loader:
             options = {
                 "persistent_workers": True,
                 "prefetch_factor": prefetch,
-                "worker_init_fn": _start_worker,
+                "worker_init_fn": start_worker,
             }
         with _any_number_of_workers():
             self._loader: TorchLoader[Sample] = TorchLoader(
@@ -178,7 +177,7 @@ class Loader:
             self.dataset.report_broken()
 
     def _batches(self) -> Iterator[PixelBatch | Batch]:
-        with _any_number_of_workers():
+        with _any_number_of_workers(), shielded():
             return iter(self._loader)
 
 
@@ -294,12 +293,6 @@ def _any_number_of_workers() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield
-
-
-def _start_worker(worker: int) -> None:
-    """One core per worker; Ctrl-C is for the main process, which ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    use_one_thread()
 
 
 def _unwrapped(error: DetrkitError) -> DetrkitError:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detrkit.data.quiet import quiet_c_stderr
 from detrkit.structures import ImageSpec
 
 try:
@@ -39,13 +40,15 @@ def use_one_thread() -> None:
 def decode(data: npt.NDArray[np.uint8], *, apply_exif: bool) -> Pixels | None:
     """Decodes a complete JPEG of one or three components.
 
-    None when that fails or OpenCV is missing: the caller turns to Pillow then.
+    None when that fails or OpenCV is missing: the caller turns to Pillow then. Damage that the
+    decoder repairs is not worth a line on stderr that names no file.
     """
     if not HAVE_OPENCV:
         return None
     flags = cv2.IMREAD_COLOR_RGB | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
-        return _array(cv2.imdecode(data, flags))
+        with quiet_c_stderr():
+            return _array(cv2.imdecode(data, flags))
     except cv2.error:
         return None
 

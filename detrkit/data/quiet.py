@@ -1,0 +1,41 @@
+"""Silence for C libraries that write to stderr by themselves, as libjpeg does on slight damage.
+
+The C library's `stderr` is exchanged, not file descriptor 2: what Python, progress bars and other
+threads write meanwhile is shown. Only glibc is known to allow that; elsewhere nothing happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+
+@cache
+def _streams() -> tuple[ctypes.c_void_p, int] | None:
+    """The C variable `stderr`, and a stream to nowhere."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    library.fopen.restype = ctypes.c_void_p
+    nowhere = library.fopen(os.devnull.encode(), b"w")
+    return (ctypes.c_void_p.in_dll(library, "stderr"), nowhere) if nowhere else None
+
+
+@contextmanager
+def quiet_c_stderr() -> Iterator[None]:
+    """While entered, what C code prints to stderr is dropped; costs a few microseconds."""
+    streams = _streams()
+    if streams is None:
+        yield
+        return
+    stderr, nowhere = streams
+    before = stderr.value
+    stderr.value = nowhere
+    try:
+        yield
+    finally:
+        stderr.value = before

@@ -1,0 +1,54 @@
+"""Loader processes and signals: only the main process decides when they end.
+
+Ctrl-C, a batch system or a container sends its signal to every process of the group. The main
+process then wants to finish its step and save, which it can only do if its workers go on; and
+when it leaves, it ends them itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from detrkit.data.pixels import use_one_thread
+
+_STOPPING = frozenset({signal.SIGINT, signal.SIGTERM})
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Holds signals back while processes start, so that none is hit before `start_worker`.
+
+    They inherit this; the present process gets its signals at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(worker: int) -> None:
+    """Called first in a loader process: one core, and deaf to all but its parent.
+
+    Where the system does not say who sent a signal (macOS, Windows), SIGTERM ends it as usual.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        threading.Thread(target=_obey_parent, name="signals", daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    use_one_thread()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
