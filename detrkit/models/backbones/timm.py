@@ -1,0 +1,115 @@
+"""Any backbone of timm, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from detrkit.errors import ConfigError, MissingExtraError, WeightsError, did_you_mean
+from detrkit.models.backbones.pyramid import channels_first, check_strides
+from detrkit.registry import MODULES
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("timm", "timm", "TimmBackbone") from error
+    return timm
+
+
+@MODULES.register(paper="PyTorch Image Models, Wightman, doi:10.5281/zenodo.4414861")
+class TimmBackbone(nn.Module):
+    """A model of timm as feature extractor. images (B, 3, H, W) -> one map per `return_idx`.
+
+    The constructor never downloads: where `pretrained` asks for it, the trainer loads what
+    `pretrained_state` brings.
+
+    Args:
+        name: timm's name, with or without a tag: "convnext_tiny", "convnext_tiny.in12k_ft_in1k".
+        return_idx: levels of the feature pyramid, as timm's `out_indices`; negative ones count
+            from the coarsest. Most models have strides 2 to 32, or 4 to 32.
+        pretrained: whether training from scratch starts with timm's weights; or a file of them.
+        freeze_norm: batch norms become constants.
+        options: further arguments of `timm.create_model`, such as `{drop_path_rate: 0.1}`, or
+            `{strict_img_size: false}` for Swin at sizes other than its own.
+
+    Attributes:
+        out_channels, out_strides: of the returned maps.
+        pretrained_part: the module that weights are for.
+
+    Raises:
+        ConfigError: timm has no such model, level or option, or the levels do not fit encoders.
+        MissingExtraError: timm is not installed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        return_idx: Sequence[int] = (-3, -2, -1),
+        pretrained: bool | str = False,
+        freeze_norm: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        timm = _timm()
+        family = name.partition(".")[0]
+        if not timm.is_model(family):
+            raise ConfigError(
+                f"TimmBackbone.name: timm has no `{name}`"
+                f"{did_you_mean(family, timm.list_models())}",
+                hint=f"timm.list_models('*{family.partition('_')[0]}*') lists what there is",
+            )
+        self.name = name
+        self.pretrained = pretrained
+        self._arguments = {
+            **(options or {}), "features_only": True, "out_indices": tuple(return_idx),
+        }  # fmt: skip
+        try:
+            self.model = timm.create_model(
+                name, pretrained=False, exportable=True, **self._arguments
+            )
+        except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"TimmBackbone: timm cannot build `{name}` with {self._arguments}: {error}"
+            ) from error
+        self.out_channels = list(self.model.feature_info.channels())
+        self.out_strides = list(self.model.feature_info.reduction())
+        check_strides(f"timm's {name}", self.out_strides)
+        self._channels_last = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
+        if freeze_norm:
+            self.model = timm.utils.freeze_batch_norm_2d(self.model)
+
+    @property
+    def pretrained_part(self) -> nn.Module:
+        """The module that weights are for."""
+        return self.model
+
+    def pretrained_state(self) -> dict[str, Tensor]:
+        """timm's weights, in the names of `pretrained_part`; downloaded by timm if need be.
+
+        Raises:
+            WeightsError: there are none, or they cannot be downloaded.
+        """
+        timm = _timm()
+        if not timm.models.is_model_pretrained(self.name):
+            raise WeightsError(
+                f"timm has no pretrained weights for `{self.name}`",
+                hint="start from random weights: --update TimmBackbone.pretrained=False",
+            )
+        try:
+            model = timm.create_model(self.name, pretrained=True, **self._arguments)
+        except Exception as error:  # whatever the libraries below it raise without a network
+            raise WeightsError(
+                f"timm cannot load the weights of `{self.name}`: {error}",
+                hint="it keeps downloads in Hugging Face's cache (HF_HOME); or give a file: "
+                "--update TimmBackbone.pretrained=FILE",
+            ) from error
+        return dict(model.state_dict())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, H, W) -> maps (B, C_i, H/s_i, W/s_i), finest first."""
+        maps = self.model(images)
+        return [channels_first(x) for x in maps] if self._channels_last else list(maps)
