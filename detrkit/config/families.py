@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 from detrkit.config.tree import Keys, Origin, Tree, find
 
 
+#: Stands for the top level of the file, where the run settings are.
+RUN = "run"
+
+
 class Assumption(NamedTuple):
-    """`component` of a file whose `part` of the detector is a `sign` has `argument` = `value`."""
+    """`component` of a file whose `part` is a `sign` has `argument` = `value`."""
 
     part: str
     sign: str
@@ -25,6 +29,10 @@ class Assumption(NamedTuple):
 ASSUMPTIONS = (
     # RT-DETR's repository knows no other fusion blocks; D-FINE's are the default everywhere else
     Assumption("model", "RTDETR", "HybridEncoder", "version", "v2"),
+    # RT-DETR's averages rise over twice the steps of the others
+    Assumption("model", "RTDETR", "ModelEMA", "warmups", 2000),
+    # and its trainer goes on from the weights it has when strong augmentation ends
+    Assumption("model", "RTDETR", RUN, "restart_from_best", False),
     # DEIMv2 does not project maps that have the right width already. Its decoder is nowhere else.
     # Its repository also has files of DEIM, whose weights were trained with every map projected.
     Assumption("decoder", "DEIMTransformer", "HybridEncoder", "project_equal", False),
@@ -36,9 +44,10 @@ def complete(tree: Tree) -> None:
     model = _component(tree, ("model",))
     if model is None:
         return
-    parts = {"model": model}
-    for name in ("backbone", "encoder", "decoder"):
-        found = _component(tree, (*model[1], name))
+    parts: dict[str, tuple[str, Keys]] = {RUN: (RUN, ()), "model": model}
+    slots = {name: (*model[1], name) for name in ("backbone", "encoder", "decoder")}
+    for name, slot in {**slots, "ema": ("ema",)}.items():
+        found = _component(tree, slot)
         if found is not None:
             parts[name] = found
     for part, sign, component, argument, value in ASSUMPTIONS:

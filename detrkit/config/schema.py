@@ -41,6 +41,9 @@ class RunConfig:
         val_fraction: share of the training set held out where `data` has no validation set.
         batch_size, num_workers: only for files that set them at the top level.
         schedule: "auto" derives what hangs on `epochs`; None: as the file says.
+        base_epochs: with "auto", the `epochs` that the file's other epochs were made for; set by
+            `--epochs` and by a file that says `schedule: auto` over an include.
+        restart_from_best: stage 2 starts from the best weights of stage 1; RT-DETRv2's does not.
         recipe: "detrkit" switches the authors' quirks off; None keeps them.
         lr_scheduler_kind: "flatcosine" or None (the `lr_scheduler` section).
         lr_gamma, warmup_iter, flat_epoch, no_aug_epoch: of the flat-cosine schedule.
@@ -79,6 +82,8 @@ class RunConfig:
     batch_size: int | None = None
     num_workers: int | None = None
     schedule: Literal["auto"] | None = None
+    base_epochs: int | None = None
+    restart_from_best: bool = True
     recipe: Literal["authors", "detrkit"] | None = None
     lr_scheduler_kind: str | None = None
     lr_gamma: float | None = None

@@ -1,7 +1,7 @@
 """One knob each: what a flag or `schedule: auto` changes besides itself.
 
-- `--epochs N` sets `schedule: auto`: stage boundary, warm-up and averaging follow the length of
-  the run (rules in `detrkit.engine.plan.automatic`).
+- `--epochs N` sets `schedule: auto`: stages, windows, warm-up and averaging follow the length of
+  the run (rules in `detrkit.engine.automatic`).
 - `--batch N` scales every learning rate by sqrt(N / old): for Adam the noise of an update, not its
   size, depends on the batch (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
   Gradient Algorithms"). SGD's rates scale linearly (Goyal et al. 2017). `--lr` switches this off.
@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import Config, Flag, load_config
-from detrkit.engine.plan import automatic
+from detrkit.engine.automatic import automatic, epoch_values
+from detrkit.engine.schedules import FLAT_COSINE
+from detrkit.engine.stages import collate_of
 from detrkit.errors import UsageError
 
 
@@ -113,6 +115,7 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("epochs", flags.epochs, "--epochs")
         if cfg.get("schedule") != "auto":
             put("schedule", "auto", "--epochs")
+            put("base_epochs", cfg.get("epochs"), "--epochs")
     if flags.size is not None:
         put("image_size", parse_size(flags.size), "--size")
     if flags.workers is not None:
@@ -188,23 +191,39 @@ def derive_schedule(cfg: Config, batches_per_epoch: int) -> Config:
     if cfg.run.schedule != "auto" or not cfg.run.epochs:
         return cfg
     tree = cfg.tree
-    ema, warmup = tree.get("ema") or {}, tree.get("lr_warmup_scheduler") or {}
-    auto = automatic(
-        cfg.run.epochs,
-        batches_per_epoch,
-        warmup_steps=int(warmup.get("warmup_duration", 0)),
-        ema_decay=float(ema.get("decay", 0.9999)),
-        ema_warmups=int(ema.get("warmups", 1000)),
-    )
     since = cfg.origin("schedule").layer
     values = {}
-    for key, value in auto.values().items():
-        parent, _, leaf = key.rpartition(".")
-        if not isinstance(cfg.get(parent), Mapping):
-            continue
-        if leaf == "epoch" and cfg.get(f"{parent}.name") != "stop_epoch":
+    for key, value in _derived(
+        tree, cfg.run.epochs, cfg.run.base_epochs, batches_per_epoch
+    ).items():
+        parent = key.rpartition(".")[0]
+        if parent and not isinstance(cfg.get(parent), Mapping):
             continue
         if key in cfg and cfg.origin(key).layer >= since:
             continue
         values[key] = value
     return cfg.with_values(values, origin="schedule: auto")
+
+
+def _derived(
+    tree: Mapping[str, Any], epochs: int, base_epochs: int | None, batches_per_epoch: int
+) -> dict[str, Any]:
+    """Everything that hangs on the length of the run, by dotted key."""
+    ema, warmup = tree.get("ema") or {}, tree.get("lr_warmup_scheduler") or {}
+    flat = tree.get("lr_scheduler_kind") == FLAT_COSINE
+    steps = tree.get("warmup_iter") if flat else warmup.get("warmup_duration")
+    auto = automatic(
+        epochs,
+        batches_per_epoch,
+        warmup_steps=int(steps or 0),
+        ema_decay=float(ema.get("decay", 0.9999)),
+        ema_warmups=int(ema.get("warmups", 1000)),
+    )
+    values = epoch_values(tree, epochs, base_epochs)
+    values["warmup_iter" if flat else "lr_warmup_scheduler.warmup_duration"] = auto.warmup_steps
+    values["ema.decay"] = auto.ema_decay
+    values["ema.warmups"] = auto.ema_warmups
+    late = collate_of(tree).get("ema_restart_decay")
+    if late is not None:
+        values["train_dataloader.collate_fn.ema_restart_decay"] = min(late, auto.ema_decay)
+    return values

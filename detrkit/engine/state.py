@@ -34,6 +34,8 @@ class TrainState:
         batch: batches of it that are done.
         step: optimizer steps of the run; only ever rises.
         schedule_step: position on the learning-rate curve; a restart may rewind it.
+        rate_step: position whose rate the next step takes instead, after a restart that brought
+            back the rate of the saved weights; None: its own.
         best_ap, best_epoch: the best epoch so far.
         try_ap: the best since the last return to the best stage-1 weights.
         loss_names, loss_sums: sums over the epoch's steps.
@@ -44,6 +46,7 @@ class TrainState:
     batch: int = 0
     step: int = 0
     schedule_step: int = 0
+    rate_step: int | None = None
     best_ap: float | None = None
     best_epoch: int = -1
     try_ap: float | None = None
@@ -105,7 +108,9 @@ class TrainState:
             epoch = checkpoint.last_epoch + 1
             step = epoch * batches_per_epoch
             warmup = checkpoint.lr_warmup_scheduler or {}
-            return cls(epoch=epoch, step=step, schedule_step=int(warmup.get("last_step", step)))
+            # DEIM makes a warm-up for its flat-cosine schedule and never advances it
+            done = int(warmup.get("last_step") or step)
+            return cls(epoch=epoch, step=step, schedule_step=done)
         sums = data.pop("loss_sums", None)
         known = cls.__dataclass_fields__
         state = cls(**{k: v for k, v in data.items() if k in known})

@@ -69,4 +69,20 @@ def test_deimv2_is_known_by_its_decoder() -> None:
     ],
 )
 def test_everything_else_stays(text: str) -> None:
-    assert completed(text).data == yaml.safe_load(text)
+    found = completed(text).data
+    found.pop("restart_from_best", None)
+    assert found == yaml.safe_load(text)
+
+
+def test_rtdetr_averages_and_goes_on_in_its_own_way() -> None:
+    tree = completed(RTDETR + "ema: {type: ModelEMA, decay: 0.99}")
+    assert tree.data["ema"] == {"type": "ModelEMA", "decay": 0.99, "warmups": 2000}
+    assert tree.data["restart_from_best"] is False
+    assert str(tree.origins["restart_from_best",]) == "default of RTDETR"
+    said = completed(RTDETR + "ema: {type: ModelEMA, warmups: 5}\nrestart_from_best: true")
+    assert said.data["ema"]["warmups"] == 5
+    assert said.data["restart_from_best"] is True
+    others = completed(RTDETR.replace("RTDETR", "DFINE") + "ema: {type: ModelEMA}")
+    assert others.data["ema"] == {"type": "ModelEMA"}
+    assert "restart_from_best" not in others.data
+    assert "ema" not in completed(RTDETR).data

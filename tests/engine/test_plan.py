@@ -1,17 +1,14 @@
-"""The plan against the authors' numbers, and the rules of `schedule: auto`."""
+"""The plan: stages, restart, averaging and the schedule together."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from detrkit.engine.plan import Plan, automatic, multi_scale_sizes
-from detrkit.engine.quirks import EMPTY_NORM_GROUP, INERT_EMA_RESTART, quirks_in_force
+from detrkit.engine.plan import Plan
+from detrkit.engine.quirks import INERT_EMA_RESTART, quirks_in_force
 from detrkit.errors import ConfigError
 
 
@@ -35,50 +32,13 @@ def tree(epochs: int = 20, stop: int | None = 16, **more: Any) -> dict[str, Any]
     }
 
 
-def stored(reference: Path) -> list[Path]:
-    return sorted((reference / "parity" / "optim").glob("dfine__*.json"))
-
-
-def test_authors_factors_and_decays(reference: Path) -> None:
-    files = stored(reference)
-    assert len(files) > 20
-    for file in files:
-        d = json.loads(file.read_text())
-        n = d["schedule"]["iterations_per_epoch"]
-        plan = Plan.from_tree(
-            {
-                "epochs": d["epochs"],
-                "use_ema": True,
-                "ema": d["ema"],
-                "lr_scheduler": d["scheduler"],
-                "lr_warmup_scheduler": d["scheduler"]["warmup"],
-                "train_dataloader": {
-                    "collate_fn": d["collate"],
-                    "dataset": {"transforms": {"policy": d["policy"]}},
-                },
-            },
-            n,
-        )
-        for run in d["schedule"]["runs"]:
-            for epoch in {run["from"], run["to"]}:
-                steps = [epoch * n + position for position in d["schedule"]["positions"]]
-                assert plan.lr_factors(steps) == pytest.approx(run["factor"], rel=1e-12), file.name
-        assert plan.ema is not None
-        for step, decay in d["ema"]["decay_at_step"].items():
-            assert plan.ema.decay_at(int(step)) == pytest.approx(decay, rel=1e-12)
-        assert list(plan.at(0).image_sizes) == (d["scales"] or [])
-        assert (
-            not plan.at(d["epochs"] - 1).strong_augmentation or d["policy"]["epoch"] >= d["epochs"]
-        )
-
-
 def test_two_stages() -> None:
     plan = Plan.from_tree(tree(), 10)
     first, second = plan.stages
     assert (first.first, first.end, second.first, second.end) == (0, 16, 16, 20)
     assert first.strong_augmentation
     assert not second.strong_augmentation
-    assert first.image_sizes == multi_scale_sizes(320, 3)
+    assert first.image_sizes == (224, 256, 288, 320, 320, 320, 384, 352, 320)
     assert second.image_sizes == ()
     assert second.restarts
     assert not first.restarts
@@ -111,13 +71,6 @@ def test_the_restart_decay_is_inert_unless_the_recipe_is_ours() -> None:
     assert INERT_EMA_RESTART not in quirks_in_force(ours)
 
 
-def test_empty_norm_group_is_listed() -> None:
-    group = {"params": "^(?=.*backbone)(?!.*norm|bn).*$"}
-    assert EMPTY_NORM_GROUP in quirks_in_force(tree(optimizer={"params": [group]}))
-    plain = {"params": "^(?=.*(?:encoder|decoder))(?=.*(?:norm|bn)).*$"}
-    assert EMPTY_NORM_GROUP not in quirks_in_force(tree(optimizer={"params": [plain]}))
-
-
 def test_milestones_wait_for_the_warmup_unless_the_recipe_is_ours() -> None:
     t = tree(epochs=8, lr_scheduler={"type": "MultiStepLR", "milestones": [2], "gamma": 0.1})
     steps = [epoch * 10 + 5 for epoch in range(8)]
@@ -144,6 +97,18 @@ def test_cosine_and_constant() -> None:
         ({"epochs": None}, "epochs"),
         ({"lr_scheduler": {"type": "MultiStepLr"}}, "did you mean `MultiStepLR`"),
         ({"lr_warmup_scheduler": {"type": "Cold"}}, "Cold"),
+        ({"lr_scheduler_kind": "flatcosin"}, "did you mean `flatcosine`"),
+        ({"lr_scheduler_kind": "flatcosine", "warmup_iter": 5}, "needs flat_epoch, no_aug_epoch"),
+        (
+            {
+                "lr_scheduler_kind": "flatcosine",
+                "warmup_iter": -1,
+                "flat_epoch": 9,
+                "no_aug_epoch": 1,
+                "lr_gamma": 0.5,
+            },
+            "warmup_iter: must not be negative",
+        ),
     ],
 )
 def test_impossible_plans(change: dict[str, Any], words: str) -> None:
@@ -156,29 +121,54 @@ def test_no_batches() -> None:
         Plan.from_tree(tree(), 0)
 
 
-@given(st.integers(1, 500), st.integers(1, 5000))
-def test_automatic_is_sane(epochs: int, batches: int) -> None:
-    auto = automatic(epochs, batches)
-    assert 0 < auto.stop_epoch <= epochs
-    assert (auto.stop_epoch < epochs) == (epochs > 2)
-    assert 1 <= auto.warmup_steps <= 500
-    assert auto.warmup_steps <= max(epochs * batches, 1)
-    assert 0.5 < auto.ema_decay <= 0.9999
-    assert 1 <= auto.ema_warmups <= 1000
-
-
-def test_automatic_at_the_authors_length_is_near_the_authors() -> None:
-    auto = automatic(132, 3696)  # D-FINE-S on COCO at batch 32
-    assert (auto.warmup_steps, auto.ema_decay, auto.ema_warmups) == (500, 0.9999, 1000)
-    assert auto.stop_epoch == 116  # theirs: 120
-
-
-def test_automatic_keeps_what_is_off() -> None:
-    assert automatic(50, 100, warmup_steps=0, ema_warmups=0).warmup_steps == 0
-
-
 def test_json_form() -> None:
     data = Plan.from_tree(tree(), 10).to_dict()
     assert json.loads(json.dumps(data)) == data
     assert data["steps"] == 200
     assert data["stages"][1]["epochs"] == [16, 19]
+
+
+def test_averaging_without_a_section_of_its_own() -> None:
+    plan = Plan.from_tree({**tree(), "ema": None, "ema_decay": 0.99}, 10)
+    assert plan.ema is not None
+    assert (plan.ema.decay, plan.ema.warmups, plan.ema.start) == (0.99, 2000, 0)
+    assert Plan.from_tree({**tree(), "use_ema": False}, 10).ema is None
+
+
+FLAT = {
+    "lr_scheduler_kind": "flatcosine",
+    "warmup_iter": 20,
+    "flat_epoch": 10,
+    "no_aug_epoch": 4,
+    "lr_gamma": 0.5,
+}
+
+
+def test_a_restart_rewinds_schedules_by_epoch_only() -> None:
+    by_epoch, by_step = Plan.from_tree(tree(), 10), Plan.from_tree(tree(**FLAT), 10)
+    assert (by_epoch.rewinds, by_epoch.keeps_old_rate) == (True, False)
+    assert (by_step.rewinds, by_step.keeps_old_rate) == (False, True)
+    for more in ({}, FLAT):
+        ours = Plan.from_tree(tree(recipe="detrkit", **more), 10)
+        assert not ours.rewinds
+        assert not ours.keeps_old_rate
+
+
+def test_no_restart_where_the_repository_has_none() -> None:
+    plan = Plan.from_tree(tree(restart_from_best=False), 10)
+    assert plan.restart_epoch is None
+    assert [(s.name, s.first, s.restarts) for s in plan.stages] == [
+        ("strong augmentation", 0, False),
+        ("light augmentation", 16, False),
+    ]
+    assert plan.stages[1].image_sizes == ()
+    assert Plan.from_tree(tree(), 10).restart_epoch == 16
+
+
+def test_the_description_names_the_parts_of_a_flat_cosine_schedule() -> None:
+    text = Plan.from_tree(tree(**FLAT), 10).describe()
+    assert "warm-up over 20 steps" in text
+    assert "epoch 10  learning rate begins to fall" in text
+    assert "epoch 16  learning rate x 0.5 from here on" in text
+    never = Plan.from_tree(tree(**{**FLAT, "flat_epoch": 7800}), 10).describe()
+    assert "learning rate flat to the end" in never

@@ -322,3 +322,62 @@ def test_same_seed_same_weights() -> None:
     a = Net().state_dict()
     torch.manual_seed(1)
     assert equal(a, Net().state_dict())
+
+
+def flat_cosine(folder: Path, **more):  # type: ignore[no-untyped-def]
+    run = trainer(folder, epochs=6, scores=[0.1, 0.5, 0.2, 0.4, 0.3, 0.45], **more)
+    t = {
+        **tree(6, 3),
+        "lr_scheduler_kind": "flatcosine",
+        "warmup_iter": 5,
+        "flat_epoch": 2,
+        "no_aug_epoch": 1,
+        "lr_gamma": 0.5,
+    }
+    run.plan = Plan.from_tree(t, 5)
+    return run
+
+
+def test_a_restart_brings_back_the_rate_of_the_saved_weights_for_one_step(tmp_path: Path) -> None:
+    rates: dict[int, float] = {}
+
+    class Note(Observer):
+        def step(self, report: StepReport) -> None:
+            if report.phase == "train":
+                rates[report.step] = report.lr / 0.01
+
+    run = flat_cosine(tmp_path, observers=[Note()])
+    run.fit()
+    # restarts before epochs 3 and 4, from the end of epoch 1; the rate goes on from there
+    for step in range(30):
+        position = 10 if step in (15, 20) else step
+        assert rates[step] == pytest.approx(run.plan.lr_factor(position)), step
+    assert rates[15] > rates[16]
+
+
+def test_resume_after_a_restart_equals_the_whole(tmp_path: Path) -> None:
+    flat_cosine(tmp_path / "whole").fit()
+    for stop in (3, 4, 5):
+        folder = tmp_path / f"parts{stop}"
+        first = flat_cosine(folder)
+        with pytest.raises(KeyboardInterrupt):
+            stop_after(first, epochs=stop)
+        rest = flat_cosine(folder, first_epoch=stop)
+        rest.resume(Checkpoint.load(folder / "last.pth"))
+        rest.evaluator.calls = stop
+        rest.fit()
+        assert equal(state_of(tmp_path / "whole"), state_of(folder))
+
+
+def test_two_stages_of_the_last_epochs_restart_once(tmp_path: Path) -> None:
+    run = flat_cosine(tmp_path)
+    policy = {"name": "stop_epoch", "epoch": 4, "ops": []}
+    t = tree(6, 3)
+    t["train_dataloader"]["dataset"]["transforms"]["policy"] = policy
+    run.plan = Plan.from_tree(t, 5)
+    assert [stage.first for stage in run.plan.stages] == [0, 3, 4]
+    run.evaluator.values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    starts = []
+    run.restart = lambda: starts.append(run.state.epoch)
+    run.fit()
+    assert starts == [3]
