@@ -97,8 +97,6 @@ class Checkpoint:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the file."""
-        from detrkit import __version__
-
         content: dict[str, Any] = {
             "date": self.date or datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "last_epoch": self.last_epoch,
@@ -107,7 +105,14 @@ class Checkpoint:
             value = getattr(self, key)
             if value is not None:
                 content[key] = value
-        content["detrkit"] = {
+        content["detrkit"] = self.metadata()
+        return content
+
+    def metadata(self) -> dict[str, Any]:
+        """What detrkit needs besides weights, as plain data: the file's `detrkit` entry."""
+        from detrkit import __version__
+
+        return {
             "format": FORMAT,
             "version": self.version or __version__,
             "config": self.config,
@@ -117,7 +122,6 @@ class Checkpoint:
             "metrics": self.metrics,
             "position": self.position,
         }
-        return content
 
     def save(self, path: Path) -> None:
         """Writes the file atomically.

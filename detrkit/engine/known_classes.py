@@ -1,32 +1,54 @@
-"""Class lists of public data sets, for weights that carry none."""
+"""Class lists of public data sets, for weights that carry none.
+
+The lists are files of lines `category-id name` in index order. The authors train on Objects365
+with category ids as indices, so that their heads have 366 rows, the first of which means nothing.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import files
+
 from detrkit.structures import ClassMap
 
-#: COCO's 80 classes: "category id:name" in index order.
-_COCO = """
-1:person 2:bicycle 3:car 4:motorcycle 5:airplane 6:bus 7:train 8:truck 9:boat 10:traffic_light
-11:fire_hydrant 13:stop_sign 14:parking_meter 15:bench 16:bird 17:cat 18:dog 19:horse 20:sheep
-21:cow 22:elephant 23:bear 24:zebra 25:giraffe 27:backpack 28:umbrella 31:handbag 32:tie
-33:suitcase 34:frisbee 35:skis 36:snowboard 37:sports_ball 38:kite 39:baseball_bat
-40:baseball_glove 41:skateboard 42:surfboard 43:tennis_racket 44:bottle 46:wine_glass 47:cup
-48:fork 49:knife 50:spoon 51:bowl 52:banana 53:apple 54:sandwich 55:orange 56:broccoli 57:carrot
-58:hot_dog 59:pizza 60:donut 61:cake 62:chair 63:couch 64:potted_plant 65:bed 67:dining_table
-70:toilet 72:tv 73:laptop 74:mouse 75:remote 76:keyboard 77:cell_phone 78:microwave 79:oven
-80:toaster 81:sink 82:refrigerator 84:book 85:clock 86:vase 87:scissors 88:teddy_bear
-89:hair_drier 90:toothbrush
-"""
+#: Name of row 0 in heads with 366 rows.
+UNUSED = "(unused)"
+
+
+@cache
+def _read(name: str) -> ClassMap:
+    text = (files("detrkit.engine") / "class_names" / f"{name}.txt").read_text(encoding="utf-8")
+    pairs = [line.split(" ", 1) for line in text.splitlines() if line]
+    return ClassMap(tuple(name for _, name in pairs), tuple(int(number) for number, _ in pairs))
 
 
 def coco_classes() -> ClassMap:
-    """COCO's 80 classes with their 1-90 category ids."""
-    pairs = [entry.split(":") for entry in _COCO.split()]
-    return ClassMap(
-        tuple(name.replace("_", " ") for _, name in pairs), tuple(int(i) for i, _ in pairs)
-    )
+    """COCO's 80 classes with their 1–90 category ids."""
+    return _read("coco")
+
+
+def objects365_classes() -> ClassMap:
+    """The 365 classes of Objects365 with their 1–365 category ids."""
+    return _read("objects365")
+
+
+def voc_classes() -> ClassMap:
+    """Pascal VOC's 20 classes, numbered from 1 in the order of their names."""
+    return _read("voc")
 
 
 def known_class_map(count: int) -> ClassMap | None:
-    """The public class list of that length: 80 is COCO; None where there is none."""
-    return coco_classes() if count == 80 else None
+    """The public class list of that length: 80 COCO, 365 and 366 Objects365; else None."""
+    if count == 80:
+        return coco_classes()
+    if count == 365:
+        return objects365_classes()
+    if count == 366:
+        names = objects365_classes()
+        return ClassMap((UNUSED, *names.names), (0, *names.category_ids))
+    return None
+
+
+def known_name(count: int) -> str | None:
+    """What `known_class_map` of that length is called."""
+    return {80: "COCO", 365: "Objects365", 366: "Objects365"}.get(count)
