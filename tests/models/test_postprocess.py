@@ -65,9 +65,7 @@ def test_letterbox_is_undone() -> None:
         "pred_boxes": torch.tensor([[[0.5, 0.25, 1.0, 0.5]]]),  # the upper half: all content
     }
     spec = ImageSpec((64, 64), resize="letterbox")
-    (found,) = PostProcessor(3, num_top_queries=1).postprocess(
-        outputs, [(100, 200)], spec, NAMES
-    )
+    (found,) = PostProcessor(3, num_top_queries=1).postprocess(outputs, [(100, 200)], spec, NAMES)
     np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 200, 100]], atol=1e-4)
 
 

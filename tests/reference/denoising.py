@@ -1,4 +1,4 @@
-"""Denoising groups of `parity/denoising/dfine_*.json`, made by our code: `results(json_path)`."""
+"""Denoising groups of `parity/denoising/*.json`, made by our code: `results(json_path)`."""
 
 from __future__ import annotations
 
@@ -34,21 +34,17 @@ def results(json_path: str | Path) -> dict[str, Any]:
 
     def draw(label_noise: float, box_noise: float) -> DenoisingQueries:
         return denoising_queries(
-            targets, embed, case["num_queries"], case["num_denoising"], label_noise, box_noise
-        )
+            targets, embed, case["num_queries"], case["num_denoising"], label_noise, box_noise,
+            **FAMILIES[case["family"]],
+        )  # fmt: skip
 
     clean = draw(0.0, 0.0)
     noisy = [draw(case["label_noise_ratio"], case["box_noise_scale"]) for _ in range(DRAWS)]
     settings = ("family", "case", "boxes_per_image", "num_denoising", "num_queries", "num_classes",
                 "hidden_dim", "label_noise_ratio", "box_noise_scale")  # fmt: skip
-    positive = clean.meta["dn_positive_idx"]
     out: dict[str, Any] = {
         **{key: case[key] for key in settings},
-        "dn_meta": {
-            "dn_num_group": clean.meta["dn_num_group"],
-            "dn_num_split": clean.meta["dn_num_split"],
-            "dn_positive_idx": None if positive is None else [p.tolist() for p in positive],
-        },
+        "dn_meta": _meta(clean, case["family"]),
     }
     if clean.allowed is None:
         return out | {
@@ -63,8 +59,30 @@ def results(json_path: str | Path) -> dict[str, Any]:
     return out | _structure(clean, noisy, case["num_classes"])
 
 
-#: Families that share `denoising_queries` with D-FINE's settings.
-FAMILIES = ("dfine",)
+#: What the families ask of `denoising_queries`, as their decoders do.
+FAMILIES: dict[str, dict[str, bool]] = {
+    "dfine": {},
+    "deim": {},
+    "deimv2": {},
+    "rtdetrv2": {"mirror_crossed": False, "dummy_pairs": True},
+}
+
+
+def _meta(queries: DenoisingQueries, family: str) -> dict[str, Any] | None:
+    """`dn_meta` in lists.
+
+    Where no image has boxes, D-FINE's authors describe no queries and DEIM's leave the
+    description out; the losses are the same, and our decoders do as D-FINE's.
+    """
+    meta = queries.meta
+    if meta["dn_num_group"] == 0 and family.startswith("deim"):
+        return None
+    positive = meta["dn_positive_idx"]
+    return {
+        "dn_num_group": meta["dn_num_group"],
+        "dn_num_split": meta["dn_num_split"],
+        "dn_positive_idx": None if positive is None else [p.tolist() for p in positive],
+    }
 
 
 def _structure(
@@ -72,48 +90,53 @@ def _structure(
 ) -> dict[str, Any]:
     labels = _labels(clean)  # (B, D)
     real = labels != num_classes
-    boxes = clean.box_logits.sigmoid()
-    changed = torch.stack([_labels(n) for n in noisy]) != labels
-    drawn = torch.stack([n.box_logits.sigmoid() for n in noisy])  # (draws, B, D, 4)
-    # boxes that two half sides of shift keep inside the image tell how far corners were moved
-    before, after = _corners(boxes), _corners(drawn)
-    side = boxes[..., 2:].repeat(1, 1, 2)
-    free = real & ((before - side > 0.01) & (before + side < 0.99)).all(-1)
-    shift = (after - before).abs() / (side / 2).clamp(min=1e-6)
     positive = torch.zeros(labels.shape[1], dtype=torch.bool)
     for index in clean.meta["dn_positive_idx"] or ():
         positive[index] = True
     group = clean.meta["dn_num_split"][0] // clean.meta["dn_num_group"] // 2
     negative = (torch.arange(labels.shape[1]) // group) % 2 == 1
     assert not (positive & negative).any()
+    statistics: dict[str, Any] = {"draws": len(noisy)}
+    if real.any():
+        statistics |= _statistics(clean, noisy, real, negative)
     return {
         "query_class_without_noise": labels.numpy().astype(np.int16),
         "query_is_negative": negative.numpy(),
         "query_is_real": real.numpy(),
-        "statistics": {
-            "draws": len(noisy),
-            "share_of_labels_that_changed": changed[:, real].float().mean().item(),
-            "positive_shift": _range(shift[:, free & ~negative]),
-            "negative_shift": _range(shift[:, free & negative]),
-            "padding_class_never_changes": not changed[:, ~real].any().item(),
-            "padding_box_is_constant": bool((drawn[:, ~real] == boxes[~real]).all()),
-            "padding_box_unact": clean.box_logits[~real].mean().item(),
-            "boxes_inside_unit_square": bool(((after > -1e-4) & (after < 1 + 1e-4)).all()),
-            "box_logit_range": [
-                min(n.box_logits.min().item() for n in noisy),
-                max(n.box_logits.max().item() for n in noisy),
-            ],
-        },
+        "statistics": statistics,
+    }
+
+
+def _statistics(
+    clean: DenoisingQueries, noisy: list[DenoisingQueries], real: Tensor, negative: Tensor
+) -> dict[str, Any]:
+    boxes = clean.box_logits.sigmoid()
+    changed = torch.stack([_labels(n) for n in noisy]) != _labels(clean)
+    drawn = torch.stack([n.box_logits.sigmoid() for n in noisy])  # (draws, B, D, 4)
+    # boxes that two half sides of shift keep inside the image tell how far corners were moved
+    before, after = _corners(boxes), _corners(drawn)
+    side = boxes[..., 2:].repeat(1, 1, 2)
+    free = real & ((before - side > 0.01) & (before + side < 0.99)).all(-1)
+    shift = (after - before).abs() / (side / 2).clamp(min=1e-6)
+    return {
+        "share_of_labels_that_changed": changed[:, real].float().mean().item(),
+        "positive_shift": _range(shift[:, free & ~negative]),
+        "negative_shift": _range(shift[:, free & negative]),
+        "padding_class_never_changes": not changed[:, ~real].any().item(),
+        "padding_box_is_constant": bool((drawn[:, ~real] == boxes[~real]).all()),
+        "padding_box_unact": clean.box_logits[~real].mean().item(),
+        "boxes_inside_unit_square": bool(((after > -1e-4) & (after < 1 + 1e-4)).all()),
+        "box_logit_range": [
+            min(n.box_logits.min().item() for n in noisy),
+            max(n.box_logits.max().item() for n in noisy),
+        ],
     }
 
 
 def _range(x: Tensor) -> dict[str, float]:
-    return {
-        "samples": x.numel(),
-        "low": x.min().item(),
-        "mean": x.mean().item(),
-        "high": x.max().item(),
-    }
+    """Number, mean, and the quantiles next to the ends, which vary less than the ends."""
+    low, high = x.flatten().quantile(torch.tensor([0.001, 0.999])).tolist()
+    return {"samples": x.numel(), "low": low, "mean": x.mean().item(), "high": high}
 
 
 def _corners(boxes_cxcywh: Tensor) -> Tensor:
