@@ -64,7 +64,9 @@ def load_pretrained_backbone(model: nn.Module) -> None:
 
     The constructors only note it: `pretrained` (true, or a file or URL), `pretrained_url`,
     `local_model_dir`, `pretrained_part` (the module that the file is for, if not the whole
-    backbone), `pretrained_hint` (how users get the file or do without).
+    backbone), `pretrained_partial` (whether only what fits is wanted), `pretrained_hint` (how
+    users get the file or do without). One whose library brings its own weights returns them
+    from `pretrained_state()`.
 
     Raises:
         WeightsError: they cannot be found or downloaded, or do not fit.
@@ -74,14 +76,20 @@ def load_pretrained_backbone(model: nn.Module) -> None:
     if backbone is None or not wanted:
         return
     url = getattr(backbone, "pretrained_url", None)
-    if url is None and not isinstance(wanted, str):
+    own = getattr(backbone, "pretrained_state", None)
+    if own is not None and not isinstance(wanted, str):
+        state, source = own(), type(backbone).__name__
+    elif url is None and not isinstance(wanted, str):
         log.warning("there are no pretrained weights for this backbone; it starts from random")
         return
-    path = _pretrained_file(backbone, wanted if isinstance(wanted, str) else None, url)
-    state = Checkpoint.load(path).weights
-    report = load_weights(getattr(backbone, "pretrained_part", backbone), state, source=str(path))
+    else:
+        path = _pretrained_file(backbone, wanted if isinstance(wanted, str) else None, url)
+        state, source = Checkpoint.load(path).weights, str(path)
+    report = load_weights(getattr(backbone, "pretrained_part", backbone), state, source=source)
     # the classifier on top of the ImageNet model is of no use here
-    log.info("backbone: %d tensors from %s", len(report.loaded), path)
+    log.info("backbone: %d tensors from %s", len(report.loaded), source)
+    if getattr(backbone, "pretrained_partial", False):
+        return
     if report.missing or report.mismatched:
         raise WeightsError(
             f"the backbone's pretrained weights do not fit\n{report.describe()}",

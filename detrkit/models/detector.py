@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import ConfigError
 from detrkit.models.decoders.two_stage import TwoStageDecoder
 from detrkit.models.outputs import Outputs
 from detrkit.registry import MODULES
@@ -24,10 +25,15 @@ class Detector(nn.Module):
         backbone: images (B, 3, H, W) -> maps, finest first.
         encoder: maps -> maps of one width.
         decoder: maps and targets -> `Outputs`.
+
+    Raises:
+        ConfigError: a part returns maps of other widths than the next one takes.
     """
 
     def __init__(self, backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
+        _check_widths(backbone, encoder, "in_channels")
+        _check_widths(encoder, decoder, "feat_channels")
         self.backbone = backbone
         self.decoder = decoder  # before the encoder: the authors' order of parameters
         self.encoder = encoder
@@ -79,3 +85,15 @@ class DEIM(Detector):
         if isinstance(decoder, TwoStageDecoder):
             decoder.mirror_crossed = True
             decoder.dummy_pairs = False
+
+
+def _check_widths(source: nn.Module, target: nn.Module, argument: str) -> None:
+    """Whether `target` takes the maps that `source` says it returns; either may say nothing."""
+    given, wanted = getattr(source, "out_channels", None), getattr(target, argument, None)
+    if given is None or wanted is None or list(given) == list(wanted):
+        return
+    a, b = type(source).__name__, type(target).__name__
+    raise ConfigError(
+        f"{b}.{argument} is {list(wanted)}, but the maps of {a} are {list(given)} wide",
+        hint=f"set `{argument}: {list(given)}` in {b}, or let {a} return other maps",
+    )

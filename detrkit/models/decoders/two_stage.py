@@ -76,6 +76,7 @@ class TwoStageDecoder(nn.Module, ABC):
     def __init__(self, settings: DecoderSettings, *, always_project: bool = False) -> None:
         super().__init__()
         self.settings = settings
+        self.feat_channels = list(settings.feat_channels)
         self.num_classes = settings.num_classes
         self.num_queries = settings.num_queries
         self.num_denoising = settings.num_denoising
