@@ -1,7 +1,7 @@
-"""The RT-DETRv2 decoder: boxes refined layer by layer, and its predecessor's.
+"""The RT-DETRv2 decoder: boxes refined layer by layer.
 
-RT-DETRv2, Lv et al., arXiv:2407.17140; RT-DETR, Zhao et al., CVPR 2024, arXiv:2304.08069. DEIM
-trains the same decoder with SiLU and a deeper position head, arXiv:2412.04234.
+RT-DETRv2, Lv et al., arXiv:2407.17140. DEIM trains the same decoder with SiLU and a deeper position
+head, arXiv:2412.04234.
 
 Shape legend: B images, Q queries, C channels, K classes.
 """
