@@ -10,6 +10,7 @@ from detrkit.cli.options import JsonOut
 
 if TYPE_CHECKING:
     from detrkit.config import CatalogueEntry
+    from detrkit.config.published import Weights
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
@@ -44,7 +45,10 @@ def models(
 ) -> None:
     """List the models: size, cost, published accuracy, config and weights."""
     from detrkit.cli.console import out, print_json
+    from detrkit.errors import UsageError
 
+    if json and markdown:
+        raise UsageError("--json and --markdown are two formats of one list; give one of them")
     shown = _chosen(name, family)
     if json:
         print_json("models", {"models": [_plain(entry) for entry in shown]})
@@ -110,7 +114,7 @@ def _print_table(entries: list[CatalogueEntry]) -> None:
     table.add_column("weights")
     for family, group in groupby(entries, key=lambda entry: entry.family):
         if family:
-            table.add_row(f"[bold]{FAMILIES[family]}[/]", "", "", "", "", "", "", "", end_section=True)
+            table.add_row(f"[bold]{FAMILIES[family]}[/]")
         for entry in group:
             cells = _cells(entry)
             weights = entry.published.weights if entry.published else ()
@@ -169,12 +173,19 @@ def _print_entry(entry: CatalogueEntry) -> None:
             if text:
                 table.add_row(title, text)
         for file in numbers.weights:
-            about = ", ".join(filter(None, (file.ap and f"AP {file.ap:.1f}", file.what)))
-            table.add_row("weights", file.url + (f" ({about})" if about else ""))
+            table.add_row("weights", file.url)
+            if file.ap or file.what:
+                about = (f"AP {file.ap:.1f}" if file.ap else "", file.what)
+                table.add_row("", ", ".join(filter(None, about)))
         table.add_row("license", numbers.license)
         table.add_row("published in", numbers.readme)
     out.print(f"[bold]{entry.name}[/]: {entry.summary}\n", highlight=False)
     out.print(table)
+
+
+def _label(file: Weights) -> str:
+    """The host, and the AP where it is not that of the table."""
+    return f"{file.host}, AP {file.ap:.1f}" if file.ap else file.host
 
 
 def _markdown(entries: list[CatalogueEntry]) -> str:
@@ -190,7 +201,7 @@ def _markdown(entries: list[CatalogueEntry]) -> str:
         lines += [f"**{FAMILIES[family]}**", "", titles, "|---|---|---|--:|--:|--:|--:|---|"]
         for entry in group:
             assert entry.published is not None
-            links = ", ".join(f"[{file.host}]({file.url})" for file in entry.published.weights)
+            links = ", ".join(f"[{_label(file)}]({file.url})" for file in entry.published.weights)
             cells = [f"`{entry.alias}`", *_cells(entry), links]
             lines.append("| " + " | ".join(cell.replace("*", r"\*") for cell in cells) + " |")
         lines.append("")

@@ -161,7 +161,7 @@ def find(name: str) -> CatalogueEntry:
 
 
 def _without_backbone(stem: str) -> str:
-    """`dfine_hgnetv2_n_coco` -> `dfine_n_coco`; of RT-DETRv2, L and X are other models than that."""
+    """`dfine_hgnetv2_n_coco` -> `dfine_n_coco`; RT-DETRv2's L and X are not the HGNetv2 ones."""
     if stem.startswith("rtdetrv2"):
         return stem
     return stem.replace("_hgnetv2", "").replace("_dinov3", "")

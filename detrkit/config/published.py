@@ -36,7 +36,7 @@ class Weights:
 
     @property
     def host(self) -> str:
-        """"GitHub", "Google Drive", "Hugging Face"."""
+        """ "GitHub", "Google Drive", "Hugging Face"."""
         name = urlparse(self.url).hostname or ""
         return HOSTS.get(name, name)
 

@@ -1,4 +1,4 @@
-"""show-config, models and modules: text for people, one JSON object for programs."""
+"""show-config and modules: text for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_origin(run: Run, config_file: Path) -> None:
     rows = {line.split()[0]: line.split() for line in result.out.splitlines() if line.strip()}
     assert rows["epochs"] == ["epochs", "7", f"{config_file}:2"]
     assert rows["seed"] == ["seed", "1", "--update"]
-    assert rows["HGNetv2.name"][-1].endswith("configs/dfine/include/n.yml:4")
+    assert rows["HGNetv2.name"][-1].endswith("configs/base/hgnetv2/n.yml:2")
 
 
 def test_diff(run: Run, config_file: Path) -> None:
@@ -104,12 +104,6 @@ def test_plugin_flag(run: Run, tmp_path: Path) -> None:
     result = run("modules", "--plugin", tmp_path / "none.py")
     assert result.code == 3
     assert "plug-in not found" in result.err
-
-
-def test_models(run: Run) -> None:
-    assert "dfine_n_coco" in run("models").out
-    entries = json.loads(run("models", "--json").out)["models"]
-    assert {"name", "alias", "path", "summary"} == set(entries[0])
 
 
 def test_modules(run: Run) -> None:
