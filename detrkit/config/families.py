@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from detrkit.config.tree import Keys, Origin, Tree, find
 
-
 #: Stands for the top level of the file, where the run settings are.
 RUN = "run"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from detrkit.config import catalogue, dialect
+from detrkit.config import catalogue, dialect, shortforms
 from detrkit.config.tree import Keys, Origin, Tree, shown_path
 from detrkit.errors import ConfigError, Problem
 
@@ -99,6 +99,7 @@ def _load_into(tree: Tree, path: Path, problems: list[Problem], parents: tuple[P
     number = tree.top_layer + 1
     layer.origins = {k: Origin(o.file, o.line, o.flag, number) for k, o in layer.origins.items()}
     problems += dialect.translate(layer)
+    shortforms.remember_base(tree, layer)
     tree.merge(layer)
 
 

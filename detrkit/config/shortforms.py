@@ -1,10 +1,12 @@
 """Short forms on top of the dialect, expanded into it.
 
     image_size: [h, w]    eval_spatial_size, `size` of every Resize of the data loaders,
-                          `base_size` of their collate functions; one number is a square
+                          `output_size` of every Mosaic (half the longer side), `base_size` or
+                          `scales` of their collate functions; one number is a square
     plugins: [./block.py] absolute paths, from the file that names them
     data, epochs, schedule: auto
-                          stay: the engine reads the data set and plans the epochs
+                          stay: the engine reads the data set and plans the epochs, with what
+                          the included files had as `epochs` (`base_epochs`) for a measure
 
 A value that was set later than the short form (a flag, an including file) keeps its value.
 """
@@ -18,11 +20,22 @@ from typing import Any
 from detrkit.config.tree import Keys, Origin, Tree, walk
 from detrkit.errors import Problem
 
+#: Sides of images are multiples of this.
+_STRIDE = 32
+
 
 def expand(tree: Tree) -> list[Problem]:
     """Expands the short forms of a merged tree in place; returns what is wrong with them."""
     _anchor_plugins(tree)
     return _expand_image_size(tree)
+
+
+def remember_base(included: Tree, layer: Tree) -> None:
+    """Notes in `layer` the epochs of the files below it, before `schedule: auto` replaces them."""
+    base = included.data.get("epochs")
+    replaced = "epochs" in layer.data and layer.data.get("schedule") == "auto"
+    if replaced and base is not None and "base_epochs" not in {**included.data, **layer.data}:
+        layer.set(("base_epochs",), base, layer.origins["schedule",])
 
 
 def _anchor_plugins(tree: Tree) -> None:
@@ -57,14 +70,30 @@ def _expand_image_size(tree: Tree) -> list[Problem]:
         for keys, node in walk(section, (loader,)):
             if isinstance(node, dict) and node.get("type") == "Resize":
                 targets.append(((*keys, "size"), size))
+            if isinstance(node, dict) and node.get("type") == "Mosaic":
+                targets.append(((*keys, "output_size"), max(max(size) // 2, 1)))
         if isinstance(section, dict) and isinstance(section.get("collate_fn"), dict):
-            known = section["collate_fn"].get("base_size")
-            if known is not None:
+            collate = section["collate_fn"]
+            if collate.get("base_size") is not None:
                 base = size[0] if size[0] == size[1] else size
                 targets.append(((loader, "collate_fn", "base_size"), base))
+            if isinstance(collate.get("scales"), list) and collate["scales"]:
+                scales = _rescaled(collate["scales"], size)
+                targets.append(((loader, "collate_fn", "scales"), scales))
     for keys, target in targets:
         set_at = tree.origins.get(keys)
         if set_at is not None and set_at.layer > origin.layer:
             continue
         tree.set(keys, target, origin)
     return []
+
+
+def _rescaled(scales: list[Any], size: list[int]) -> list[Any]:
+    """Sizes to draw from, around another one: the middle of the old ones becomes `size`."""
+    longest = [max(scale) if isinstance(scale, (list, tuple)) else scale for scale in scales]
+    middle = (min(longest) + max(longest)) / 2
+    sizes = [
+        [max(round(side * scale / middle / _STRIDE), 1) * _STRIDE for side in size]
+        for scale in longest
+    ]
+    return sizes if size[0] != size[1] else [height for height, _ in sizes]

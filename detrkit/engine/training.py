@@ -11,6 +11,7 @@ from rich.console import Console
 
 from detrkit.config import Config
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers import (
     BatchPictures,
     CSVLog,
@@ -30,7 +31,6 @@ from detrkit.engine.session import (
     start_model,
 )
 from detrkit.engine.trainer import Trainer
-from detrkit.engine.weights import LoadReport
 from detrkit.errors import UsageError, WeightsError
 
 log = logging.getLogger("detrkit")
@@ -209,7 +209,8 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
         session.seed,
         directory,
     )
-    log.debug("%s", session.plan.describe())
+    derived = session.config.run.schedule == "auto"
+    log.log(logging.INFO if derived else logging.DEBUG, "%s", session.plan.describe())
 
 
 def _run(

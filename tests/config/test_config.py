@@ -169,6 +169,34 @@ def test_image_size_expands(load: Load) -> None:
     )
 
 
+def test_image_size_reaches_mosaics_and_listed_scales(load: Load) -> None:
+    text = """\
+train_dataloader:
+  dataset: {transforms: {ops: [{type: Mosaic, output_size: 320}]}}
+  collate_fn: {scales: [480, 512, 640, 640, 768, 800]}
+"""
+    tree = load(text, strict=False, update=["image_size=320"]).tree
+    loader = tree["train_dataloader"]
+    assert loader["dataset"]["transforms"]["ops"] == [{"type": "Mosaic", "output_size": 160}]
+    assert loader["collate_fn"]["scales"] == [256, 256, 320, 320, 384, 384]
+    wide = load(text, strict=False, update=["image_size=[320, 640]"]).tree["train_dataloader"]
+    assert wide["dataset"]["transforms"]["ops"][0]["output_size"] == 320
+    assert wide["collate_fn"]["scales"][0] == [256, 480]
+    assert wide["collate_fn"]["scales"][-1] == [384, 800]
+
+
+def test_schedule_auto_remembers_what_the_include_was_made_for(write: Write) -> None:
+    write("base.yml", "epochs: 58\n")
+    top = write("top.yml", "__include__: base.yml\nepochs: 12\nschedule: auto\n")
+    assert load_config(top, strict=False).run.base_epochs == 58
+    above = write("above.yml", "__include__: top.yml\nepochs: 6\nschedule: auto\n")
+    assert load_config(above, strict=False).run.base_epochs == 58
+    plain = write("plain.yml", "__include__: base.yml\nepochs: 12\n")
+    assert load_config(plain, strict=False).run.base_epochs is None
+    own = write("own.yml", "epochs: 12\nschedule: auto\n")
+    assert load_config(own, strict=False).run.base_epochs is None
+
+
 def test_image_size_yields_to_what_is_set_later(write: Write) -> None:
     write("base.yml", LOADERS + "image_size: [320, 320]\n")
     path = write("main.yml", "__include__: base.yml\neval_spatial_size: [256, 256]\n")

@@ -12,6 +12,7 @@ from detrkit.errors import UsageError
 from tests.conftest import REPOSITORY
 
 N = REPOSITORY / "configs" / "dfine" / "dfine_hgnetv2_n_coco.yml"
+DEIMV2 = REPOSITORY / "configs" / "deimv2" / "deimv2_hgnetv2_s_coco.yml"
 
 
 def flags(path: Path = N, update: tuple[str, ...] = (), **values: object) -> Config:
@@ -32,6 +33,32 @@ def test_epochs_derive_the_schedule() -> None:
     assert cfg.get("ema.decay") == pytest.approx(1 - 20 / 1800, abs=1e-6)
     assert cfg.get("ema.warmups") == 45
     assert str(cfg.origin("ema.decay")) == "schedule: auto"
+
+
+def test_epochs_derive_every_window_of_deim() -> None:
+    cfg = derive_schedule(flags(DEIMV2, epochs=12), 50)
+    assert cfg.run.base_epochs == 132
+    assert cfg.get("train_dataloader.dataset.transforms.policy.epoch") == [1, 6, 11]
+    assert cfg.get("train_dataloader.collate_fn.mixup_epochs") == [1, 6]
+    assert cfg.get("train_dataloader.collate_fn.copyblend_epochs") == [1, 11]
+    assert cfg.get("train_dataloader.collate_fn.stop_epoch") == 11
+    assert cfg.get("DEIMCriterion.matcher.matcher_change_epoch") == 9
+    assert (cfg.get("flat_epoch"), cfg.get("no_aug_epoch")) == (6, 1)
+    assert cfg.get("warmup_iter") == 30
+    assert cfg.get("ema.decay") == pytest.approx(1 - 20 / 600, abs=1e-6)
+    assert cfg.get("train_dataloader.collate_fn.ema_restart_decay") == cfg.get("ema.decay")
+    update = ("flat_epoch=3", "train_dataloader.collate_fn.mixup_epochs=[0,2]")
+    own = derive_schedule(flags(DEIMV2, epochs=12, update=update), 50)
+    assert own.get("flat_epoch") == 3
+    assert own.get("train_dataloader.collate_fn.mixup_epochs") == [0, 2]
+    assert own.get("no_aug_epoch") == 1
+
+
+def test_the_files_own_length_changes_no_epoch() -> None:
+    cfg = derive_schedule(flags(DEIMV2, epochs=132), 3696)
+    plain = load_config(DEIMV2)
+    for key in ("train_dataloader", "DEIMCriterion", "flat_epoch", "warmup_iter", "ema"):
+        assert cfg.get(key) == plain.get(key)
 
 
 def test_update_wins_over_what_is_derived() -> None:
@@ -91,7 +118,7 @@ def test_size_reaches_every_part() -> None:
     [("640", [640, 640]), ("480x640", [480, 640]), ("480×640", [480, 640]), ("64,96", [64, 96])],
 )
 def test_sizes(text: str, size: list[int]) -> None:
-    assert parse_size(text) == size
+    assert list(parse_size(text)) == size
 
 
 @pytest.mark.parametrize("text", ["", "x", "640x", "-32", "31", "0", "100x128", "64.0"])
