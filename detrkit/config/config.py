@@ -187,8 +187,11 @@ def load_config(
     problems: list[Problem] = []
     tree = load_tree(path, problems)
     _raise(problems, path)
+    base, said = tree.data.get("epochs"), tree.origins.get(("epochs",))
     override.apply(tree, override.from_mapping(overrides or {}), problems)
     override.apply(tree, override.from_updates(update, problems), problems)
+    if tree.origins.get(("epochs",)) != said:
+        shortforms.remember_base(base, tree)
     problems += shortforms.expand(tree)
     families.complete(tree)
     config = Config(tree, name=path.stem, path=path)

@@ -99,7 +99,8 @@ def _load_into(tree: Tree, path: Path, problems: list[Problem], parents: tuple[P
     number = tree.top_layer + 1
     layer.origins = {k: Origin(o.file, o.line, o.flag, number) for k, o in layer.origins.items()}
     problems += dialect.translate(layer)
-    shortforms.remember_base(tree, layer)
+    if "base_epochs" not in tree.data:
+        shortforms.remember_base(tree.data.get("epochs"), layer)
     tree.merge(layer)
 
 

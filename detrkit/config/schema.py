@@ -41,8 +41,8 @@ class RunConfig:
         val_fraction: share of the training set held out where `data` has no validation set.
         batch_size, num_workers: only for files that set them at the top level.
         schedule: "auto" derives what hangs on `epochs`; None: as the file says.
-        base_epochs: with "auto", the `epochs` that the file's other epochs were made for; set by
-            `--epochs` and by a file that says `schedule: auto` over an include.
+        base_epochs: with "auto", the `epochs` that the file's other epochs were made for: what
+            `--epochs`, or `schedule: auto` over an include, replaced.
         restart_from_best: stage 2 starts from the best weights of stage 1; RT-DETRv2's does not.
         recipe: "detrkit" switches the authors' quirks off; None keeps them.
         lr_scheduler_kind: "flatcosine" or None (the `lr_scheduler` section).

@@ -30,12 +30,11 @@ def expand(tree: Tree) -> list[Problem]:
     return _expand_image_size(tree)
 
 
-def remember_base(included: Tree, layer: Tree) -> None:
-    """Notes in `layer` the epochs of the files below it, before `schedule: auto` replaces them."""
-    base = included.data.get("epochs")
-    replaced = "epochs" in layer.data and layer.data.get("schedule") == "auto"
-    if replaced and base is not None and "base_epochs" not in {**included.data, **layer.data}:
-        layer.set(("base_epochs",), base, layer.origins["schedule",])
+def remember_base(base: Any, layer: Tree) -> None:
+    """Notes in `layer` the epochs (`base`) that its own replace, if it says `schedule: auto`."""
+    auto = layer.data.get("schedule") == "auto" and "epochs" in layer.data
+    if auto and base is not None and "base_epochs" not in layer.data:
+        layer.set(("base_epochs",), base, layer.origins["epochs",])
 
 
 def _anchor_plugins(tree: Tree) -> None:

@@ -115,9 +115,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("epochs", flags.epochs, "--epochs")
         if cfg.get("schedule") != "auto":
             put("schedule", "auto", "--epochs")
-            put("base_epochs", cfg.get("epochs"), "--epochs")
     if flags.size is not None:
-        put("image_size", parse_size(flags.size), "--size")
+        put("image_size", list(parse_size(flags.size)), "--size")
     if flags.workers is not None:
         for loader in ("train_dataloader", "val_dataloader"):
             put(f"{loader}.num_workers", flags.workers, "--workers")
@@ -160,8 +159,8 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def parse_size(text: str) -> list[int]:
-    """`640` -> [640, 640]; `480x640` -> [480, 640], height first.
+def parse_size(text: str) -> tuple[int, int]:
+    """`640` -> (640, 640); `480x640` -> (480, 640), height first.
 
     Raises:
         UsageError: it is neither.
@@ -179,7 +178,7 @@ def parse_size(text: str) -> list[int]:
             raise UsageError(
                 f"--size {text}: sides must be multiples of 32", hint=f"the nearest is {near}"
             )
-    return [height, width]
+    return height, width
 
 
 def derive_schedule(cfg: Config, batches_per_epoch: int) -> Config:

@@ -89,6 +89,9 @@ def test_plan_and_quirks(run: Run) -> None:
     assert "160 epochs of 10 batches" in text
     plan = json.loads(run("show-config", "dfine_n_coco", "--plan", "--json").out)["plan"]
     assert plan["stages"][-1]["epochs"] == [148, 159]
+    short = run("show-config", "deim_s_coco", "--plan", "-u", "epochs=12", "schedule=auto").out
+    assert "epochs 1-5  strong augmentation, mosaic 50%, mixup 50%" in short
+    assert "epoch 6  learning rate begins to fall" in short
     assert "empty-norm-group" in run("show-config", "dfine_n_coco", "--quirks").out
     quirks = json.loads(run("show-config", "dfine_n_coco", "--quirks", "--json").out)["quirks"]
     assert {"name", "sentence", "where"} == set(quirks[0])

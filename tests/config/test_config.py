@@ -193,6 +193,9 @@ def test_schedule_auto_remembers_what_the_include_was_made_for(write: Write) -> 
     assert load_config(above, strict=False).run.base_epochs == 58
     plain = write("plain.yml", "__include__: base.yml\nepochs: 12\n")
     assert load_config(plain, strict=False).run.base_epochs is None
+    update = ["epochs=9", "schedule=auto"]
+    assert load_config(plain, strict=False, update=update).run.base_epochs == 12
+    assert load_config(above, strict=False, update=update).run.base_epochs == 58
     own = write("own.yml", "epochs: 12\nschedule: auto\n")
     assert load_config(own, strict=False).run.base_epochs is None
 
