@@ -5,43 +5,18 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detrkit.errors import ConfigError
 from detrkit.models.decoders.query_selection import make_anchors, select_positions, take
 from detrkit.models.detector import Detector
-from detrkit.registry import MODULES
 from detrkit.structures import Target
+from tests.models.outputs import loss, tensors
 
 Tiny = Callable[..., Detector]
 Targets = Callable[[list[int]], list[Target]]
-
-
-def tensors(out: Any) -> list[Tensor]:
-    """All tensors of an output, nested ones included."""
-    if isinstance(out, Tensor):
-        return [out]
-    parts = out.values() if isinstance(out, dict) else out if isinstance(out, list) else ()
-    return [t for part in parts for t in tensors(part)]
-
-
-def loss(out: Any) -> Tensor:
-    """Something that depends on every prediction."""
-    skip = ("teacher_corners", "teacher_logits", "up", "reg_scale")
-    out = {k: v for k, v in out.items() if k != "dn_meta"}
-
-    def total(part: Any) -> Tensor:
-        if isinstance(part, Tensor):
-            return part.sin().sum()
-        items = part.items() if isinstance(part, dict) else enumerate(part)
-        parts = [total(v) for k, v in items if k not in skip and not isinstance(v, bool)]
-        return torch.stack(parts).sum() if parts else torch.zeros(())
-
-    return total(out)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (128, 128), (75, 101), (33, 257)])
@@ -61,17 +36,6 @@ def test_fewer_positions_than_queries(tiny: Tiny, targets: Targets) -> None:
     out = model.train()(images, targets([2, 1]))
     assert out["pred_logits"].shape == (2, 20, 5)
     assert out["dn_meta"]["dn_num_split"][1] == 20
-
-
-def test_kept_anchors_change_nothing(tiny: Tiny) -> None:
-    kept, made = tiny().eval(), tiny(eval_spatial_size=None).eval()
-    missing = made.load_state_dict(kept.state_dict())  # strict: anchors are no weights
-    assert not missing.missing_keys
-    assert "decoder.anchors" not in made.state_dict()
-    images = torch.rand(1, 3, 64, 96)
-    with torch.no_grad():
-        for a, b in zip(tensors(kept(images)), tensors(made(images)), strict=True):
-            assert torch.equal(a, b)
 
 
 def test_checkpoint_of_another_input_size_loads(tiny: Tiny) -> None:
@@ -128,7 +92,7 @@ def test_deploy_answers_the_same_and_leaves_the_model(tiny: Tiny) -> None:
     assert torch.equal(again(images)["pred_logits"], deployed(images)["pred_logits"])
 
 
-@pytest.mark.parametrize("counts", [[2, 3], [0, 4], [0, 0], [25, 1]])
+@pytest.mark.parametrize("counts", [[2, 3], [0, 0]])
 def test_every_parameter_learns(tiny: Tiny, targets: Targets, counts: list[int]) -> None:
     model = tiny(num_denoising=6).train()
     # heads that start at zero would hide what lies behind them
@@ -192,58 +156,6 @@ def test_selection_scores_all_positions_but_differentiates_few(tiny: Tiny) -> No
             assert torch.allclose(parameter.grad, found[name], atol=1e-4), name
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"query_select_method": "agnostic"},
-        {"query_select_method": "one2many"},
-        {"cross_attn_method": "discrete"},
-        {"learn_query_content": True},
-        {"eval_idx": 0, "layer_scale": 2},
-        {"num_levels": 3, "num_points": 2},
-        {"num_classes": 1},
-        {"aux_loss": False},
-    ],
-    ids=str,
-)
-def test_variants_train_and_answer(tiny: Tiny, targets: Targets, settings: dict[str, Any]) -> None:
-    model = tiny(**settings).train()
-    batch = targets([2, 1])
-    for target in batch:
-        target.labels.clamp_(max=model.num_classes - 1)
-    images = torch.rand(2, 3, 64, 96)
-    out = model(images, batch)
-    loss(out).backward()
-    assert ("aux_outputs" in out) == settings.get("aux_loss", True)
-    if "aux_outputs" in out:
-        agnostic = settings.get("query_select_method") == "agnostic"
-        assert out["enc_meta"]["class_agnostic"] == agnostic
-        scores = out["enc_aux_outputs"][0]["pred_logits"].shape[-1]
-        assert scores == (1 if agnostic else model.num_classes)
-    with torch.no_grad():
-        answer = model.eval()(images)
-        assert answer["pred_logits"].shape == (2, 10, model.num_classes)
-        deployed = model.deploy()(images)
-    assert torch.allclose(answer["pred_boxes"], deployed["pred_boxes"], atol=1e-4)
-
-
-def test_half_precision_answers(tiny: Tiny) -> None:
-    model = tiny().eval().to(torch.bfloat16)
-    for size in ((64, 96), (96, 96)):
-        with torch.no_grad():
-            out = model(torch.rand(1, 3, *size, dtype=torch.bfloat16))
-        assert out["pred_logits"].dtype == torch.bfloat16
-        assert out["pred_boxes"].isfinite().all()
-
-
-def test_autocast_trains(tiny: Tiny, targets: Targets) -> None:
-    model = tiny().train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(torch.rand(2, 3, 64, 96), targets([2, 0]))
-    loss(out).backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
 @torch.no_grad()
 def test_exports(tiny: Tiny) -> None:
     model = tiny().deploy()
@@ -251,28 +163,3 @@ def test_exports(tiny: Tiny) -> None:
     exported = torch.export.export(model, (images,)).module()
     for a, b in zip(tensors(exported(images)), tensors(model(images)), strict=True):
         assert torch.allclose(a, b, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"eval_idx": 3}, "eval_idx"),
-        ({"nhead": 5}, "hidden_dim: 32 is not divisible by nhead 5"),
-        ({"num_points": [4, 4, 4]}, "num_points"),
-        ({"feat_strides": [16]}, "feat_strides"),
-        ({"num_classes": 0}, "num_classes"),
-        ({"cross_attn_method": "discreet"}, "did you mean `discrete`"),
-        ({"query_select_method": "agnostik"}, "did you mean `agnostic`"),
-    ],
-)
-def test_arguments_that_do_not_fit(tiny: Tiny, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        tiny(**settings)
-
-
-def test_registered_under_the_authors_names() -> None:
-    assert MODULES.get("DFINE").inject == ("backbone", "encoder", "decoder")
-    assert MODULES.get("DFINETransformer").share == ("num_classes", "eval_spatial_size")
-    assert MODULES.get("HybridEncoder").share == ("eval_spatial_size",)
-    assert MODULES.get("HGNetv2").family == "backbone"
-    assert MODULES.get("DFINEPostProcessor").factory is not None

@@ -21,7 +21,8 @@ from detrkit.models.layers.attention import SelfAttention
 from detrkit.models.layers.conv import ConvNormAct, RepVGGBlock
 from detrkit.models.layers.deformable import MSDeformableAttention
 from detrkit.models.layers.logits import bias_for_probability, inverse_sigmoid
-from detrkit.models.layers.norm import FrozenBatchNorm2d, freeze_batch_norm
+from detrkit.models.layers.mlp import SwiGLUFFN
+from detrkit.models.layers.norm import FrozenBatchNorm2d, RMSNorm, freeze_batch_norm
 from detrkit.models.layers.position import sincos_2d
 from detrkit.models.layers.size_cache import SizeCache
 from detrkit.ops.deformable import deformable_attention
@@ -110,6 +111,41 @@ def test_deformable_arguments() -> None:
         MSDeformableAttention(16, 4, 3, [1, 2])
     with pytest.raises(ValueError, match="discrete"):
         MSDeformableAttention(16, 4, 2, 1, method="nearest")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_projected_values_are_a_linear_layers(layout: torch.memory_format) -> None:
+    layer = MSDeformableAttention(16, 4, 2, 3, project=True)
+    nn.init.normal_(layer.value_proj.bias)
+    maps = [torch.randn(2, 16, h, w).contiguous(memory_format=layout) for h, w in ((4, 6), (2, 3))]
+    for feature, found in zip(maps, layer.values(maps), strict=True):
+        plain = layer.value_proj(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, C, h, w)
+        assert torch.allclose(found, plain.reshape(8, 4, *feature.shape[2:]), atol=1e-6)
+
+
+def test_rms_norm_is_the_equation() -> None:
+    layer = RMSNorm(6, eps=0.1)
+    nn.init.normal_(layer.scale)
+    x = torch.randn(3, 6)
+    expected = x / (x.square().mean(-1, keepdim=True) + 0.1).sqrt() * layer.scale
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+    half = RMSNorm(6).half()
+    assert half(1e3 * torch.ones(6).half()).tolist() == [1] * 6  # its square is no float16
+    assert list(layer.state_dict()) == ["scale"]
+
+
+def test_swiglu_is_the_equation() -> None:
+    layer = SwiGLUFFN(4, 6, 3)
+    for bias in (layer.w12.bias, layer.w3.bias):
+        assert not bias.any()
+        nn.init.normal_(bias)
+    x = torch.randn(2, 5, 4)
+    w1, w2 = layer.w12.weight.split(6)
+    b1, b2 = layer.w12.bias.split(6)
+    gate = F.linear(x, w1, b1)
+    hidden = gate * gate.sigmoid() * F.linear(x, w2, b2)
+    assert torch.allclose(layer(x), layer.w3(hidden), atol=1e-6)
 
 
 @torch.no_grad()
@@ -264,7 +300,8 @@ def test_hgnet_never_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hgnet_arguments() -> None:
-    assert len(ARCHITECTURES) == 7
+    sizes = ("Atto", "Femto", "Pico", "L", "X", "H", *(f"B{i}" for i in range(7)))
+    assert sorted(ARCHITECTURES) == sorted(sizes)
     with pytest.raises(ConfigError, match="did you mean `B0`"):
         HGNetv2("b0")
     with pytest.raises(ConfigError, match="return_idx"):

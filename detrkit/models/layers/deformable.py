@@ -87,9 +87,9 @@ class MSDeformableAttention(nn.Module):
         """
         if isinstance(self.value_proj, nn.Linear):
             weight, bias = self.value_proj.weight, self.value_proj.bias[:, None]
-            # the matrix stands left, so that channels-last maps come out as sampling maps
+            # the matrix stands left: channels-last maps become sampling maps without a copy
             features = [
-                (torch.matmul(weight, f.flatten(2)) + bias).unflatten(-1, f.shape[2:])
+                torch.baddbmm(bias, weight.expand(len(f), -1, -1), f.flatten(2)).view(f.shape)
                 for f in features
             ]
         return [split_heads(feature, self.num_heads) for feature in features]
