@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from detrkit.losses.fgl import fgl_loss
 from detrkit.losses.matches import Pairs
+from detrkit.ops.boxes import cxcywh_to_xyxy, paired_iou
+from detrkit.ops.distribution import bbox2distance
 from detrkit.registry import MODULES
 from tests.losses.cases import (
     FAMILIES,
@@ -156,15 +159,21 @@ def test_distributions_without_union_learn_the_last_layer_s_targets(
         criterion = make_criterion("deim", use_uni_set=False)
     assert "use_uni_set" in caplog.text
     outputs, targets = make_outputs([4, 4]), make_targets([4, 4])
-    # With the same boxes and scores in all layers, all have the last layer's matches.
-    for layer in outputs["aux_outputs"]:
-        layer.update({key: outputs[key] for key in ("pred_boxes", "pred_logits")})
-    own = criterion(outputs, targets)
-    one = make_criterion("deim", use_uni_set=True)
-    del outputs["pre_outputs"], outputs["enc_aux_outputs"]
-    union = one(outputs, targets)
-    for name in ("loss_fgl", "loss_fgl_aux_0", "loss_fgl_aux_1", "loss_ddf_aux_0"):
-        torch.testing.assert_close(own[name], union[name])
+    losses = criterion(outputs, targets)
+
+    own = criterion.match(outputs, targets).own
+    last, pairs = own[""], own["_aux_0"]
+    assert last.targets.tolist() != pairs.targets.tolist()
+    true = cxcywh_to_xyxy(torch.cat([target.boxes_cxcywh for target in targets]))
+    references = outputs["ref_points"].flatten(0, 1)[last.queries]
+    edges = bbox2distance(
+        references, true[last.targets], 8, outputs["reg_scale"], outputs["up"]
+    )  # the last layer's, pair by pair
+    layer = outputs["aux_outputs"][0]
+    boxes = cxcywh_to_xyxy(layer["pred_boxes"].flatten(0, 1)[pairs.queries])
+    corners = layer["pred_corners"].reshape(-1, 4, 9)[pairs.queries]
+    loss = fgl_loss(corners[None], edges, paired_iou(boxes, true[pairs.targets])[None])
+    torch.testing.assert_close(losses["loss_fgl_aux_0"], 0.15 * loss[0] / 8)
 
 
 def test_mal_alpha_weighs_the_background() -> None:
