@@ -35,13 +35,17 @@ def load(
     *,
     config: str | Path | Config | None = None,
     device: str | torch.device | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Predictor:
     """Opens weights, ready to detect.
 
     Args:
-        weights: a checkpoint, by path or URL.
-        config: configuration or catalogue name, for weights that carry none (the authors').
+        weights: a checkpoint or an ONNX file, by path or URL; a folder of Hugging Face
+            transformers; `hf://organisation/name`.
+        config: configuration or catalogue name, for weights that carry none and are not
+            recognised.
         device: default the best one there is.
+        size: (h, w) of the input, where it is not to be that of the weights.
 
     Raises:
         WeightsError: they cannot be opened.
@@ -49,7 +53,7 @@ def load(
     from detrkit.engine.predictor import Predictor
     from detrkit.engine.runtime import Runtime
 
-    return Predictor(Runtime.open(weights, config, device=device))
+    return Predictor(Runtime.open(weights, config, device=device, size=size))
 
 
 def build_model(
@@ -109,12 +113,13 @@ def evaluate(
     update: Sequence[str] = (),
     device: str | torch.device | None = None,
     batch: int = 8,
+    size: tuple[int, int] | None = None,
     backend: Backend = "hotcoco",
 ) -> Metrics:
     """Measures weights on a data set.
 
     Args:
-        weights: a checkpoint, by path or URL.
+        weights: as `load` takes them.
         data: folder or file of any layout that detrkit reads; default the validation data of
             the configuration.
         split: part of `data`: "train", "val" or "test"; default "val", else "test", else the
@@ -123,6 +128,7 @@ def evaluate(
         update: `--update` values for the configuration.
         device: default the best one there is.
         batch: images per forward pass.
+        size: (h, w) of the input, where it is not to be that of the weights.
         backend: "hotcoco" or "pycocotools".
     """
     from detrkit.engine.evaluation import evaluate_weights
@@ -135,5 +141,6 @@ def evaluate(
         update=update,
         device=device,
         batch=batch,
+        size=size,
         backend=backend,
     ).result.metrics

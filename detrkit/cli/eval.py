@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, JsonOut, Updates, Weights
+from detrkit.cli.options import Data, Device, InputSize, JsonOut, Updates, Weights
 
 if TYPE_CHECKING:
     from detrkit.metrics import Metrics
@@ -33,7 +33,7 @@ def eval(
             "-c",
             "--config",
             metavar="CFG",
-            help="For weights that carry no config, or data.",
+            help="For weights that carry no config and are not recognised; or for its data.",
             show_default=False,
         ),
     ] = None,
@@ -50,6 +50,7 @@ def eval(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    size: InputSize = None,
     device: Device = None,
     update: Updates = None,
     json: JsonOut = False,
@@ -59,13 +60,15 @@ def eval(
     Without --data the validation set that the weights were trained with is used.
     """  # fmt: skip
     from detrkit.cli.console import err, out, print_json
+    from detrkit.engine.derive import parse_size
     from detrkit.engine.evaluation import evaluate_weights
     from detrkit.engine.evaluator import write_predictions
 
     with _bar(json) as progress:
         evaluation = evaluate_weights(
             weights, data=data, split=split, config=config, update=update or (), device=device,
-            batch=batch, backend=backend, progress=progress,  # type: ignore[arg-type]
+            batch=batch, size=parse_size(size) if size else None,
+            backend=backend, progress=progress,  # type: ignore[arg-type]
         )  # fmt: skip
     result, about = evaluation.result, evaluation.data
     metrics = result.metrics

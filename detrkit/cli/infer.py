@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import Device, JsonOut, Output, Weights
+from detrkit.cli.options import Device, InputSize, JsonOut, Output, Weights
 
 if TYPE_CHECKING:
     from detrkit.structures import Detections
@@ -33,7 +33,7 @@ def infer(
             "-c",
             "--config",
             metavar="CFG",
-            help="For weights that carry no config.",
+            help="For weights that carry no config and are not recognised.",
             show_default=False,
         ),
     ] = None,
@@ -49,6 +49,7 @@ def infer(
     max_det: Annotated[int, typer.Option(min=1, help="At most so many per image.")] = 300,
     draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write pictures.")] = True,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    size: InputSize = None,
     device: Device = None,
     output: Output = None,
     json: JsonOut = False,
@@ -60,12 +61,14 @@ def infer(
     from detrkit.api import load
     from detrkit.cli.console import err, out, print_json
     from detrkit.drawing import draw_detections
+    from detrkit.engine.derive import parse_size
     from detrkit.engine.run_dir import RunDirectory
     from detrkit.engine.sources import expand
     from detrkit.errors import DataError, DetrkitError
 
     sources = list(expand(source))  # a mistyped name is found before anything is opened
-    detector = load(weights, config=config, device=device)
+    inputs = parse_size(size) if size else None
+    detector = load(weights, config=config, device=device, size=inputs)
     broken: list[tuple[Path, DetrkitError]] = []
     images = detector.stream_with_images(
         sources,

@@ -58,6 +58,17 @@ Weights = Annotated[
     ),
 ]  # fmt: skip
 
+#: `--size HxW`: the input of weights at use; `detrkit.engine.derive.parse_size` reads it.
+InputSize = Annotated[
+    Optional[str],
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Input of the model, where it is not to be that of the weights: 640 or 480x640.",
+        show_default=False,
+    ),
+]
+
 #: `--data DIR`: a data set of any layout that detrkit reads.
 Data = Annotated[
     Optional[str],

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from detrkit.data.pixels import Pixels, mirror, warp
+from detrkit.structures.image_spec import stretched
 
 
 @dataclass(slots=True)
@@ -35,6 +36,8 @@ class Canvas:
         warp: (2, 3) float64 matrix that takes points of the source to points of the canvas, where
             pixel (i, j) covers i to i + 1 and j to j + 1; None when the source is only shifted,
             by `top` and `left`.
+        exact: whether a source that was only resized is resized as `ImageSpec` does, bit for bit,
+            which is several times slower; for evaluation.
     """
 
     source: Tensor
@@ -45,11 +48,12 @@ class Canvas:
     mirrored: bool = False
     recolor: list[Callable[[Pixels], Pixels]] = field(default_factory=list)
     warp: npt.NDArray[np.float64] | None = None
+    exact: bool = True
 
     @classmethod
-    def of(cls, image: Tensor) -> Canvas:
-        """A canvas that is exactly the image."""
-        return cls(image, (image.shape[-2], image.shape[-1]))
+    def of(cls, image: Tensor, *, exact: bool = True) -> Canvas:
+        """A canvas that is just the image."""
+        return cls(image, (image.shape[-2], image.shape[-1]), exact=exact)
 
     @property
     def pristine(self) -> bool:
@@ -143,6 +147,8 @@ class Canvas:
         shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
         if self.mirrored and not shrinks:
             pixels = mirror(pixels)
+        if self.exact and not (self.recolor or self.mirrored) and part.shape == self.source.shape:
+            return stretched(part, size)
         if pixels.shape[:2] != size:
             if not pixels.flags.c_contiguous:
                 pixels = np.ascontiguousarray(pixels)

@@ -15,9 +15,8 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import find_layout, open_dataset
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
-from detrkit.engine.runtime import TorchRuntime, choose_device
+from detrkit.engine.runtime import Runtime, TorchRuntime, choose_device
 from detrkit.engine.session import open_data
-from detrkit.engine.weights import open_detector
 from detrkit.errors import DataError
 from detrkit.metrics.coco import Backend
 from detrkit.structures import ClassMap
@@ -42,19 +41,21 @@ def evaluate_weights(
     update: Sequence[str] = (),
     device: str | torch.device | None = None,
     batch: int = 8,
+    size: tuple[int, int] | None = None,
     backend: Backend = "hotcoco",
     progress: Progress | None = None,
 ) -> EvaluationOf:
     """Measures weights on a data set.
 
     Args:
-        weights: a checkpoint, by path or URL.
+        weights: a checkpoint or an artefact, by path or URL.
         data: a data set of any layout; default the validation data of the configuration.
         split: part of `data`; default "val", else "test", else the only one.
         config: for weights that carry none, or to name other data.
         update: `--update` values for the configuration.
         device: default the best one there is.
         batch: images per forward pass.
+        size: (h, w) of the input, where it is not to be that of the weights.
         backend: "hotcoco" or "pycocotools".
         progress: called after each batch.
 
@@ -63,13 +64,18 @@ def evaluate_weights(
     """
     chosen = choose_device(device)
     cfg = load_config(config, update=update) if isinstance(config, str | Path) else config
-    loaded = open_detector(weights, cfg)
+    runtime = Runtime.open(weights, cfg, device=chosen, size=size)
     if cfg is None or isinstance(config, Config):
-        cfg = (cfg or loaded.config).with_updates(update)
-    index, name = _index_at(data, split, loaded.class_map) if data is not None else _index_of(cfg)
-    index = _with_classes_by_order(index, loaded.class_map, name)
-    loaded.class_map = index.class_map  # the same names with this data set's own ids
-    runtime = TorchRuntime.of(loaded, chosen)
+        own = cfg or (runtime.config if isinstance(runtime, TorchRuntime) else None)
+        cfg = own.with_updates(update) if own is not None else None
+    if data is not None:
+        index, name = _index_at(data, split, runtime.class_map)
+    elif cfg is not None:
+        index, name = _index_of(cfg)
+    else:
+        raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
+    index = _with_classes_by_order(index, runtime.class_map, name)
+    runtime.class_map = index.class_map  # the same names with this data set's own ids
     result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
     return EvaluationOf(result, name)
 

@@ -2,22 +2,25 @@
 
 A runtime takes uint8 RGB images of any size and returns `Detections` in their pixels. How a
 picture becomes the model's input (`image_spec`) and what the classes are called (`class_map`)
-come with the weights. PyTorch checkpoints run today; `Runtime.open` is where other artefacts
-join.
+come with the weights. PyTorch checkpoints and ONNX files run today; `Runtime.open` is where other
+artefacts join.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urldefrag
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.config import Config
 from detrkit.engine.amp import Precision
+from detrkit.engine.download import locate
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.weights import LoadedDetector, open_detector
 from detrkit.errors import UsageError, WeightsError
@@ -25,13 +28,11 @@ from detrkit.structures import ClassMap, Detections, ImageSpec
 
 #: Endings of artefacts that need a runtime which this version does not have.
 _OTHERS = {
-    ".onnx": "ONNX Runtime",
     ".engine": "TensorRT",
     ".trt": "TensorRT",
     ".xml": "OpenVINO",
     ".tflite": "TensorFlow Lite",
     ".mlpackage": "Core ML",
-    ".safetensors": "safetensors",
 }
 
 
@@ -75,24 +76,33 @@ class Runtime(ABC):
         config: str | Path | Config | None = None,
         *,
         device: str | torch.device | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Runtime:
         """Opens weights or an artefact.
 
         Args:
-            path: file or URL.
-            config: wanted for weights that carry no configuration (the authors').
+            path: file, folder or URL.
+            config: for weights that carry no configuration and are not recognised.
             device: "cpu", "cuda:1", …; default the best one there is.
+            size: (h, w) of the input, where it is not to be that of the weights.
 
         Raises:
             WeightsError: it cannot be opened, or not by this version.
         """
-        suffix = Path(str(path)).suffix.lower()
+        suffix = Path(urldefrag(str(path)).url).suffix.lower()
+        if suffix == ".onnx":
+            from detrkit.engine.onnx_runtime import OnnxRuntime
+
+            return OnnxRuntime(locate(path), choose_device(device), size)
         if suffix in _OTHERS:
             raise WeightsError(
                 f"{path}: this version of detrkit does not run {_OTHERS[suffix]} files",
                 hint="use the checkpoint (.pth) that it was made from",
             )
-        return TorchRuntime.from_checkpoint(path, config, device=device)
+        runtime = TorchRuntime.from_checkpoint(path, config, device=device)
+        if size is not None:
+            runtime.image_spec = replace(runtime.image_spec, size=size)
+        return runtime
 
 
 class TorchRuntime(Runtime):
@@ -104,6 +114,7 @@ class TorchRuntime(Runtime):
         class_map, image_spec: of the weights.
         device: where it runs.
         precision: of the forward pass.
+        config: what the model was built from.
     """
 
     def __init__(
@@ -115,6 +126,7 @@ class TorchRuntime(Runtime):
         *,
         device: str | torch.device = "cpu",
         precision: Precision | None = None,
+        config: Config | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
@@ -122,6 +134,7 @@ class TorchRuntime(Runtime):
         self.class_map = class_map
         self.image_spec = image_spec
         self.precision = precision or Precision()
+        self.config = config
 
     @classmethod
     def from_checkpoint(
@@ -150,6 +163,7 @@ class TorchRuntime(Runtime):
             loaded.class_map,
             loaded.image_spec,
             device=device,
+            config=loaded.config,
         )
 
     def predict(

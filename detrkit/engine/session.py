@@ -23,6 +23,7 @@ from detrkit.engine.derive import derive_schedule
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
+from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.optim import build_optimizer
 from detrkit.engine.parts import (
@@ -38,7 +39,7 @@ from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
 from detrkit.engine.trainer import Trainer
-from detrkit.engine.weights import LoadReport, load_weights, read_checkpoint
+from detrkit.engine.weights import load_weights, read_checkpoint
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import ClassMap, ImageSpec
 

@@ -6,9 +6,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
+
+
+def stretched(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A uint8 RGB image (3, H, W) at another size (h, w): Pillow's bilinear filter, bit for bit.
+
+    The authors evaluate with Pillow. torch's antialiased filter is several times faster, yet
+    rounds its weights to 16 bits: one grey level of difference in two percent of the values moves
+    the AP of a small data set in the third digit.
+    """
+    if image.shape[-2:] == size:
+        return image
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(image.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +74,10 @@ class ImageSpec:
     def resized(self, image: Tensor) -> Tensor:
         """Resizes (and pads) a uint8 RGB image (3, H, W); still uint8 RGB.
 
-        Bilinear with antialiasing, within one grey level of Pillow's.
+        Resized as `stretched` does.
         """
         h, w = self.content_size((image.shape[-2], image.shape[-1]))
-        if image.shape[-2:] != (h, w):
-            image = F.resize_image(image, [h, w], antialias=True)
+        image = stretched(image, (h, w))
         if (h, w) != self.size:
             pad = [0, 0, self.size[1] - w, self.size[0] - h]
             image = F.pad_image(image, pad, fill=[float(self.pad_value)])
