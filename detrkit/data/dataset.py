@@ -133,7 +133,7 @@ class DetectionDataset(Dataset[Sample]):
         size = (image.shape[-2], image.shape[-1])
         rows = index.boxes_of(number)
         sample = Sample(
-            Canvas.of(image),
+            Canvas.of(image, exact=not self.training),
             index.boxes_xyxy[rows].copy(),
             index.labels[rows].copy(),
             index.area[rows].copy(),

@@ -105,7 +105,7 @@ class Sample:
         if (sx, sy, dx, dy) != (1.0, 1.0, 0.0, 0.0):
             self.boxes_xyxy = self.boxes_xyxy * np.array([sx, sy, sx, sy], np.float32)
             self.boxes_xyxy += np.array([dx, dy, dx, dy], np.float32)
-        self.canvas = Canvas.of(image)
+        self.canvas = Canvas.of(image, exact=self.canvas.exact)
         self.clip()
 
     def clip(self) -> None:

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 
 from detrkit.data.pixels import use_one_thread
 
@@ -49,6 +50,8 @@ def start_worker(worker: int) -> None:
 
 
 def _obey_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    parent = parent_process()  # who asked for this one; with a fork server not who forked it
+    owner = parent.pid if parent else os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != owner:
         pass
     os._exit(0)

@@ -91,6 +91,18 @@ def test_a_broken_image_stays_in_evaluation(path: Path) -> None:
     assert data.broken.tolist() == [0, 1, 0, 0, 0, 0]
 
 
+def test_evaluation_resizes_as_deployment_does(path: Path) -> None:
+    """Bit for bit; training takes a faster filter, one grey level off at times."""
+    resize = Compose([{"type": "Resize", "size": [23, 37]}])
+    exact, fast = (
+        DetectionDataset(read_coco(path), resize, training=training)[0].image.int()
+        for training in (False, True)
+    )
+    source = DetectionDataset(read_coco(path))[0].image
+    assert torch.equal(exact, resize.image_spec().resized(source).int())
+    assert (exact - fast).abs().max() <= 2
+
+
 def test_nothing_readable_stops(path: Path) -> None:
     index = read_coco(path)
     for number in range(6):

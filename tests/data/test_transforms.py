@@ -246,6 +246,23 @@ def test_resize(size: object, max_size: int | None, expected: tuple[int, int]) -
     )
 
 
+@settings(deadline=None)
+@given(
+    h=st.integers(1, 700),
+    w=st.integers(1, 700),
+    size=st.sampled_from([1, 33, 320, 333]),
+    more=st.none() | st.integers(1, 99),
+)
+def test_the_size_of_the_shorter_side_is_torchvision_s(
+    h: int, w: int, size: int, more: int | None
+) -> None:
+    longest = None if more is None else size + more
+    empty = torch.zeros(0, h, w)
+    expected = TF.resize_image(empty, [size], max_size=longest).shape[1:]
+    ours = Resize(size, max_size=longest).output_size((h, w))
+    assert ours == tuple(max(side, 1) for side in expected)
+
+
 def test_resize_is_the_preprocessing_of_deployment() -> None:
     compose = Compose([{"type": "Resize", "size": [32, 48]}, {"type": "ConvertPILImage"}])
     item = compose(sample(), rng())
@@ -257,8 +274,14 @@ def test_pad_and_crop_to_size() -> None:
     assert item.image.shape == (3, 50, 80)
     assert (item.image[:, 40:] == 7).all()
     np.testing.assert_array_equal(item.boxes_xyxy, sample().boxes_xyxy)
-    item = RandomCrop([20, 90], pad_if_needed=True)(sample(), rng())
-    assert item.image.shape == (3, 20, 90)
+    places = set()
+    for seed in range(40):  # padded on both sides, so it lies anywhere
+        item = RandomCrop([20, 90], pad_if_needed=True, fill=9)(sample(), rng(seed))
+        assert item.image.shape == (3, 20, 90)
+        places.add(int((item.image != 9).any(0).any(0).nonzero()[0]))
+    assert min(places) < 6
+    assert max(places) > 24
+    assert RandomCrop(90)(sample(), rng()).image.shape == (3, 40, 60)
 
 
 def test_zoom_out_shrinks_the_picture_on_its_fill() -> None:
