@@ -196,13 +196,18 @@ def _markdown(entries: list[CatalogueEntry]) -> str:
 
     titles = "| name | size | trained on | M params | GFLOPs | AP | T4 | weights |"
     lines = []
-    known = [entry for entry in entries if entry.published is not None]
-    for family, group in groupby(known, key=lambda entry: entry.family):
-        lines += [f"**{FAMILIES[family]}**", "", titles, "|---|---|---|--:|--:|--:|--:|---|"]
-        for entry in group:
-            assert entry.published is not None
-            links = ", ".join(f"[{_label(file)}]({file.url})" for file in entry.published.weights)
+    known = [(entry, entry.published) for entry in entries if entry.published is not None]
+    for family, group in groupby(known, key=lambda pair: pair[0].family):
+        rows = list(group)
+        lines += [f"**{FAMILIES[family]}**, published [here]({rows[0][1].readme})", ""]
+        lines += [titles, "|---|---|---|--:|--:|--:|--:|---|"]
+        for entry, numbers in rows:
+            links = ", ".join(f"[{_label(file)}]({file.url})" for file in numbers.weights)
             cells = [f"`{entry.alias}`", *_cells(entry), links]
             lines.append("| " + " | ".join(cell.replace("*", r"\*") for cell in cells) + " |")
+        lines.append("")
+        for note in dict.fromkeys(numbers.license for _, numbers in rows):
+            names = ", ".join(f"`{entry.alias}`" for entry, n in rows if n.license == note)
+            lines.append(f"- {note}: {names}")
         lines.append("")
     return "\n".join([*lines, NOTES])

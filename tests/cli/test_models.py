@@ -75,6 +75,9 @@ def test_markdown(run: Run) -> None:
     assert "_custom" not in out
     tables = [line.count("|") for line in out.splitlines() if line.startswith("|")]
     assert set(tables) == {9}
+    assert "blob/068dfde/rtdetrv2_pytorch/README.md" in out, "says where the numbers are from"
+    licenses = run("models", "--markdown", "--family", "deimv2").out.splitlines()
+    assert [line.count("`deimv2_") for line in licenses if "DINOv3 License" in line] == [2, 2]
 
 
 @pytest.mark.parametrize(
