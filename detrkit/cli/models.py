@@ -206,8 +206,9 @@ def _markdown(entries: list[CatalogueEntry]) -> str:
             cells = [f"`{entry.alias}`", *_cells(entry), links]
             lines.append("| " + " | ".join(cell.replace("*", r"\*") for cell in cells) + " |")
         lines.append("")
-        for note in dict.fromkeys(numbers.license for _, numbers in rows):
+        notes = list(dict.fromkeys(numbers.license for _, numbers in rows))
+        for note in notes:
             names = ", ".join(f"`{entry.alias}`" for entry, n in rows if n.license == note)
-            lines.append(f"- {note}: {names}")
+            lines.append(f"- License: {note}" + (f" ({names})" if len(notes) > 1 else ""))
         lines.append("")
     return "\n".join([*lines, NOTES])
