@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detrkit.engine.schedules import FLAT_COSINE
-from detrkit.engine.stages import collate_of, matcher_change, transforms_of
+from detrkit.engine.stages import collate_of, matcher_change, matcher_of, transforms_of
 
 #: Share of the epochs without augmentation at the end, where the file says less or nothing.
 TAIL = 0.12
@@ -165,7 +165,7 @@ def epoch_values(
             values[f"{_COLLATE}.{name}_epochs"] = [windows.move(epoch) for epoch in window]
     change = matcher_change(tree)
     if change is not None and change < windows.old_stop:
-        values[f"{tree['criterion']}.matcher.matcher_change_epoch"] = windows.move(change)
+        values[f"{matcher_of(tree)[0]}.matcher_change_epoch"] = windows.move(change)
     if flat and 0 < (tree.get("flat_epoch") or 0) <= windows.old_stop:
         values["flat_epoch"] = windows.move(tree["flat_epoch"])
     if tail:

@@ -124,15 +124,23 @@ def image_sizes_of(collate: Mapping[str, Any]) -> tuple[Size, ...]:
     return tuple(generate_scales(base if isinstance(base, int) else max(base), repeat))
 
 
+def matcher_of(tree: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The dotted key of the matcher's arguments, and these; empty where there are none."""
+    key, section = "", tree
+    for slot in ("criterion", "matcher"):
+        value = section.get(slot)
+        key = f"{key}.{slot}" if key else slot
+        if isinstance(value, str):
+            key, value = value, tree.get(value)
+        section = value if isinstance(value, Mapping) else {}
+    return key, section
+
+
 def matcher_change(tree: Mapping[str, Any]) -> int | None:
     """The epoch from which the matcher uses its second cost; None: never."""
-    name = tree.get("criterion")
-    criterion = tree.get(name) if isinstance(name, str) else name
-    matcher = criterion.get("matcher") if isinstance(criterion, Mapping) else None
-    if not isinstance(matcher, Mapping) or not matcher.get("change_matcher"):
-        return None
+    _, matcher = matcher_of(tree)
     epoch = matcher.get("matcher_change_epoch")
-    return None if epoch is None else int(epoch)
+    return int(epoch) if matcher.get("change_matcher") and epoch is not None else None
 
 
 def restart_epoch(tree: Mapping[str, Any], epochs: int) -> int | None:

@@ -44,7 +44,7 @@ def signatures(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Registered components and those of their defaults that are plain values."""
     for file in sorted(folder.rglob("*.py")):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore")
             module = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(module):
             if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):

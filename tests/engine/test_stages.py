@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detrkit.engine.stages import Stage, image_sizes_of, stages_of
+from detrkit.engine.stages import Stage, image_sizes_of, matcher_change, matcher_of, stages_of
 from detrkit.errors import ConfigError
 
 MOSAIC = {"type": "Mosaic", "probability": 1.0}
@@ -130,6 +130,29 @@ def test_no_policy_is_strong_throughout() -> None:
 def test_image_sizes(collate: dict[str, Any], sizes: tuple[Any, ...] | None) -> None:
     derived = (480, 512, 544, 576, 608, 640, 800, 768, 736, 704, 672)
     assert image_sizes_of(collate) == (derived if sizes is None else sizes)
+
+
+CHANGE = {"change_matcher": True, "matcher_change_epoch": 9}
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"criterion": "Loss", "Loss": {"matcher": CHANGE}}, "Loss.matcher"),
+        ({"criterion": {"matcher": CHANGE}}, "criterion.matcher"),
+        ({"criterion": "Loss", "Loss": {"matcher": "Pairs"}, "Pairs": CHANGE}, "Pairs"),
+    ],
+)
+def test_the_matcher_is_found_however_it_is_named(tree: dict[str, Any], key: str) -> None:
+    assert matcher_of(tree) == (key, CHANGE)
+    assert matcher_change(tree) == 9
+
+
+@pytest.mark.parametrize(
+    "tree", [{}, {"criterion": "Loss"}, {"criterion": {"matcher": {"matcher_change_epoch": 9}}}]
+)
+def test_no_change_of_the_matcher(tree: dict[str, Any]) -> None:
+    assert matcher_change(tree) is None
 
 
 @pytest.mark.parametrize("epoch", [[4, 29], [1, 2, 3, 4], "many", [1, 2, "x"], 1.5])
