@@ -2,7 +2,9 @@
 
 Shape legend: B images, Q queries, D denoising queries, K classes, R = reg_max bins.
 
-Every box is `boxes_cxcywh`, 0–1. The keys are those of D-FINE's authors.
+Every box is `boxes_cxcywh`, 0–1. The keys are those of D-FINE's authors, for all decoders. RT-DETR's
+predict boxes directly: they return no `up`, `reg_scale`, `pre_outputs` and `dn_pre_outputs`, and
+their layers no `pred_corners`, `ref_points` and teacher.
 """
 
 from __future__ import annotations
@@ -65,9 +67,11 @@ class Outputs(LayerOutputs, total=False):
         up: (1,) upper bound of the weighting function, see `ops.distribution`.
         reg_scale: (1,) its curvature.
         aux_outputs: the decoder layers before the last.
-        enc_aux_outputs: what the encoder says about the selected queries.
+        enc_aux_outputs: what the encoder says about the selected queries; the first RT-DETR lists
+            it as one more of `aux_outputs`.
         pre_outputs: the first layer's classes and the boxes before refinement.
-        dn_outputs: all decoder layers, denoising queries (D instead of Q).
+        dn_outputs: all decoder layers, denoising queries (D instead of Q); RT-DETRv2's authors
+            call it `dn_aux_outputs`.
         dn_pre_outputs: `pre_outputs` of the denoising queries.
         enc_meta: how queries were selected.
         dn_meta: how denoising queries are arranged. Absent without denoising.

@@ -278,6 +278,7 @@ def test_first_rtdetr_is_the_second_under_other_names(targets: Targets) -> None:
         ({"eval_idx": -4}, "eval_idx: -4"),
         ({"nhead": 5}, "hidden_dim: 32 is not divisible by nhead 5"),
         ({"num_points": [4, 4, 4]}, "num_points"),
+        ({"num_points": [0, 4]}, "at least one point"),
         ({"feat_strides": [16]}, "feat_strides"),
         ({"feat_channels": [], "feat_strides": []}, "0 feat_channels"),
         ({"num_classes": 0}, "num_classes"),
@@ -290,6 +291,15 @@ def test_first_rtdetr_is_the_second_under_other_names(targets: Targets) -> None:
 def test_arguments_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"RTDETRTransformerv2.*{message}"):
         make("rtdetrv2", **settings)
+
+
+@pytest.mark.parametrize("variant", ["dfine", "deimv2"])
+def test_widths_and_bins_that_do_not_fit(variant: str) -> None:
+    with pytest.raises(ConfigError, match="layer_scale: layers 1.1 times as wide have 35 channels"):
+        make(variant, layer_scale=1.1)
+    for bins in (2, 31):
+        with pytest.raises(ConfigError, match=f"reg_max: .* got {bins}"):
+            make(variant, reg_max=bins)
 
 
 def test_registered_under_the_authors_names() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import ConfigError
 from detrkit.models.decoders.settings import DecoderSettings
 from detrkit.models.layers.activations import get_activation
 from detrkit.models.layers.attention import SelfAttention
@@ -58,6 +59,9 @@ class DecoderLayer(nn.Module):
         rms_norm: norms are RMSNorm, not LayerNorm.
         swiglu: the feed-forward net is a SwiGLU of half the hidden width, so that it has about
             as many parameters; `activation` is then not used.
+
+    Raises:
+        ConfigError: the scaled width is not divisible by the number of heads.
     """
 
     def __init__(
@@ -72,6 +76,11 @@ class DecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         width, hidden = (round(scale * n) for n in (settings.hidden_dim, settings.dim_feedforward))
+        if width % settings.nhead:
+            raise ConfigError(
+                f"{settings.owner}.layer_scale: layers {scale} times as wide have {width} channels, "
+                f"which {settings.nhead} heads do not divide"
+            )
         norm: type[nn.Module] = RMSNorm if rms_norm else nn.LayerNorm
         dropout = settings.dropout
         self.self_attn = SelfAttention(width, settings.nhead, dropout)

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import ConfigError
 from detrkit.models.decoders.fdr import Heads, Integral, Refinement, RefinementDecoder
 from detrkit.models.decoders.settings import DecoderSettings
 from detrkit.models.decoders.training_outputs import training_outputs
@@ -29,6 +30,9 @@ class RefiningDecoder(TwoStageDecoder):
         reg_scale: curvature of the weighting function.
         layer_scale: width of the layers after the evaluated one, relative to `hidden_dim`.
         position_once: see `RefinementDecoder`.
+
+    Raises:
+        ConfigError: `reg_max` is odd or below 4.
     """
 
     pre_bbox_head: MLP
@@ -47,6 +51,10 @@ class RefiningDecoder(TwoStageDecoder):
         position_once: bool = False,
     ) -> None:
         super().__init__(settings)
+        if reg_max < 4 or reg_max % 2:
+            raise ConfigError(
+                f"{settings.owner}.reg_max: must be even and at least 4, got {reg_max}"
+            )
         self.reg_max = reg_max
         self.up = nn.Parameter(torch.tensor([0.5]), requires_grad=False)
         # an integer in the configuration makes an integer parameter, as in authors' checkpoints

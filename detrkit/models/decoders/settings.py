@@ -80,6 +80,8 @@ class DecoderSettings:
             wrong = f"hidden_dim: {self.hidden_dim} is not divisible by nhead {self.nhead}"
         elif not isinstance(points, int) and len(points) != self.num_levels:
             wrong = f"num_points: {list(points)} must have one entry for {self.num_levels} levels"
+        elif (points if isinstance(points, int) else min(points)) < 1:
+            wrong = f"num_points: every level needs at least one point, got {points}"
         else:
             wrong = _unknown("cross_attn_method", self.cross_attn_method, _SAMPLING_METHODS)
             wrong = wrong or _unknown(
