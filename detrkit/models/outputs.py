@@ -2,9 +2,9 @@
 
 Shape legend: B images, Q queries, D denoising queries, K classes, R = reg_max bins.
 
-Every box is `boxes_cxcywh`, 0–1. The keys are those of D-FINE's authors, for all decoders. RT-DETR's
-predict boxes directly: they return no `up`, `reg_scale`, `pre_outputs` and `dn_pre_outputs`, and
-their layers no `pred_corners`, `ref_points` and teacher.
+Every box is `boxes_cxcywh`, 0–1. The keys are those of D-FINE's authors, for all decoders. Those
+of RT-DETR predict boxes directly: they return no `up`, `reg_scale`, `pre_outputs` and
+`dn_pre_outputs`, and their layers no `pred_corners`, `ref_points` and teacher.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class DecoderLayer(nn.Module):
         width, hidden = (round(scale * n) for n in (settings.hidden_dim, settings.dim_feedforward))
         if width % settings.nhead:
             raise ConfigError(
-                f"{settings.owner}.layer_scale: layers {scale} times as wide have {width} channels, "
-                f"which {settings.nhead} heads do not divide"
+                f"{settings.owner}.layer_scale: layers {scale} times as wide have {width} "
+                f"channels, which {settings.nhead} heads do not divide"
             )
         norm: type[nn.Module] = RMSNorm if rms_norm else nn.LayerNorm
         dropout = settings.dropout
