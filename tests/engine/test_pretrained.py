@@ -12,7 +12,9 @@ from torch import nn
 
 from detrkit.engine.parts import load_pretrained_backbone
 from detrkit.errors import WeightsError
+from detrkit.models.backbones.hgnetv2 import HGNetv2
 from detrkit.models.backbones.spatial_tuning_adapter import DINOv3STAs
+from detrkit.models.backbones.torchvision import TorchvisionBackbone
 
 
 class Detector(nn.Module):
@@ -103,3 +105,50 @@ def test_a_local_copy_comes_before_the_url(tmp_path: Path) -> None:
 def test_true_without_a_url_warns(caplog: pytest.LogCaptureFixture) -> None:
     load_pretrained_backbone(Detector(Backbone(pretrained=True)))
     assert "starts from random" in caplog.text
+
+
+def test_a_smaller_size_takes_what_fits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    larger = HGNetv2("B0", use_lab=True)
+    torch.save(larger.state_dict(), tmp_path / "PPHGNetV2_B0_stage1.pth")
+    atto = HGNetv2("Atto", use_lab=True, return_idx=[2], local_model_dir=str(tmp_path))
+    own = {k: v.clone() for k, v in atto.state_dict().items()}
+    load_pretrained_backbone(Detector(atto))
+    theirs = larger.state_dict()
+    loaded = [k for k, v in own.items() if theirs[k].shape == v.shape]
+    assert 0 < len(loaded) < len(own)
+    for name, value in atto.state_dict().items():
+        assert torch.equal(value, theirs[name] if name in loaded else own[name]), name
+
+
+def test_a_library_brings_its_own_weights() -> None:
+    backbone = Backbone(pretrained=True)
+    backbone.pretrained_part = backbone.stem
+    state = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    backbone.__dict__["pretrained_state"] = lambda: state
+    load_pretrained_backbone(Detector(backbone))
+    assert torch.equal(backbone.stem.weight, torch.ones(2, 2))
+    state["bias"] = torch.ones(3)
+    with pytest.raises(WeightsError, match="do not fit"):
+        load_pretrained_backbone(Detector(backbone))
+
+
+def test_a_file_wins_over_the_librarys_weights(tmp_path: Path) -> None:
+    torch.save({"stem.weight": torch.ones(2, 2), "stem.bias": torch.ones(2)}, tmp_path / "a.pth")
+    backbone = Backbone(pretrained=str(tmp_path / "a.pth"))
+    backbone.__dict__["pretrained_state"] = lambda: pytest.fail("not asked for")
+    load_pretrained_backbone(Detector(backbone))
+    assert torch.equal(backbone.stem.bias, torch.ones(2))
+
+
+def test_a_classifiers_file_for_a_feature_extractor(tmp_path: Path) -> None:
+    from torchvision import models
+
+    classifier = models.shufflenet_v2_x0_5(weights=None)
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    backbone = TorchvisionBackbone(
+        "shufflenet_v2_x0_5", pretrained=str(tmp_path / "classifier.pth")
+    )
+    load_pretrained_backbone(Detector(backbone))
+    loaded = backbone.body.state_dict()["conv1.0.weight"]
+    assert torch.equal(loaded, classifier.state_dict()["conv1.0.weight"])

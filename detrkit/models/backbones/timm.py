@@ -71,7 +71,7 @@ class TimmBackbone(nn.Module):
             self.model = timm.create_model(
                 name, pretrained=False, exportable=True, **self._arguments
             )
-        except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a model says to what it does not know
             raise ConfigError(
                 f"TimmBackbone: timm cannot build `{name}` with {self._arguments}: {error}"
             ) from error
@@ -80,7 +80,7 @@ class TimmBackbone(nn.Module):
         check_strides(f"timm's {name}", self.out_strides)
         self._channels_last = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
         if freeze_norm:
-            self.model = timm.utils.freeze_batch_norm_2d(self.model)
+            self.model = timm.layers.freeze_batch_norm_2d(self.model)
 
     @property
     def pretrained_part(self) -> nn.Module:

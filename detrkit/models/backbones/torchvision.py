@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -112,6 +113,16 @@ class TorchvisionBackbone(nn.Module):
             channels_first(maps[node]) if last else maps[node]
             for node, last in zip(self.nodes, self._channels_last, strict=True)
         ]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TorchvisionBackbone:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        # torchvision's extractor always comes out of a copy in training mode
+        twin.body.train(self.body.training)
+        for own, copied in zip(self.body.modules(), twin.body.modules(), strict=True):
+            copied.training = own.training
+        return twin
 
 
 def _build(name: str) -> nn.Module:
