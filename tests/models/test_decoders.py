@@ -178,13 +178,20 @@ def test_half_precision(variant: str, targets: Targets) -> None:
     assert half["pred_boxes"].isfinite().all()
 
 
-@pytest.mark.parametrize("variant", ["deimv2-shared", "rtdetrv2"])
+@pytest.mark.parametrize(
+    ("variant", "settings"),
+    [("deimv2-shared", {}), ("rtdetrv2", {"learn_query_content": True})],
+)
 @torch.no_grad()
-def test_exports(variant: str) -> None:
-    decoder = make(variant, num_layers=1).eval()
-    exported = torch.export.export(decoder, (maps(),)).module()
-    for key, tensor in decoder(maps()).items():
-        assert torch.allclose(exported(maps())[key], tensor, atol=1e-5), key
+def test_exports_for_any_batch(variant: str, settings: dict[str, Any]) -> None:
+    decoder = make(variant, num_layers=1, **settings).eval()
+    batch = {0: torch.export.Dim.DYNAMIC}
+    shapes = {"features": [batch, batch]}
+    graph = torch.export.export(decoder, (maps(),), dynamic_shapes=shapes).module()
+    for images in (2, 5):
+        found = graph(maps(batch=images))
+        for key, tensor in decoder(maps(batch=images)).items():
+            assert torch.allclose(found[key], tensor, atol=1e-5), key
 
 
 def test_shared_heads_are_one() -> None:

@@ -147,7 +147,7 @@ class TwoStageDecoder(nn.Module, ABC):
         encoder: LayerOutputs = {"pred_logits": logits, "pred_boxes": box_logits.sigmoid()}
         start = box_logits.detach()
         if self.settings.learn_query_content:
-            content = self.tgt_embed.weight[:count].expand(len(memory), -1, -1)
+            content = self.tgt_embed.weight[:count].expand(memory.shape[0], -1, -1)
         else:
             content = content.detach()
         if noisy is not None:

@@ -89,7 +89,7 @@ class MSDeformableAttention(nn.Module):
             weight, bias = self.value_proj.weight, self.value_proj.bias[:, None]
             # the matrix stands left: channels-last maps become sampling maps without a copy
             features = [
-                torch.baddbmm(bias, weight.expand(len(f), -1, -1), f.flatten(2)).view(f.shape)
+                torch.baddbmm(bias, weight.expand(f.shape[0], -1, -1), f.flatten(2)).view(f.shape)
                 for f in features
             ]
         return [split_heads(feature, self.num_heads) for feature in features]
