@@ -93,7 +93,9 @@ class Stage:
             words.append("matching by score and IoU")
         if self.restarts:
             words.append("from the best weights so far")
-        return f"epochs {self.first}-{self.end - 1}  {', '.join(words)}"
+        alone = self.end - self.first == 1
+        epochs = f"epoch {self.first}" if alone else f"epochs {self.first}-{self.end - 1}"
+        return f"{epochs}  {', '.join(words)}"
 
 
 @dataclass(frozen=True, slots=True)
