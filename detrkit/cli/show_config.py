@@ -91,6 +91,7 @@ def _print(config: Config, payload: dict[str, Any], *, origin: bool, batches: in
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -101,6 +102,9 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    if not out.is_terminal:  # a file or pipe takes lines of any length: one row, one line
+        widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+        out.width = max(out.width, sum(widths) + 2 * len(widths))
     out.print(table)
 
 
