@@ -1,6 +1,7 @@
 """The Typer application: finds commands lazily, turns errors into `error:` and `hint:`.
 
-A command is one file of this package with one function of the file's name (`-` becomes `_`).
+A command is one file of this package with one function of the file's name (`-` becomes `_`);
+`COMMANDS` in that file makes it a group.
 A file is imported when its command runs or when help lists it, so a command file keeps heavy
 imports (torch, the engine) inside its function.
 
@@ -10,6 +11,7 @@ Exit codes: 0 done, 1 bug, 2 usage, 3 config, 4 data, 5 weights, 6 missing extra
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -22,14 +24,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from detrkit.cli import console
-from detrkit.cli.help import command_function, options_of, print_help
+from detrkit.cli.help import command_function, inner_commands, options_of, print_help
 from detrkit.errors import DetrkitError, Interrupted, UsageError, did_you_mean
 
 #: Panels of `detrkit --help` and their commands, in the order in which they are shown.
 PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval",),
-    "Deploy": ("infer",),
+    "Deploy": ("infer", "weights"),
     "Data": (),
     "Understand": ("info", "show-config", "models", "modules"),
 }
@@ -92,7 +94,20 @@ class Command(TyperCommand):
             raise typer.Exit(0) from None
 
 
-class LazyGroup(TyperGroup):
+class SuggestingGroup(TyperGroup):
+    """Commands of which a mistyped name gets a suggestion."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in self.list_commands(ctx) and not name.startswith("-"):
+            raise UsageError(
+                f"no command `{name}`{did_you_mean(name, self.list_commands(ctx))}",
+                hint=f"`{ctx.command_path} --help` lists the commands",
+            )
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(SuggestingGroup):
     """Commands from `PANELS`, imported when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -103,15 +118,6 @@ class LazyGroup(TyperGroup):
             if cmd_name in names:
                 return _load(cmd_name, panel)
         return None
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name = args[0]
-        if name not in self.list_commands(ctx) and not name.startswith("-"):
-            raise UsageError(
-                f"no command `{name}`{did_you_mean(name, self.list_commands(ctx))}",
-                hint="`detrkit --help` lists the commands",
-            )
-        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         print_help(
@@ -124,14 +130,29 @@ class LazyGroup(TyperGroup):
 
 
 def _load(name: str, panel: str) -> Any:
-    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(
-        name,
-        cls=Command,
-        rich_help_panel=panel,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )(command_function(name))
-    return typer.main.get_command(single)
+    """A command, or a group of them where the file has `COMMANDS` (name -> function)."""
+    function = command_function(name)
+    help_flags = {"help_option_names": ["-h", "--help"]}
+    commands = inner_commands(name)
+    if commands is None:
+        single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        single.command(name, cls=Command, rich_help_panel=panel, context_settings=help_flags)(
+            function
+        )
+        return typer.main.get_command(single)
+    group = typer.Typer(
+        cls=SuggestingGroup,
+        name=name,
+        help=inspect.getdoc(function),
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        context_settings=help_flags,
+    )
+    group.callback()(function)
+    for inner, inner_function in commands.items():
+        group.command(inner, cls=Command, context_settings=help_flags)(inner_function)
+    return typer.main.get_command(group)
 
 
 app = typer.Typer(

@@ -26,6 +26,13 @@ def command_function(name: str) -> Callable[..., None]:
     return function
 
 
+def inner_commands(name: str) -> Mapping[str, Callable[..., None]] | None:
+    """The commands of a group: `COMMANDS` of its file; None for a single command."""
+    module = importlib.import_module(f"detrkit.cli.{name.replace('-', '_')}")
+    commands: Mapping[str, Callable[..., None]] | None = getattr(module, "COMMANDS", None)
+    return commands
+
+
 def print_help(
     usage: str,
     summary: str,

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Optional
+
+import typer
+
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates, Weights
 from detrkit.cli.train import LR, Amp, Batch, Epochs, Seed, Size, ValFraction, Workers
 from detrkit.cli.train import run as _run
+
+# Typer reads annotations at run time, on Python 3.10 as well.
+# ruff: noqa: UP045
+
+ClassMapFile = Annotated[
+    Optional[str],
+    typer.Option(
+        "--class-map",
+        metavar="FILE",
+        help="Lines `my class: their class` (a name, a number or null), where names do not tell.",
+        show_default=False,
+    ),
+]
 
 
 def tune(
     cfg: ConfigArg,
     weights: Weights,
     data: Data = None,
+    class_map: ClassMapFile = None,
     val_fraction: ValFraction = None,
     epochs: Epochs = None,
     batch: Batch = None,
@@ -27,8 +45,9 @@ def tune(
 ) -> None:
     """Fine-tune weights (a file or URL) on a data set.
 
-    Rows of the class heads are copied by class name; what was loaded and what was not is
-    printed.
+    Rows of the class heads are copied by class name (a `tvmonitor` is a `tv`); what was loaded
+    and what was not is printed. Weights of 80 classes are taken for COCO's, of 365 or 366 for
+    those of Objects365.
     """
     from detrkit.engine.derive import TrainFlags
 
@@ -44,5 +63,6 @@ def tune(
         seed=seed,
         workers=workers,
         tune=weights,
+        class_map=class_map,
     )
     _run(cfg, flags, update or [], plugin, output, json)

@@ -21,6 +21,7 @@ class RunConfig:
         summary_dir: of TensorBoard; None: inside the run directory.
         resume: checkpoint to continue.
         tuning: checkpoint to fine-tune.
+        tuning_class_map: file that says which of its classes become which of the data set's.
         last_epoch: epoch before the first one.
         print_freq: steps between log lines.
         checkpoint_freq: epochs between numbered checkpoints.
@@ -59,6 +60,7 @@ class RunConfig:
     summary_dir: str | None = None
     resume: str | None = None
     tuning: str | None = None
+    tuning_class_map: str | None = None
     last_epoch: int = -1
     print_freq: int | None = None
     checkpoint_freq: int = 1

@@ -15,11 +15,13 @@ never runs code.
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -181,8 +183,13 @@ class Checkpoint:
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> Checkpoint:
+    def load(cls, path: str | Path, *, trusted: bool = False) -> Checkpoint:
         """Reads a file. Tensors stay on the CPU.
+
+        Args:
+            path: the file.
+            trusted: runs the code inside, if there is any. What comes back holds tensors and
+                plain values either way: write it again (`detrkit weights strip`) to be rid of it.
 
         Raises:
             WeightsError: missing, damaged, of another kind, or with code inside.
@@ -195,13 +202,21 @@ class Checkpoint:
         if not file.is_file():
             raise WeightsError(f"weight file not found: {file}", hint=_neighbours(file))
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_numpy_types()):
+                content = torch.load(file, map_location="cpu", weights_only=not trusted)
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise WeightsError(
+                f"{file} holds objects of a program that is not here: {error}",
+                hint="run this where that program can be imported (for the authors' files: in "
+                "their repository)",
+            ) from error
         except pickle.UnpicklingError as error:
             if "GLOBAL" in str(error) or "Unsupported" in str(error):
                 raise WeightsError(
                     f"{file} holds Python objects other than tensors and plain values, "
-                    "which detrkit does not run",
-                    hint="save only its state dict: torch.save(model.state_dict(), 'weights.pth')",
+                    f"which detrkit does not run{_named_object(error)}",
+                    hint="if you trust where it is from, take the weights out once: "
+                    f"detrkit weights strip {file} --trust -o clean.pth",
                 ) from error
             raise WeightsError(f"{file} is damaged or not a torch file") from error
         except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -211,6 +226,21 @@ class Checkpoint:
                 hint="download or copy it again; an interrupted copy is shorter than the original",
             ) from error
         return cls.from_dict(content, file)
+
+
+def _numpy_types() -> list[Any]:
+    """Numbers and arrays of NumPy, which some training scripts leave in their checkpoints."""
+    number, array = np.float64(0), np.zeros(1)
+    rebuild = [f for value in (number, array) for f in (value.__reduce__()[0],)]
+    kinds = {type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "u1", "?")}
+    old = [(f, f"numpy.core.multiarray.{f.__name__}") for f in rebuild]
+    return [*rebuild, *old, np.dtype, np.ndarray, *kinds]
+
+
+def _named_object(error: Exception) -> str:
+    """Which object torch refused, in brackets."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f" ({found[1]})" if found else ""
 
 
 def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:

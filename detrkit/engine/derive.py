@@ -43,6 +43,7 @@ class TrainFlags:
         seed: of everything random.
         workers: loader processes.
         tune: weights to start from.
+        class_map: file of lines `class of the data: class of these weights`.
     """
 
     data: str | None = None
@@ -56,6 +57,7 @@ class TrainFlags:
     seed: int | None = None
     workers: int | None = None
     tune: str | None = None
+    class_map: str | None = None
 
 
 def load_with_flags(
@@ -107,6 +109,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("device", flags.device, "--device")
     if flags.tune is not None:
         put("tuning", flags.tune, "--tune")
+    if flags.class_map is not None:
+        put("tuning_class_map", flags.class_map, "--class-map")
     if flags.amp is not None:
         if flags.amp not in ("bf16", "fp16", "off"):
             raise UsageError(f"--amp {flags.amp}: choose bf16, fp16 or off")

@@ -118,6 +118,8 @@ def _download(url: str, place: Path, expected: str | None, timeout: float) -> No
     except (OSError, DetrkitError, ValueError) as error:
         cause = error.__cause__ or error
         reason = cause.reason if isinstance(cause, urllib.error.URLError) else cause
+        if isinstance(cause, urllib.error.HTTPError):
+            cause.close()  # it holds the connection
         raise WeightsError(
             f"cannot download {url}: {reason}",
             hint=f"download it by hand and put it at {place}, or give the file itself",

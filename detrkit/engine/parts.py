@@ -115,7 +115,7 @@ def _pretrained_file(backbone: nn.Module, given: str | None, url: str | None) ->
     if given is None and path.is_file():
         return path
     try:
-        return fetch(source)
+        return fetch(source, shared=given is None)
     except WeightsError as error:
         raise WeightsError(error.message, hint=how or f"{error.hint}; {without}") from error
 

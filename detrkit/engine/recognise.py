@@ -21,7 +21,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
+from urllib.parse import urldefrag, urlparse
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ def recognise(state: Mapping[str, Tensor], source: str | Path) -> str:
     """
     found = candidates(state)
     if len(found) > 1:
-        file = Path(str(source)).name
+        file = Path(urldefrag(str(source)).url).name
         found = [c for c in found if file in c.published_files] or found
     if len(found) == 1:
         return found[0].name

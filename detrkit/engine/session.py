@@ -19,6 +19,7 @@ from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.class_matching import read_class_map
 from detrkit.engine.derive import derive_schedule
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
@@ -282,12 +283,13 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
     if not cfg.run.tuning:
         load_pretrained_backbone(model)
         return None
-    checkpoint = read_checkpoint(cfg.run.tuning)
+    checkpoint, class_map_file = read_checkpoint(cfg.run.tuning), cfg.run.tuning_class_map
     return load_weights(
         model,
         checkpoint.weights,
         class_map=class_map,
         source_classes=checkpoint.class_map,
+        class_pairs=read_class_map(class_map_file) if class_map_file else None,
         source=str(cfg.run.tuning),
     )
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -111,9 +112,42 @@ def test_damaged(tmp_path: Path) -> None:
 
 
 def test_code_inside_is_not_run(tmp_path: Path) -> None:
-    torch.save({"model": Path("x")}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="Python objects"):
+    state = nn.Linear(2, 2).state_dict()
+    torch.save({"model": state, "args": Path("x")}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"Python objects.*\(pathlib") as error:
         Checkpoint.load(tmp_path / "w.pth")
+    assert "weights strip" in (error.value.hint or "")
+    assert "--trust" in (error.value.hint or "")
+    assert list(Checkpoint.load(tmp_path / "w.pth", trusted=True).weights) == ["weight", "bias"]
+
+
+def test_objects_of_programs_that_are_not_here(tmp_path: Path) -> None:
+    class Left:
+        def __reduce__(self) -> tuple[object, ...]:
+            import types
+
+            module = types.ModuleType("gone_program")
+            return (_absent(module), ())
+
+    def _absent(module: object) -> type:
+        import sys
+
+        kind = type("Settings", (), {"__module__": "gone_program", "__qualname__": "Settings"})
+        sys.modules["gone_program"] = module  # type: ignore[assignment]
+        module.Settings = kind  # type: ignore[attr-defined]
+        return kind
+
+    torch.save({"model": {}, "args": Left()}, tmp_path / "w.pth")
+    del sys.modules["gone_program"]
+    with pytest.raises(WeightsError, match=r"a program that is not here: .*gone_program"):
+        Checkpoint.load(tmp_path / "w.pth", trusted=True)
+
+
+def test_numbers_of_numpy_are_plain(tmp_path: Path) -> None:
+    state = nn.Linear(2, 2).state_dict()
+    content = {"model": state, "best": np.float64(0.5), "curve": np.arange(3), "n": np.int64(3)}
+    torch.save(content, tmp_path / "w.pth")
+    assert list(Checkpoint.load(tmp_path / "w.pth").weights) == ["weight", "bias"]
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}])

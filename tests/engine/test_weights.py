@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from detrkit.engine.known_classes import coco_classes
-from detrkit.engine.weights import load_weights, match_classes, read_checkpoint, read_state
+from detrkit.engine.class_matching import match_classes
+from detrkit.engine.known_classes import coco_classes, objects365_classes
+from detrkit.engine.weights import load_weights, read_checkpoint, read_state
 from detrkit.errors import WeightsError
 from detrkit.structures import ClassMap
 
@@ -86,6 +87,50 @@ def test_eighty_rows_are_coco() -> None:
     assert rows(model.decoder.enc_score_head.weight) == wanted
     assert (len(coco), coco.category_ids[0], coco.category_ids[-1]) == (80, 1, 90)
     assert coco.names[11] == "stop sign"
+
+
+@pytest.mark.parametrize("count", [365, 366])
+def test_objects365_heads(count: int) -> None:
+    """The authors' 366 rows are indexed by category id; row 0 means nothing."""
+    mine = ClassMap(("tvmonitor", "Person", "raccoon"), (0, 1, 2))
+    model = Model(3)
+    report = load_weights(model, numbered(count), class_map=mine)
+    wanted = [objects365_classes().names.index(n) for n in ("Monitor/TV", "Person")]
+    assert rows(model.decoder.enc_score_head.weight)[:2] == [w + 1 + count - 365 for w in wanted]
+    embedding = model.decoder.denoising_class_embed.weight
+    assert rows(embedding)[-1] == count + 1  # padding
+    assert report.matched_classes == {"tvmonitor": "Monitor/TV", "Person": "Person"}
+    assert report.new_classes == ["raccoon"]
+
+
+def test_explicit_pairs_win() -> None:
+    model = Model(3)
+    pairs = {"Bird": "dog", "car": 3, "person": None}
+    report = load_weights(
+        model, numbered(4), class_map=MINE, source_classes=THEIRS, class_pairs=pairs
+    )
+    assert rows(model.decoder.enc_score_head.weight)[:2] == [2, 4]
+    assert report.new_classes == ["person"]
+    # numbers alone serve where the file's classes are not known
+    load_weights(model, numbered(7), class_map=MINE, class_pairs={"Bird": 6, "car": 0})
+    assert rows(model.decoder.enc_score_head.weight)[:2] == [7, 1]
+
+
+def test_the_report_counts_each_tensor_once() -> None:
+    state = numbered(4)
+    state["decoder.extra.weight"] = torch.zeros(1)
+    state["head.weight"] = torch.zeros(1)
+    state["decoder.dec_bbox_head.weight"] = torch.zeros(5, 3)
+    del state["decoder.dec_bbox_head.bias"]
+    report = load_weights(Model(3), state, class_map=MINE, source_classes=THEIRS, source="w.pth")
+    assert report.by_group() == {
+        "decoder": {"loaded": 6, "missing": 1, "unexpected": 1, "mismatched": 1},
+        "head": {"loaded": 0, "missing": 0, "unexpected": 1, "mismatched": 0},
+    }
+    assert report.total == len(Model(3).state_dict())
+    assert not report.complete
+    assert "loaded 6 of 8 tensors from w.pth (decoder 6/8)" in report.describe()
+    assert report.to_dict()["groups"] == report.by_group()
 
 
 def test_unknown_classes_of_another_count_are_left_out() -> None:

@@ -48,8 +48,8 @@ def read_hf_folder(path: Path) -> Checkpoint:
     tensors, _ = read_tensors(path / WEIGHTS)
     if not looks_like_hf(tensors):
         return Checkpoint(model=tensors, path=path)
-    checkpoint = from_hf_state(tensors, _json(path / CONFIG), path)
-    checkpoint.image_spec = image_spec_from(_json(path / PREPROCESSOR))
+    checkpoint = from_hf_state(tensors, read_json(path / CONFIG), path)
+    checkpoint.image_spec = image_spec_from(read_json(path / PREPROCESSOR))
     return checkpoint
 
 
@@ -181,7 +181,12 @@ def image_spec_from(preprocessor: Mapping[str, Any]) -> ImageSpec | None:
     return ImageSpec(spec.size, scale=spec.scale, mean=tuple(mean), std=tuple(std))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of one of the folder's files; empty where it is missing.
+
+    Raises:
+        WeightsError: damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -31,7 +31,7 @@ HFModel = Literal["d_fine", "rt_detr_v2", "deimv2"]
 
 #: Not weights: computed, or bookkeeping.
 _SKIPPED = re.compile(
-    r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale|periods|bias_mask|project)$"
+    r"(^|\.)(num_batches_tracked|anchors|valid_mask|num_points_scale|n_points_scale|periods|bias_mask|project)$"
 )
 #: Names of transformers 4 -> 5.
 _OLD_NAMES = (
@@ -251,8 +251,9 @@ def _decoder(model: HFModel) -> Iterator[Rule]:
     yield _rule(
         "decoder.input_proj.{i}.{rest}", "model.decoder_input_proj.{i}.{rest}", words=_SEQUENTIAL
     )
-    yield _rule("decoder.enc_output.proj.{rest}", "model.enc_output.0.{rest}")
-    yield _rule("decoder.enc_output.norm.{rest}", "model.enc_output.1.{rest}")
+    if model != "deimv2":  # the authors' DEIMv2 has none
+        yield _rule("decoder.enc_output.proj.{rest}", "model.enc_output.0.{rest}")
+        yield _rule("decoder.enc_output.norm.{rest}", "model.enc_output.1.{rest}")
     for name in ("query_pos_head", "pre_bbox_head"):
         yield _rule(f"decoder.{name}.{{rest}}", f"model.decoder.{name}.{{rest}}")
     for name in ("denoising_class_embed", "enc_score_head", "enc_bbox_head"):
