@@ -8,11 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch is imported, here and in child processes: one thread each. Tests compare runs of
 # both bit for bit, and more threads would wait for each other on a busy machine.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+# Property tests judge results, not the speed of a busy machine.
+settings.register_profile("detrkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("detrkit")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -71,7 +71,8 @@ class LoadReport:
         lines = [f"loaded {loaded} of {self.total} tensors from {self.source} ({groups})"]
         if self.by_class:
             pairs = [_pair(a, b) for a, b in self.matched_classes.items()]
-            lines.append(f"{len(self.by_class)} class tensors: rows of {some(pairs, most)} copied")
+            rows = f"rows of {some(pairs, most)} copied" if pairs else "no class in common"
+            lines.append(f"{len(self.by_class)} class tensors: {rows}")
         if self.new_classes:
             lines.append(f"new classes, from random: {some(self.new_classes, most)}")
         if self.mismatched:

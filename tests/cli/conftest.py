@@ -24,6 +24,7 @@ Run = Callable[..., Result]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """`run("show-config", "quickstart")` -> exit code, stdout, stderr."""
+
     def runner(*args: object) -> Result:
         code = main([str(arg) for arg in args])
         captured = capsys.readouterr()
