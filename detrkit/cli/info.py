@@ -80,7 +80,7 @@ def _inspect(
     from detrkit.engine.inspect import inspect_model
     from detrkit.engine.parts import build_model
 
-    if Path(target).suffix in (".pth", ".pt", ".ckpt"):
+    if Path(target).suffix in (".pth", ".pt", ".ckpt", ".safetensors"):
         from detrkit.engine.weights import open_detector
 
         loaded = open_detector(target, config)

@@ -231,7 +231,7 @@ class Checkpoint:
 def _numpy_types() -> list[Any]:
     """Numbers and arrays of NumPy, which some training scripts leave in their checkpoints."""
     number, array = np.float64(0), np.zeros(1)
-    rebuild = [f for value in (number, array) for f in (value.__reduce__()[0],)]
+    rebuild: list[Any] = [value.__reduce__()[0] for value in (number, array)]
     kinds = {type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "u1", "?")}
     old = [(f, f"numpy.core.multiarray.{f.__name__}") for f in rebuild]
     return [*rebuild, *old, np.dtype, np.ndarray, *kinds]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from detrkit.engine.known_classes import coco_classes, known_class_map, known_name
-from detrkit.engine.runtime import Runtime
+from detrkit.engine.runtime import Runtime, resized_batch
 from detrkit.engine.state_names import is_class_rows
 from detrkit.errors import UsageError, WeightsError
 from detrkit.structures import ClassMap, Detections, ImageSpec
@@ -87,7 +87,7 @@ class OnnxRuntime(Runtime):
     ) -> list[Detections]:
         """One call of the session; a fixed batch is filled up with the last image."""
         filled = [*images, *[images[-1]] * ((self.batch or 0) - len(images))]
-        pixels = torch.stack([self.image_spec.resized(image) for image in filled])
+        pixels = resized_batch(self.image_spec, filled)
         sizes = np.array([[image.shape[-1], image.shape[-2]] for image in filled], np.int64)
         labels, boxes, scores = self.session.run(
             list(_OUTPUTS),

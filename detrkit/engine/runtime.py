@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,9 @@ from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.weights import LoadedDetector, open_detector
 from detrkit.errors import UsageError, WeightsError
 from detrkit.structures import ClassMap, Detections, ImageSpec
+
+#: Threads that resize images.
+RESIZERS = 4
 
 #: Endings of artefacts that need a runtime which this version does not have.
 _OTHERS = {
@@ -171,8 +175,7 @@ class TorchRuntime(Runtime):
     ) -> list[Detections]:
         if not images:
             return []
-        # Resized on the CPU to uint8, which is a quarter of the bytes to move.
-        batch = torch.stack([self.image_spec.resized(image) for image in images])
+        batch = resized_batch(self.image_spec, images)
         with torch.inference_mode(), self.precision.autocast(self.device):
             outputs = self.model(self.image_spec.normalized(batch.to(self.device)))
         return self.postprocessor.postprocess(
@@ -182,6 +185,18 @@ class TorchRuntime(Runtime):
             self.class_map,
             paths=paths,
         )
+
+
+def resized_batch(spec: ImageSpec, images: Sequence[Tensor]) -> Tensor:
+    """Images (3, H, W) of any sizes -> (B, 3, h, w), all uint8 RGB on the CPU.
+
+    As uint8 there is a quarter of the bytes to move. Resizing leaves Python's lock, so several
+    images are resized in threads.
+    """
+    if len(images) == 1:
+        return spec.resized(images[0])[None]
+    with ThreadPoolExecutor(min(len(images), RESIZERS), thread_name_prefix="resize") as threads:
+        return torch.stack(list(threads.map(spec.resized, images)))
 
 
 def choose_device(wanted: str | torch.device | None = None) -> torch.device:

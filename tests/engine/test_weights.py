@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from detrkit.config import load_config
 from detrkit.engine.class_matching import match_classes
 from detrkit.engine.known_classes import coco_classes, objects365_classes
 from detrkit.engine.weights import load_weights, read_checkpoint, read_state
 from detrkit.errors import WeightsError
 from detrkit.structures import ClassMap
+from tests.engine.tiny_data import write_coco, write_config
 
 
 class Decoder(nn.Module):
@@ -186,3 +188,26 @@ def test_urls_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(WeightsError, match="cannot download") as error:
         read_checkpoint((tmp_path / "absent.pth").as_uri())
     assert "by hand" in (error.value.hint or "")
+
+
+def test_tuning_with_a_file_of_pairs(tmp_path: Path, repository: Path) -> None:
+    """From the command's flags to the rows of the heads."""
+    from detrkit.engine.derive import TrainFlags, load_with_flags
+    from detrkit.engine.parts import build_model
+    from detrkit.engine.session import open_session, start_model
+
+    config = write_config(tmp_path, repository)
+    data = write_coco(tmp_path / "data", train=2, val=1)
+    theirs = build_model(load_config(config).with_values({"num_classes": 80}), seed=3).state_dict()
+    torch.save({"model": theirs}, tmp_path / "theirs.pth")
+    (tmp_path / "map.yml").write_text("green: person\nred: 3\n")
+    flags = TrainFlags(
+        data=str(data), tune=str(tmp_path / "theirs.pth"), class_map=str(tmp_path / "map.yml")
+    )
+    session = open_session(load_with_flags(config, flags))
+    model, report = start_model(session)
+    assert report is not None
+    assert report.matched_classes == {"red": "motorcycle", "green": "person"}
+    for name in ("decoder.enc_score_head.weight", "decoder.dec_score_head.1.bias"):
+        own = model.state_dict()[name]
+        assert torch.equal(own[[0, 1]], theirs[name][[3, 0]])

@@ -360,8 +360,8 @@ def from_hf(
             hint="the file is incomplete; download it again",
         )
     result = {}
-    for name, found in parts.items():
-        ordered = [found[i] for i in range(len(found))]
+    for name, pieces in parts.items():
+        ordered = [pieces[i] for i in range(len(pieces))]
         result[name] = torch.cat(ordered) if len(ordered) > 1 else ordered[0]
         if name in _ALIASES:
             result[_ALIASES[name]] = result[name]
