@@ -35,13 +35,18 @@ def test_gradients_of_picked_rows_repeat() -> None:
     assert all(torch.equal(first, other) for other in others)
 
 
+def fail_in_fixed_order() -> None:
+    with fixed_order(torch.device("cpu")):
+        assert torch.are_deterministic_algorithms_enabled()
+        raise KeyError
+
+
 def test_the_setting_is_put_back() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
     with fixed_order(torch.device("cuda")):
         assert not torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(KeyError), fixed_order(torch.device("cpu")):
-        assert torch.are_deterministic_algorithms_enabled()
-        raise KeyError
+    with pytest.raises(KeyError):
+        fail_in_fixed_order()
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
 
