@@ -81,6 +81,7 @@ def test_names_are_those_of_the_reference(reference: Path, name: str, model: HFM
     [
         ("dfine_n_coco", "d_fine"),
         ("rtdetrv2_r18vd_120e_coco", "rt_detr_v2"),
+        ("rtdetrv2_hgnetv2_l_6x_coco", "rt_detr_v2"),
         ("deimv2_hgnetv2_atto_coco", "deimv2"),
         ("deimv2_hgnetv2_n_coco", "deimv2"),
         ("deimv2_dinov3_s_coco", "deimv2"),
@@ -131,7 +132,7 @@ def test_transformers_answers_the_same(
     family: str, side: int, request: pytest.FixtureRequest, transformers: Any
 ) -> None:
     """The independent oracle: another implementation with our weights."""
-    from detrkit.engine.conversion.hf_export import hf_model, largest_difference
+    from detrkit.engine.conversion.hf_export import compare, hf_model
 
     detector: LoadedDetector = request.getfixturevalue(family)
     theirs = hf_model(detector)
@@ -142,10 +143,32 @@ def test_transformers_answers_the_same(
     assert ours["pred_boxes"].std((0, 1)).max() > 0.05
     for mine, his in ((ours["pred_logits"], other.logits), (ours["pred_boxes"], other.pred_boxes)):
         assert (mine.sort(1)[0] - his.sort(1)[0]).abs().max() < 1e-3
-    assert largest_difference(detector.model, theirs, side) < 1e-4
+    assert compare(detector.model, theirs, side).difference < 1e-4
     with torch.no_grad():  # the comparison sees a difference where there is one
         theirs.model.decoder.layers[1].encoder_attn.sampling_offsets.bias += 0.5
-    assert largest_difference(detector.model, theirs, side) > 1e-3
+    assert not compare(detector.model, theirs, side).agrees
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(f"dfine_{size}_coco" for size in "smlx"),
+        *(
+            f"rtdetrv2_{name}_coco"
+            for name in ("r34vd_120e", "r50vd_m_7x", "r50vd_6x", "r101vd_6x")
+        ),
+        *(f"rtdetrv2_r18vd_{name}_coco" for name in ("sp1_120e", "sp2_120e", "dsp_3x")),
+        *(f"rtdetrv2_hgnetv2_{name}_6x_coco" for name in "lxh"),
+    ],
+)
+def test_transformers_answers_the_same_in_all_sizes(config: str, transformers: Any) -> None:
+    from detrkit.engine.conversion.hf_export import compare, hf_model
+
+    detector = lively_detector(config)
+    comparison = compare(detector.model, hf_model(detector))
+    assert comparison.agrees
+    assert comparison.difference < 0.05
 
 
 @pytest.mark.parametrize("family", ["dfine", pytest.param("rtdetr", marks=pytest.mark.slow)])

@@ -119,16 +119,15 @@ def _decoder(model: HFModel, decoder: Arguments, depth_mult: float) -> dict[str,
         "decoder_activation_function": decoder["activation"],
         "decoder_method": decoder["cross_attn_method"],
         "num_denoising": decoder["num_denoising"],
-        "label_noise_ratio": decoder["label_noise_ratio"],
-        "box_noise_scale": decoder["box_noise_scale"],
+        "label_noise_ratio": float(decoder["label_noise_ratio"]),
+        "box_noise_scale": float(decoder["box_noise_scale"]),
         "learn_initial_query": decoder["learn_query_content"],
         "anchor_image_size": None,
     }
     if model == "rt_detr_v2":
         # it answers with its last layer: those behind the layer that answers are left out
-        used = layers if last < 0 else last + 1
         values |= {
-            "decoder_layers": layers + last + 1 if last < 0 else used,
+            "decoder_layers": (last if last >= 0 else layers + last) + 1,
             "decoder_n_levels": decoder["num_levels"],
             "decoder_n_points": points if isinstance(points, int) else points[0],
         }
@@ -140,7 +139,7 @@ def _decoder(model: HFModel, decoder: Arguments, depth_mult: float) -> dict[str,
         "max_num_bins": decoder["reg_max"],
         "reg_scale": float(decoder["reg_scale"]),
         "layer_scale": decoder["layer_scale"],
-        "depth_mult": depth_mult,
+        "depth_mult": float(depth_mult),
     }
     return values
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from detrkit.errors import MissingExtraError, WeightsError
 
 log = logging.getLogger("detrkit")
 
-#: Largest difference of a logit or box coordinate that rounding may explain.
+#: Differences up to here are rounding.
 TOLERANCE = 1e-3
 
 #: Side of the image on which both models are compared.
@@ -59,10 +60,11 @@ def write_hf_folder(detector: LoadedDetector, folder: Path) -> float:
             f"{spec.channels} images"
         )
     theirs = hf_model(detector)
-    difference = largest_difference(detector.model, theirs)
-    if difference > TOLERANCE:
+    comparison = compare(detector.model, theirs)
+    if not comparison.agrees:
         raise WeightsError(
-            f"transformers' model answers differently: up to {difference:.2g} in logits or boxes",
+            f"transformers' model answers differently: up to {comparison.difference:.2g} in "
+            "logits or boxes",
             hint="nothing was written; this should not happen, please report it",
         )
     with _quiet(), tempfile.TemporaryDirectory() as place:
@@ -82,7 +84,7 @@ def write_hf_folder(detector: LoadedDetector, folder: Path) -> float:
                 shutil.copyfile(file, folder / file.name)
         except OSError as error:
             raise cannot_write(folder, error) from error
-    return difference
+    return comparison.difference
 
 
 def hf_model(detector: LoadedDetector) -> Any:
@@ -131,26 +133,53 @@ def _used(state: dict[str, Tensor], layers: int, kind: str) -> dict[str, Tensor]
     return result
 
 
-def largest_difference(ours: nn.Module, theirs: Any, side: int = _SIDE) -> float:
-    """Between the answers of both models to one image, queries paired by likeness.
+@dataclass(frozen=True)
+class Comparison:
+    """Answers of two models to one image.
 
-    Both compute in float64: a deep decoder turns the rounding of float32 into differences that
-    say nothing about the models.
+    Attributes:
+        difference: largest one in a logit or box coordinate, in float64.
+        rounding: the same between float32 and float64 of our own model.
+    """
+
+    difference: float
+    rounding: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains the difference: constants are float32 on either side."""
+        return self.difference <= max(TOLERANCE, self.rounding)
+
+
+def compare(ours: nn.Module, theirs: Any, side: int = _SIDE) -> Comparison:
+    """Runs both models on one image of noise.
 
     Args:
         ours: a detector in evaluation mode.
         theirs: transformers' model, likewise.
-        side: of the square image, which is noise.
+        side: of the square image.
     """
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand((1, 3, side, side), generator=generator, dtype=torch.float64)
+    image = torch.rand((1, 3, side, side), generator=generator)
     with torch.no_grad():
-        a = copy.deepcopy(ours).double()(image)
-        b = copy.deepcopy(theirs).double()(pixel_values=image)
-    mine = torch.cat([a["pred_logits"][0], a["pred_boxes"][0]], dim=-1)
-    other = torch.cat([b.logits[0], b.pred_boxes[0]], dim=-1)
-    # near ties may swap two queries, so each is compared with the most similar one
-    distances = torch.cdist(mine, other, p=float("inf"))
+        rounded = ours(image)
+        a = copy.deepcopy(ours).double()(image.double())
+        b = copy.deepcopy(theirs).double()(pixel_values=image.double())
+    exact = _answers(a["pred_logits"], a["pred_boxes"])
+    return Comparison(
+        difference=_distance(exact, _answers(b.logits, b.pred_boxes)),
+        rounding=_distance(exact, _answers(rounded["pred_logits"], rounded["pred_boxes"])),
+    )
+
+
+def _answers(logits: Tensor, boxes: Tensor) -> Tensor:
+    """One row for each query of the first image, (Q, K + 4)."""
+    return torch.cat([logits[0], boxes[0]], dim=-1).double()
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Largest difference of the most similar rows: near ties may swap two queries."""
+    distances = torch.cdist(a, b, p=float("inf"))
     return float(torch.maximum(distances.amin(0).max(), distances.amin(1).max()))
 
 

@@ -94,6 +94,23 @@ def _hgnetv2(prefix: str) -> Iterator[Rule]:
     yield _rule("backbone.stages.{rest}", f"{prefix}.encoder.stages.{{rest}}", words=_CONV_BN)
 
 
+def _rtdetr_hgnetv2() -> Iterator[Rule]:
+    """What RT-DETRv2 calls otherwise in its HGNetv2 (L, X, H)."""
+    theirs = "model.backbone.model"
+    for stem in ("stem2a", "stem2b"):
+        yield _rule(
+            f"backbone.stem.{stem}.conv.1.{{rest}}",
+            f"{theirs}.embedder.{stem}.convolution.{{rest}}",
+        )
+    block = "stages.{i}.blocks.{j}"
+    for number, name in enumerate(("squeeze", "excitation")):
+        yield _rule(
+            f"backbone.{block}.aggregation_{name}_conv.{{rest}}",
+            f"{theirs}.encoder.{block}.aggregation.{number}.{{rest}}",
+            words=_CONV_BN,
+        )
+
+
 def _presnet() -> Iterator[Rule]:
     for i in (1, 2, 3):
         yield _rule(
@@ -282,7 +299,8 @@ def rules(model: HFModel, lite: bool = False) -> tuple[Rule, ...]:
             *_lite_encoder(),
             *_decoder(model),
         )
-    return (*_presnet(), *_hgnetv2("model.backbone.model"), *_encoder(model), *_decoder(model))
+    own = (*_presnet(), *_rtdetr_hgnetv2()) if model == "rt_detr_v2" else ()
+    return (*own, *_hgnetv2("model.backbone.model"), *_encoder(model), *_decoder(model))
 
 
 def to_hf(state: Mapping[str, Tensor], model: HFModel) -> dict[str, Tensor]:
