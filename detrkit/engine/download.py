@@ -1,7 +1,8 @@
 """Weights by URL and from the Hugging Face hub: downloaded once, into the usual caches.
 
 https://host/name-3f2a9c61.pth      torch hub's cache, shared with every program that uses it;
-                                    the digits in the name are checked against the content
+                                    the digits in the name are checked against the content;
+                                    the authors' published weights are kept there as well
 https://host/best.pth#sha256=…      detrkit's cache, by URL; checked if digits are given
 hf://organisation/name              the hub's cache; the whole model
 hf://organisation/name/file.pth     one file of it; `@revision` may follow the name
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urldefrag, urlparse
 
 import torch
 
+from detrkit.config.published import published
 from detrkit.data.cache import cache_dir
 from detrkit.engine.files import write_atomically
 from detrkit.errors import DetrkitError, MissingExtraError, WeightsError
@@ -49,7 +51,14 @@ def locate(source: str | Path) -> Path:
     text = str(source)
     if text.startswith("hf://"):
         return fetch_from_hub(text)
-    return fetch(text) if is_url(text) else Path(source).expanduser()
+    if not is_url(text):
+        return Path(source).expanduser()
+    return fetch(text, shared=urldefrag(text).url in _published_urls())
+
+
+def _published_urls() -> set[str]:
+    """Addresses of the authors' weights: their names are known, and no two are equal."""
+    return {weights.url for model in published().values() for weights in model.weights}
 
 
 def fetch(

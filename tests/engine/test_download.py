@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrkit.config.published import published
 from detrkit.engine.download import fetch, is_url, locate
 from detrkit.engine.weights import read_state
 from detrkit.errors import MissingExtraError, WeightsError
@@ -126,6 +127,20 @@ def test_names_that_mean_one_file(server: Server, caches: Path) -> None:
     server.offer("ResNet18_vd.pth")
     place = fetch(f"{server.url}/ResNet18_vd.pth", shared=True)
     assert place == caches / "hub" / "checkpoints" / "ResNet18_vd.pth"
+
+
+def test_published_weights_have_names_of_their_own(
+    caches: Path,
+) -> None:
+    urls = [weights.url for model in published().values() for weights in model.weights]
+    files = [url for url in urls if url.endswith(".pth")]
+    assert len(files) > 20
+    assert len({url.rsplit("/", 1)[1] for url in files}) == len({*files})
+    place = caches / "hub" / "checkpoints" / "dfine_n_coco.pth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"by hand")
+    url = next(url for url in files if url.endswith("/dfine_n_coco.pth"))
+    assert locate(url) == place
 
 
 @pytest.mark.parametrize("address", ["/absent.pth", None])
