@@ -16,7 +16,8 @@ from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.conversion.convert import convert, strip
 from detrkit.engine.conversion.hf_config import hf_config
 from detrkit.engine.conversion.hf_folder import from_hf_state, read_hf_folder
-from detrkit.engine.conversion.names import HFModel, from_hf, rules, to_hf
+from detrkit.engine.conversion.names import from_hf, to_hf
+from detrkit.engine.conversion.rules import HFModel, rules
 from detrkit.engine.conversion.safetensors import read_tensors, write_safetensors
 from detrkit.engine.state_names import is_derived
 from detrkit.engine.weights import LoadedDetector, open_detector, read_checkpoint

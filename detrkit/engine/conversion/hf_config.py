@@ -13,7 +13,7 @@ from typing import Any
 
 from detrkit.config import Config
 from detrkit.engine.conversion.hf_folder import DEIMV2_DIFFERS
-from detrkit.engine.conversion.names import HFModel
+from detrkit.engine.conversion.rules import HFModel
 from detrkit.engine.recognise import component
 from detrkit.errors import WeightsError
 from detrkit.structures import ClassMap

@@ -11,7 +11,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from detrkit.engine.checkpoint import Checkpoint
-from detrkit.engine.conversion.names import HFModel, from_hf
+from detrkit.engine.conversion.names import from_hf
+from detrkit.engine.conversion.rules import HFModel
 from detrkit.engine.conversion.safetensors import looks_like_hf, read_tensors
 from detrkit.engine.known_classes import coco_classes
 from detrkit.errors import WeightsError
