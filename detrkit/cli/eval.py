@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -133,21 +135,16 @@ def _shown(value: float) -> str:
     return "–" if value < 0 else f"{value:.3f}"
 
 
-def _bar(quiet: bool):  # type: ignore[no-untyped-def]
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on a terminal; its value is the callback."""
-    from contextlib import contextmanager
-
     from detrkit.cli.console import err
 
-    @contextmanager
-    def shown():  # type: ignore[no-untyped-def]
-        if quiet or not err.is_terminal:
-            yield None
-            return
-        from rich.progress import Progress
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress
 
-        with Progress(console=err, transient=True) as bar:
-            task = bar.add_task("evaluating", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-
-    return shown()
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("evaluating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

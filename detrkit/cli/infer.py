@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import Device, InputSize, JsonOut, Output, Weights
+from detrkit.cli.options import Device, InputSize, JsonOut, Output, Weights, WeightsConfig
 
 if TYPE_CHECKING:
     from detrkit.structures import Detections
@@ -27,16 +27,7 @@ def infer(
         ),
     ],
     weights: Weights,
-    config: Annotated[
-        Optional[str],
-        typer.Option(
-            "-c",
-            "--config",
-            metavar="CFG",
-            help="For weights that carry no config and are not recognised.",
-            show_default=False,
-        ),
-    ] = None,
+    config: WeightsConfig = None,
     conf: Annotated[float, typer.Option(min=0, max=1, help="Lowest score.")] = 0.3,
     classes: Annotated[
         Optional[str],

@@ -99,3 +99,14 @@ Output = Annotated[
         "-o", "--output", "--output-dir", metavar="PATH", help="Where to write.", show_default=False
     ),
 ]
+
+WeightsConfig = Annotated[
+    Optional[str],
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="CFG",
+        help="For weights that carry no config and are not recognised.",
+        show_default=False,
+    ),
+]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import JsonOut
+from detrkit.cli.options import JsonOut, WeightsConfig
 
 if TYPE_CHECKING:
     from detrkit.engine.conversion.convert import Written
@@ -30,16 +30,6 @@ Source = Annotated[
 Out = Annotated[
     Path,
     typer.Option("-o", "--output", metavar="PATH", help="Where to write.", show_default=False),
-]
-ConfigOption = Annotated[
-    Optional[str],
-    typer.Option(
-        "-c",
-        "--config",
-        metavar="CFG",
-        help="For weights that carry no config and are not recognised.",
-        show_default=False,
-    ),
 ]
 
 
@@ -83,7 +73,7 @@ def inspect(
 def strip(
     file: Source,
     output: Out,
-    config: ConfigOption = None,
+    config: WeightsConfig = None,
     trust: Annotated[
         bool,
         typer.Option(
@@ -111,7 +101,7 @@ def convert(
             show_default=False,
         ),
     ],
-    config: ConfigOption = None,
+    config: WeightsConfig = None,
     lossy: Annotated[
         bool,
         typer.Option("--lossy", help="From transformers: leave out what the authors' model lacks."),

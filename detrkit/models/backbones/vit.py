@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from detrkit.models.layers.rope import RotaryEmbedding2d
 from detrkit.models.layers.vit import PatchEmbed
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(nn.Module, ABC):
     """A plain vision transformer with RoPE.
 
     A subclass makes `patch_embed`, `rope_embed` and `blocks`, in the order of its checkpoints'
@@ -26,9 +27,9 @@ class VisionTransformer(nn.Module):
     rope_embed: RotaryEmbedding2d
     blocks: nn.ModuleList
 
+    @abstractmethod
     def prefix(self) -> Tensor:
         """Tokens before the patches, (1, P, C)."""
-        raise NotImplementedError
 
     def finish(self, tokens: Tensor) -> Tensor:
         """Tokens as they leave a block, (B, N, C) -> tokens as they leave the transformer."""
