@@ -389,7 +389,7 @@ class _Columns:
         return column.copy() if self._order is None else column[self._order]
 
 
-def _area(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _area(boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
