@@ -18,6 +18,7 @@ from detrkit.data.faults import FaultKind
 from detrkit.data.files import ImageFinder
 from detrkit.data.images import read_image
 from detrkit.data.index import DatasetIndex
+from detrkit.data.picture_store import Picture, PictureStore, limited
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.data.text import read_text
 from detrkit.data.transforms import Compose
@@ -47,6 +48,11 @@ class DetectionDataset(Dataset[Sample]):
         training: replace unreadable images and leave crowd regions out of the targets.
         seed: of all randomness.
         epoch: used when a sample is asked for by a bare number.
+
+    Attributes:
+        max_side: in training, images are shrunk to at most this many pixels before anything else
+            happens to them; None: never.
+        store: pictures that are decoded already (`detrkit.data.caching`); None: there are none.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class DetectionDataset(Dataset[Sample]):
         self.training = training
         self.seed = seed
         self.epoch = epoch
+        self.max_side: int | None = None
+        self.store: PictureStore | None = None
         self._reported: set[int] = set()
 
     @property
@@ -126,20 +134,49 @@ class DetectionDataset(Dataset[Sample]):
             hint="is the disk or the mount still there?",
         )
 
+    def picture(self, number: int) -> Picture:
+        """Image `number`, from the store if it is there.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        picture = self.store.get(number) if self.store is not None else None
+        if picture is None:
+            picture = self.decoded(number)
+            if self.store is not None:
+                self.store.mend(number, picture)
+        return picture
+
+    def decoded(self, number: int) -> Picture:
+        """Image `number`, from its file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        index = self.index
+        pixels = read_image(index.paths[number], apply_exif=bool(index.apply_exif[number]))
+        (h, w) = size = (pixels.shape[-2], pixels.shape[-1])
+        smaller = limited(size, self.max_side if self.training else None)
+        if smaller == size:
+            return Picture(pixels, size)
+        canvas = Canvas.of(pixels, exact=False)
+        return Picture(canvas.render(smaller)[0], size, (smaller[1] / w, smaller[0] / h))
+
     def _read(self, number: int, key: SampleKey) -> Sample:
         index = self.index
-        path = index.paths[number]
-        image = read_image(path, apply_exif=bool(index.apply_exif[number]))
-        size = (image.shape[-2], image.shape[-1])
+        picture = self.picture(number)
         rows = index.boxes_of(number)
+        boxes = index.boxes_xyxy[rows].copy()
+        if picture.scale != (1.0, 1.0):
+            boxes *= np.array(picture.scale * 2, np.float32)
         sample = Sample(
-            Canvas.of(image, exact=not self.training),
-            index.boxes_xyxy[rows].copy(),
+            Canvas.of(picture.pixels, exact=not self.training),
+            boxes,
             index.labels[rows].copy(),
             index.area[rows].copy(),
             image_id=index.image_id(number),
-            orig_size=size,
-            path=path,
+            orig_size=picture.size,
+            path=index.paths[number],
             key=key,
         )
         if self.training:

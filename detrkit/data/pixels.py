@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
@@ -28,6 +29,9 @@ except ImportError:
     HAVE_OPENCV = False
 
 Pixels = npt.NDArray[np.uint8]
+
+#: What decodes here; others, or other versions, may round differently.
+DECODERS = f"Pillow {PIL.__version__}" + (f", OpenCV {cv2.__version__}" if HAVE_OPENCV else "")
 
 
 def use_one_thread() -> None:
