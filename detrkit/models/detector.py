@@ -76,6 +76,9 @@ class Detector(nn.Module):
                     convert()
         if fold_norms:
             fold_sequences(deployed)
+        if next(deployed.parameters()).device.type == "cpu":
+            # as the images come: else every convolution turns its kernel anew
+            deployed = deployed.to(memory_format=torch.channels_last)
         return deployed.requires_grad_(False)
 
 
