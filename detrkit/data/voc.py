@@ -15,9 +15,12 @@ from xml.etree.ElementTree import Element
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import ImageFinder
+from detrkit.data.files import ImageFinder, Listing
 from detrkit.data.image_check import CheckImages
+from detrkit.data.images import is_image_file
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index, cached_value
+from detrkit.data.sources import Sources
 from detrkit.data.splits import split_of
 from detrkit.data.text import read_text, read_xml
 from detrkit.errors import DataError, did_you_mean
@@ -88,11 +91,11 @@ class VocLayout:
             if file is not None:
                 names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
             else:
-                found: set[str] = set()
-                for xml in self.annotations.glob("*.xml"):
-                    with suppress(DataError):  # reported when its image is read
-                        found.update(_text(o, "name") or "" for o in read_xml(xml).iter("object"))
-                names = sorted(found - {""})
+                names = cached_value(
+                    {"reader": "voc classes", "path": str(self.annotations)},
+                    self._names,
+                    contents=True,
+                )
             if not names:
                 detail = "no annotation file names a class"
                 FaultReport().add(FaultKind.BAD_STRUCTURE, self.annotations, "", detail)
@@ -106,23 +109,55 @@ class VocLayout:
         check_images: CheckImages = "auto",
     ) -> DatasetIndex:
         """One split as an index."""
-        if split in self.lists:
-            source = self.lists[split]
-            lines = [line.split() for line in read_text(source).splitlines() if line.strip()]
-            # lists of a single class say -1 where the image lacks it
-            names = [line[0] for line in lines if line[1:2] != ["-1"]]
-        else:
-            source = self.annotations
-            names = sorted(f.stem for f in source.glob("*.xml"))
-        files = [self.annotations / f"{PureWindowsPath(name).stem}.xml" for name in names]
-        return read_voc(
-            files,
-            ImageFinder(self.image_folders),
-            self.categories(),
-            source,
-            class_map=class_map,
-            check_images=check_images,
-        )
+        classes = self.categories()
+        source = self.lists.get(split, self.annotations)
+        key = {
+            "reader": "voc",
+            "path": str(source),
+            "annotations": str(self.annotations),
+            "images": [str(folder) for folder in self.image_folders],
+            "classes": classes.to_dict(),
+            "class_map": class_map and class_map.to_dict(),
+            "check_images": check_images,
+        }
+
+        def read(sources: Sources) -> DatasetIndex:
+            names = _xml_files(sources.folders.listing(self.annotations))
+            if split in self.lists:
+                sources.add_file(source)
+                lines = [line.split() for line in read_text(source).splitlines() if line.strip()]
+                # lists of a single class say -1 where the image lacks it
+                names = [line[0] for line in lines if line[1:2] != ["-1"]]
+            return read_voc(
+                [self.annotations / f"{_stem(name)}.xml" for name in names],
+                ImageFinder(self.image_folders, sources.folders),
+                classes,
+                source,
+                class_map=class_map,
+                check_images=check_images,
+            )
+
+        return cached_index(key, read, contents=True)
+
+    def _names(self, sources: Sources) -> list[str]:
+        """The names of the classes of all annotation files, sorted."""
+        found: set[str] = set()
+        for name in _xml_files(sources.folders.listing(self.annotations)):
+            with suppress(DataError):  # reported when its image is read
+                root = read_xml(self.annotations / name)
+                found.update(_text(o, "name") or "" for o in root.iter("object"))
+        return sorted(found - {""})
+
+
+def _xml_files(listing: Listing) -> list[str]:
+    return sorted(name for name in listing.files if name.endswith(".xml"))
+
+
+def _stem(name: str) -> str:
+    """What a list calls an image, without folders and ending; `frame.07` has none."""
+    file = PureWindowsPath(name)
+    known = is_image_file(Path(file.name)) or file.suffix.lower() == ".xml"
+    return file.stem if known else file.name
 
 
 def read_voc(
@@ -158,7 +193,7 @@ def read_voc(
             faults.add(FaultKind.DUPLICATE_IMAGE_ID, source, f"image {file.stem}")
             continue
         seen.add(file)
-        if not file.is_file():
+        if not finder.folders.is_file(file):
             image = images[place] if images else Path(finder.find(f"{file.stem}.jpg")[0])
             builder.add_image(image, file.stem, file=file)
             faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {file.stem}")
