@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import yaml
 
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.errors import DataError
+
+#: Tried in this order; the first accepts a byte order mark.
+_ENCODINGS = ("utf-8-sig", "gb18030")
 
 
 def read_text(path: str | Path) -> str:
@@ -24,12 +29,31 @@ def read_text(path: str | Path) -> str:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    for encoding in ("utf-8-sig", "gb18030"):
+    for encoding in _ENCODINGS:
         try:
             return data.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise DataError(f"{path}: not a text file (neither UTF-8 nor GB18030)")
+    raise _not_text(path)
+
+
+def text_encoding(path: str | Path) -> str:
+    """The encoding of a text file of any length, which is never in memory as a whole.
+
+    Raises:
+        DataError: as in `read_text`.
+    """
+    try:
+        for encoding in _ENCODINGS:
+            with open(path, "rb") as file, suppress(UnicodeDecodeError):
+                decoder = codecs.getincrementaldecoder(encoding)()
+                while chunk := file.read(1 << 22):
+                    decoder.decode(chunk)
+                decoder.decode(b"", final=True)
+                return encoding
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    raise _not_text(path)
 
 
 def read_json(path: str | Path) -> Any:
@@ -87,3 +111,7 @@ def read_xml(path: str | Path) -> ElementTree.Element:
             return ElementTree.fromstring(data[declared.end() :].decode(declared[1].decode()))
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _not_text(path: str | Path) -> DataError:
+    return DataError(f"{path}: not a text file (neither UTF-8 nor GB18030)")
