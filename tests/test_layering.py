@@ -23,6 +23,7 @@ LAYERS = {
     "losses": 3,
     "metrics": 3,
     "drawing": 3,
+    "convert": 4,
     "engine": 4,
     "api": 5,
     "cli": 6,

@@ -7,7 +7,7 @@ numbers are polygons, `class x1 y1 x2 y2 …`; their bounding box is used.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,12 @@ class YoloLayout:
 
     def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
         """One split as an index."""
-        files = [image for place in self.images[split] for image in _images_at(place)]
+        files = self.image_files(split)
         return read_yolo(files, self.classes, self.source, self.faults, class_map=class_map)
+
+    def image_files(self, split: str) -> list[Path]:
+        """The images of a split."""
+        return [image for place in self.images[split] for image in _images_at(place)]
 
 
 def read_yolo(
@@ -130,9 +134,79 @@ def read_yolo(
     Raises:
         DataError: none of the images can be read.
     """
-    root = source if source.is_dir() else source.parent
     wanted, matches = adopt(class_map or classes, classes)
     builder = IndexBuilder(wanted, str(source), FaultReport(list(faults or [])))
+    for image in read_labels(images, source, builder.faults):
+        number = builder.add_image(image.path, image.image_id)
+        for where, line in image.lines:
+            parsed = parse_line(line, image.labels, where, matches, builder.faults)
+            if parsed is not None:
+                box = parsed.box_xyxy(image.size)
+                file = str(image.labels)
+                builder.add_box(
+                    number, box, parsed.label, file=file, where=where, area=parsed.area(image.size)
+                )
+    return builder.build()
+
+
+@dataclass(frozen=True)
+class YoloImage:
+    """An image and the lines of its label file.
+
+    Attributes:
+        path: the image.
+        image_id: its path relative to the data set without the ending.
+        size: (h, w) as shown.
+        labels: the label file; it may be missing.
+        lines: pairs of the place for messages and the text.
+    """
+
+    path: Path
+    image_id: str
+    size: tuple[int, int]
+    labels: Path
+    lines: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class YoloObject:
+    """One line of a label file: a box (cx, cy, w, h) or a polygon (x1, y1, x2, y2, …), 0–1."""
+
+    label: int
+    values: tuple[float, ...]
+
+    @property
+    def is_polygon(self) -> bool:
+        """Whether the values are corners."""
+        return len(self.values) > 4
+
+    def box_xyxy(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The box in pixels of an image of (h, w)."""
+        h, w = size
+        if self.is_polygon:
+            xs, ys = self.values[0::2], self.values[1::2]
+            return min(xs) * w, min(ys) * h, max(xs) * w, max(ys) * h
+        cx, cy, bw, bh = self.values
+        return (cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h
+
+    def area(self, size: tuple[int, int]) -> float:
+        """Square pixels; of the polygon where there is one, as COCO counts it."""
+        h, w = size
+        if not self.is_polygon:
+            return self.values[2] * w * self.values[3] * h
+        xs, ys = self.values[0::2], self.values[1::2]
+        pairs = zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True)
+        return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in pairs)) / 2 * w * h
+
+
+def read_labels(images: Sequence[Path], source: Path, faults: FaultReport) -> Iterator[YoloImage]:
+    """The images and their label files; images that cannot be read are left out.
+
+    Args:
+        images, source: as in `read_yolo`.
+        faults: report to add to.
+    """
+    root = source if source.is_dir() else source.parent
     images = list(dict.fromkeys(images))
     used: dict[Path, set[str]] = {}
     for path, image_id in zip(images, _image_ids(images, root), strict=True):
@@ -143,61 +217,57 @@ def read_yolo(
         except DataError as error:
             kind = FaultKind.CORRUPT_IMAGE if path.is_file() else FaultKind.MISSING_IMAGE
             reason = error.message.removeprefix(f"{path}: ")
-            builder.faults.add(kind, path, f"image {image_id}", reason)
+            faults.add(kind, path, f"image {image_id}", reason)
             continue
-        number = builder.add_image(path, image_id)
-        if not labels.is_file():
-            builder.faults.add(FaultKind.IMAGE_WITHOUT_LABELS, path, f"image {image_id}")
-            continue
-        try:
-            lines = read_text(labels).splitlines()
-        except DataError as error:
-            builder.faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", error.message)
-            continue
-        for row, line in enumerate(lines, start=1):
-            if line.strip():
-                _add_line(builder, (str(labels), f"line {row}"), line, number, size, matches)
+        yield YoloImage(path, image_id, size, labels, _lines(labels, path, image_id, faults))
     for folder, names in used.items():
         if "labels" in folder.parts and folder.is_dir():
             for name in sorted(f.name for f in folder.glob("*.txt")):
                 if name not in names and name != "classes.txt":
-                    builder.faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
-    return builder.build()
+                    faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
 
 
-def _add_line(
-    builder: IndexBuilder,
-    place: tuple[str, str],
-    line: str,
-    image: int,
-    size: tuple[int, int],
-    matches: Mapping[int, int],
-) -> None:
-    """One object: `class cx cy w h` or `class x1 y1 x2 y2 …`."""
-    file, where = place
+def _lines(labels: Path, image: Path, image_id: str, faults: FaultReport) -> list[tuple[str, str]]:
+    if not labels.is_file():
+        faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {image_id}")
+        return []
+    try:
+        lines = read_text(labels).splitlines()
+    except DataError as error:
+        faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", error.message)
+        return []
+    return [(f"line {row}", line) for row, line in enumerate(lines, start=1) if line.strip()]
+
+
+def parse_line(
+    line: str, file: Path, where: str, labels: Mapping[int, int], faults: FaultReport
+) -> YoloObject | None:
+    """One object; None after a fault.
+
+    Args:
+        line: `class cx cy w h` or `class x1 y1 x2 y2 …`.
+        file: the label file, for messages.
+        where: place in it, for messages.
+        labels: {class of the file: label}.
+        faults: report to add to.
+    """
     fields = line.split()
     try:
-        category, values = float(fields[0]), [float(v) for v in fields[1:]]
+        category, values = float(fields[0]), tuple(float(v) for v in fields[1:])
     except ValueError:
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, f"not numbers: {line.strip()[:60]!r}")
-        return
+        faults.add(FaultKind.WRONG_TYPE, file, where, f"not numbers: {line.strip()[:60]!r}")
+        return None
     polygon = len(values) >= 6 and len(values) % 2 == 0
     if len(values) != 4 and not polygon:
         detail = f"{len(fields)} numbers in place of 5, or of a polygon's 7, 9, …"
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, detail)
-        return
-    if category not in matches:
-        builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
-        return
-    h, w = size
+        faults.add(FaultKind.WRONG_TYPE, file, where, detail)
+        return None
+    if category not in labels:
+        faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
+        return None
     if polygon:
-        builder.faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
-        xs, ys = values[0::2], values[1::2]
-        box = (min(xs) * w, min(ys) * h, max(xs) * w, max(ys) * h)
-    else:
-        cx, cy, bw, bh = values
-        box = ((cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h)
-    builder.add_box(image, box, matches[int(category)], file=file, where=where)
+        faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
+    return YoloObject(labels[int(category)], values)
 
 
 def _classes(path: Path, content: Mapping[str, Any]) -> ClassMap:
