@@ -446,7 +446,7 @@ def _source(path: Path, images: Path | None, lists: list[str] | None) -> Source:
 
 def _target(output: Path, place: Enum, force: bool) -> Target:
     from detrkit.convert.operations import Target
-    from detrkit.convert.placement import Place
+    from detrkit.convert.placing import Place
 
     return Target(output.expanduser(), Place(place.value), force)
 

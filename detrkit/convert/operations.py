@@ -14,7 +14,7 @@ from detrkit.convert.crowdhuman import PersonBox
 from detrkit.convert.document import CocoDocument
 from detrkit.convert.merge import merge, with_same_classes
 from detrkit.convert.partition import Boxes, divide, groups_of
-from detrkit.convert.placement import Place
+from detrkit.convert.placing import Place
 from detrkit.convert.sample import choose, choose_per_class
 from detrkit.convert.sources import open_documents
 from detrkit.convert.summary import Summary

@@ -1,28 +1,17 @@
-"""Where a converted data set's images are: referred to in place, linked or copied."""
+"""The names by which a converted data set knows its images, and bringing them there."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
 
 from detrkit.convert.document import CocoDocument
+from detrkit.convert.placing import Place, put
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.files import cannot_write
-
-
-class Place(str, Enum):
-    """What happens to the image files."""
-
-    refer = "refer"
-    link = "link"
-    symlink = "symlink"
-    copy = "copy"
 
 
 def relative_name(path: Path, base: Path) -> str:
@@ -136,28 +125,3 @@ def put_all(
             put(file, folder / name, how)
     known |= dict(zip(document.files, names, strict=True))
     return document, names
-
-
-def put(file: Path, target: Path, how: Place) -> None:
-    """Makes an image available as `target`, whose folder is made.
-
-    A hard link becomes a copy where the disk is another one.
-
-    Raises:
-        DetrkitError: it cannot be written.
-    """
-    source = os.path.realpath(file)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if how is Place.symlink:
-            os.symlink(source, target)
-            return
-        if how is Place.link:
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
-            return
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise cannot_write(target, error) from error

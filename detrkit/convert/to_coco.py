@@ -7,7 +7,8 @@ from pathlib import Path
 
 from detrkit.convert.document import CocoDocument
 from detrkit.convert.output import staged
-from detrkit.convert.placement import Place, put_all, referring_names
+from detrkit.convert.placement import put_all, referring_names
+from detrkit.convert.placing import Place
 from detrkit.convert.summary import SplitCounts, Summary
 from detrkit.data.coco_writer import write_coco
 from detrkit.data.faults import FaultReport

@@ -17,7 +17,8 @@ import numpy as np
 
 from detrkit.convert.document import CocoDocument, tidy
 from detrkit.convert.output import staged
-from detrkit.convert.placement import Place, put_all
+from detrkit.convert.placement import put_all
+from detrkit.convert.placing import Place
 from detrkit.convert.summary import SplitCounts, Summary
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.splits import SPLIT_NAMES

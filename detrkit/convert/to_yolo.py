@@ -15,7 +15,8 @@ import numpy.typing as npt
 import yaml
 
 from detrkit.convert.output import staged
-from detrkit.convert.placement import Place, put, target_names
+from detrkit.convert.placement import target_names
+from detrkit.convert.placing import Place, put
 from detrkit.convert.summary import SplitCounts, Summary
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.images import read_header
