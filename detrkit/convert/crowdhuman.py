@@ -12,21 +12,18 @@ the tag `mask` (crowds, reflections, look-alikes). The other keys of a line are 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from detrkit.convert.document import CocoDocument, DocumentBuilder
+from detrkit.convert.headers import Progress, read_headers, report_unreadable
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.images import ImageHeader, read_header
 from detrkit.data.splits import SPLIT_NAMES, split_of
-from detrkit.data.text import text_encoding
+from detrkit.data.text import read_text
 from detrkit.errors import DataError
-
-_READERS = 16
 
 
 class PersonBox(str, Enum):
@@ -64,7 +61,7 @@ def read_documents(
     images: Path | None = None,
     *,
     box: PersonBox = PersonBox.full,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, CocoDocument]:
     """CrowdHuman's splits. Image ids count all images up from 1.
 
@@ -85,15 +82,13 @@ def read_documents(
         if not lines:
             faults.add(FaultKind.BAD_STRUCTURE, file, "", "no line is an annotation with `ID`")
         finder = ImageFinder([images] if images else _image_folders(file))
-        paths = [finder.find(f"{line['ID']}.jpg")[0] for _, line in lines]
+        paths = [Path(finder.find(f"{line['ID']}.jpg")[0]) for _, line in lines]
         builder = DocumentBuilder(str(file), [{"id": 1, "name": "person"}], faults)
         for number, (header, (where, line), path) in enumerate(
-            zip(_headers(paths, progress), lines, paths, strict=True), start=first_id
+            zip(read_headers(paths, progress), lines, paths, strict=True), start=first_id
         ):
             if isinstance(header, DataError):
-                kind = FaultKind.CORRUPT_IMAGE if path.is_file() else FaultKind.MISSING_IMAGE
-                reason = header.message.removeprefix(f"{path}: ")
-                faults.add(kind, path, where, f"{reason}; {len(line['gtboxes'])} boxes")
+                report_unreadable(path, header, where, len(line["gtboxes"]), faults)
                 continue
             h, w = header.size  # annotated on the stored pixels
             entry = {k: v for k, v in line.items() if k != "gtboxes"}
@@ -111,27 +106,27 @@ def _lines(file: Path, faults: FaultReport) -> Iterator[tuple[str, dict[str, Any
     if not file.is_file():
         faults.add(FaultKind.MISSING_FILE, file)
     seen: set[str] = set()
-    with file.open(encoding=text_encoding(file)) as text:
-        for number, line in enumerate(text, start=1):
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                faults.add(FaultKind.WRONG_TYPE, file, f"line {number}", f"not JSON: {error}")
-                continue
-            if (
-                not isinstance(content, dict)
-                or not isinstance(content.get("ID"), str)
-                or not isinstance(content.get("gtboxes"), list)
-            ):
-                faults.add(FaultKind.WRONG_TYPE, file, f"line {number}", "needs `ID` and `gtboxes`")
-                continue
-            if content["ID"] in seen:
-                faults.add(FaultKind.DUPLICATE_IMAGE_ID, file, f"line {number}", content["ID"])
-                continue
-            seen.add(content["ID"])
-            yield f"line {number}", content
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        where = f"line {number}"
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            faults.add(FaultKind.WRONG_TYPE, file, where, f"not JSON: {error}")
+            continue
+        if (
+            not isinstance(content, dict)
+            or not isinstance(content.get("ID"), str)
+            or not isinstance(content.get("gtboxes"), list)
+        ):
+            faults.add(FaultKind.WRONG_TYPE, file, where, "needs `ID` and `gtboxes`")
+            continue
+        if content["ID"] in seen:
+            faults.add(FaultKind.DUPLICATE_IMAGE_ID, file, where, content["ID"])
+            continue
+        seen.add(content["ID"])
+        yield where, content
 
 
 def _add_box(
@@ -164,21 +159,3 @@ def _image_folders(file: Path) -> list[Path]:
         inner = sorted(f for f in root.iterdir() if f.is_dir())
         folders += [f / "Images" for f in inner] + [f / "images" for f in inner] + inner
     return folders
-
-
-def _headers(
-    paths: list[Path], progress: Callable[[int, int], None] | None
-) -> Iterator[ImageHeader | DataError]:
-    """The headers in order, read by threads: the disk is what takes time."""
-
-    def read(path: Path) -> ImageHeader | DataError:
-        try:
-            return read_header(path)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(_READERS) as threads:
-        for done, header in enumerate(threads.map(read, paths), start=1):
-            if progress is not None:
-                progress(done, len(paths))
-            yield header

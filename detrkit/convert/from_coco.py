@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from detrkit.convert.document import NO_ID, CocoDocument, Columns, are_finite
-from detrkit.data.coco import read_categories
+from detrkit.convert.document import NO_ID, CocoDocument, Columns
+from detrkit.data.coco import not_a_list, read_categories
+from detrkit.data.coco_boxes import WrongEntry, annotation_place, as_annotation
+from detrkit.data.coco_entries import ANNOTATIONS, Annotation, id_of, number_of
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.json_stream import JsonFile, StreamedList
-from detrkit.errors import did_you_mean
+from detrkit.data.ids import fits
+from detrkit.data.json_stream import JsonStream, NotUtf8
+from detrkit.data.text import read_json
 
-_NEEDED = ("image_id", "category_id", "bbox")
+_OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
+_LISTS = ("images", "annotations", "categories")
 
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """The annotation entries of a file; numbers written as text are read as numbers."""
+    """The annotation entries of a file, read at each iteration.
 
-    file: JsonFile
+    Coordinates written as text become numbers; an entry that is no object becomes an empty one.
+    """
 
-    def __iter__(self) -> Iterator[Any]:
-        for entry in self.file.entries("annotations"):
-            if isinstance(entry, dict) and isinstance(entry.get("bbox"), list):
-                box = entry["bbox"]
-                if any(isinstance(v, str) for v in box):
-                    numbers = [_number(v) for v in box]
-                    entry["bbox"] = box if None in numbers else numbers
-            yield entry
+    path: Path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        read = 0
+        try:
+            with JsonStream(self.path) as stream:
+                for key in stream:
+                    if key == "annotations":
+                        for part in stream.elements(_OBJECTS):
+                            for entry in part.typed if part.typed is not None else part.plain or []:
+                                yield _with_numbers(entry)
+                                read += 1
+        except NotUtf8:
+            for entry in read_json(self.path)["annotations"][read:]:
+                yield _with_numbers(entry)
 
 
 def read_document(path: Path, images: Path | None = None, *, look: bool = True) -> CocoDocument:
@@ -51,34 +64,54 @@ def read_document(path: Path, images: Path | None = None, *, look: bool = True) 
     Raises:
         DataError: the file is missing, not JSON or not COCO.
     """
-    file = JsonFile(path)
-    content = file.members(skip=("annotations",))
+    names = read_categories(path)
+    content = _content(path)
     faults = FaultReport()
-    for key, kind in (("images", list), ("annotations", StreamedList), ("categories", list)):
-        if not isinstance(content.get(key), kind):
-            near = did_you_mean(key, list(content))
-            detail = f"`{key}` must be a list" if key in content else f"`{key}` is missing{near}"
-            hint = "a COCO file has the lists `images`, `annotations` and `categories`"
-            faults.add(FaultKind.BAD_STRUCTURE, path, "", detail, hint)
-    categories = _categories(path, content)
     entries = _images(path, content.pop("images"), faults)
+    first = {id_of(entry["id"]): entry for entry in reversed(content.pop("categories"))}
+    categories = [first[key] | {"id": key, "name": name} for key, name in names.items()]
     if look:
         files = _files(path, entries, ImageFinder.around(path, images), faults)
     else:
         files = [(images or path.parent) / entry["file_name"] for entry in entries]
-    annotations = CocoAnnotations(file)
-    columns = _columns(path, annotations, entries, categories, faults)
-    del content["annotations"], content["categories"]
+    columns = _Assignment(path, entries, categories, faults).columns()
     return CocoDocument(
-        str(path), entries, files, categories, annotations, *columns, content, faults
+        str(path), entries, files, categories, CocoAnnotations(path), *columns, content, faults
     )
 
 
-def _categories(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries, each id once, each with a name."""
-    names = read_categories(path, content)
-    first = {entry["id"]: dict(entry) for entry in reversed(content["categories"])}
-    return [first[category] | {"name": name} for category, name in names.items()]
+def _content(path: Path) -> dict[str, Any]:
+    """The members of the file without the annotations, of which it only is sure that they exist."""
+    content: dict[str, Any] = {}
+    keys: list[str] = []
+    try:
+        with JsonStream(path) as stream:
+            for key in stream:
+                keys.append(key)
+                if key in _LISTS and not stream.is_list():
+                    raise not_a_list(path, key, keys)
+                if key != "annotations":
+                    content[key] = _list(stream) if key == "images" else stream.value()
+    except NotUtf8:
+        whole = read_json(path)
+        if not isinstance(whole, Mapping):
+            FaultReport().add(FaultKind.BAD_STRUCTURE, path, "", "expected a JSON object")
+        keys = list(whole)
+        for key in _LISTS:
+            if key in whole and not isinstance(whole[key], list):
+                raise not_a_list(path, key, keys) from None
+        content = {key: value for key, value in whole.items() if key != "annotations"}
+    for key in _LISTS:
+        if key not in keys:
+            raise not_a_list(path, key, keys)
+    return content
+
+
+def _list(stream: JsonStream) -> list[Any]:
+    found: list[Any] = []
+    for part in stream.elements(_OBJECTS):
+        found += part.typed if part.typed is not None else part.plain or []
+    return found
 
 
 def _images(path: Path, content: list[Any], faults: FaultReport) -> list[dict[str, Any]]:
@@ -89,20 +122,21 @@ def _images(path: Path, content: list[Any], faults: FaultReport) -> list[dict[st
         if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
             faults.add(FaultKind.WRONG_TYPE, path, place, "needs `id` and `file_name`")
             continue
-        image_id = entry.get("id")
-        if not isinstance(image_id, int | str) or isinstance(image_id, bool):
-            faults.add(FaultKind.WRONG_TYPE, path, place, f"`id` is {image_id!r}")
+        image_id = id_of(entry.get("id"))
+        if image_id is None:
+            faults.add(FaultKind.WRONG_TYPE, path, place, f"`id` is {entry.get('id')!r}")
             continue
         if image_id in found:
-            names = found[image_id]["file_name"], entry["file_name"]
-            kind = FaultKind.DUPLICATE_IMAGE_ID
-            if names[0] != names[1]:
-                kind = FaultKind.AMBIGUOUS_IMAGE_ID
-            hint = "give every image its own id: boxes cannot be told apart otherwise"
-            faults.add(kind, path, f"image {image_id}", "{} and {}".format(*names), hint)
+            first, second = found[image_id]["file_name"], entry["file_name"]
+            faults.add(
+                FaultKind.DUPLICATE_IMAGE_ID if first == second else FaultKind.AMBIGUOUS_IMAGE_ID,
+                path,
+                f"image {image_id}",
+                f"{first} and {second}",
+                hint="give every image its own id: boxes cannot be told apart otherwise",
+            )
             continue
-        # entries come from single reads, which do not share their keys
-        found[image_id] = {sys.intern(key): value for key, value in entry.items()}
+        found[image_id] = dict(entry) | {"id": image_id}
     return list(found.values())
 
 
@@ -113,80 +147,101 @@ def _files(
     for entry in images:
         file, repaired = finder.find(entry["file_name"])
         if repaired:
-            faults.add(FaultKind.REPAIRED_PATH, path, f"image {entry['id']}", f"{file}")
-        files.append(file)
+            faults.add(FaultKind.REPAIRED_PATH, path, f"image {entry['id']}", file)
+        files.append(Path(file))
     return files
 
 
-def _columns(
-    path: Path,
-    annotations: CocoAnnotations,
-    images: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-    faults: FaultReport,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    rows = {image["id"]: row for row, image in enumerate(images)}
-    text_rows = {str(image_id): row for image_id, row in rows.items()}
-    labels = {category["id"]: label for label, category in enumerate(categories)}
-    columns = Columns()
-    for position, entry in enumerate(annotations):
-        if not isinstance(entry, Mapping):
-            faults.add(FaultKind.WRONG_TYPE, path, f"annotations[{position}]", "not an object")
-            columns.leave_out()
-            continue
-        number = entry.get("id")
-        where = f"annotation {entry.get('id', f'number {position}')}"
-        problem = _problem(entry, rows, text_rows, labels)
-        if problem is not None:
-            faults.add(problem[0], path, where, problem[1])
-            columns.leave_out()
-            continue
-        if not isinstance(number, int) or abs(number) >= 1 << 62:
-            number = NO_ID
-        image_id = entry["image_id"]
-        row = rows[image_id] if image_id in rows else text_rows[str(image_id)]
-        columns.add(row, labels[entry["category_id"]], number)
-    owners, row_labels, ids = columns.arrays()
-    numbers, counts = np.unique(ids[ids != NO_ID], return_counts=True)
-    for number, count in zip(numbers[counts > 1], counts[counts > 1], strict=True):
-        detail = f"{count} times"
-        faults.add(FaultKind.DUPLICATE_ANNOTATION_ID, path, f"annotation {number}", detail)
-    return owners, row_labels, ids
+class _Assignment:
+    """Finds out which image and category each annotation belongs to."""
+
+    def __init__(
+        self,
+        path: Path,
+        images: list[dict[str, Any]],
+        categories: list[dict[str, Any]],
+        faults: FaultReport,
+    ) -> None:
+        self.path = path
+        self.faults = faults
+        self.rows: dict[int | str, int] = {e["id"]: row for row, e in enumerate(images)}
+        self.labels: dict[int | str, int] = {e["id"]: row for row, e in enumerate(categories)}
+        self._text_rows: dict[str, int] | None = None
+        self._columns = Columns()
+        self._position = 0
+
+    def columns(
+        self,
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Owners, labels and ids of all entries."""
+        try:
+            with JsonStream(self.path) as stream:
+                for key in stream:
+                    if key == "annotations":
+                        for part in stream.elements(ANNOTATIONS):
+                            self._add(part.plain if part.typed is None else part.typed)
+        except NotUtf8:
+            self._add(read_json(self.path)["annotations"][self._position :])
+        owners, labels, ids = self._columns.arrays()
+        numbers, counts = np.unique(ids[ids != NO_ID], return_counts=True)
+        repeated = counts > 1
+        for number, count in zip(numbers[repeated], counts[repeated], strict=True):
+            self.faults.add(
+                FaultKind.DUPLICATE_ANNOTATION_ID,
+                self.path,
+                f"annotation {number}",
+                f"{count} times",
+                count=int(count) - 1,
+            )
+        return owners, labels, ids
+
+    def _add(self, entries: Any) -> None:
+        for position, entry in enumerate(entries or (), self._position):
+            try:
+                self._columns.add(*self._assigned(entry))
+            except WrongEntry as wrong:
+                self._columns.leave_out()
+                number = entry.get("id") if isinstance(entry, Mapping) else None
+                if isinstance(entry, Annotation):
+                    number = entry.id
+                where = annotation_place(id_of(number), position)
+                self.faults.add(wrong.kind, self.path, where, wrong.detail)
+        self._position += len(entries or ())
+
+    def _assigned(self, entry: Any) -> tuple[int, int, int]:
+        """Row of the image, row of the category, id.
+
+        Raises:
+            WrongEntry: there is no such image or category, or the entry makes no sense.
+        """
+        if not isinstance(entry, Annotation):
+            entry = as_annotation(entry)
+        row = self.rows.get(entry.image_id)
+        if row is None:
+            row = self._row_by_text(entry.image_id)
+        label = self.labels.get(entry.category_id)
+        if label is None:
+            raise WrongEntry(FaultKind.UNKNOWN_CLASS, f"category {entry.category_id}")
+        if not math.isfinite(sum(entry.bbox)) and not all(map(math.isfinite, entry.bbox)):
+            raise WrongEntry(FaultKind.NOT_FINITE, f"`bbox` is {list(entry.bbox)}")
+        return row, label, entry.id if fits(entry.id) and entry.id != NO_ID else NO_ID
+
+    def _row_by_text(self, image_id: int | str) -> int:
+        """Files that write ids here as numbers and there as text."""
+        if self._text_rows is None:
+            self._text_rows = {str(key): row for key, row in self.rows.items()}
+        row = self._text_rows.get(str(image_id))
+        if row is None:
+            raise WrongEntry(FaultKind.UNKNOWN_IMAGE, f"image {image_id}")
+        return row
 
 
-def _problem(
-    entry: Mapping[str, Any],
-    rows: Mapping[int | str, int],
-    text_rows: Mapping[str, int],
-    labels: Mapping[int | str, int],
-) -> tuple[FaultKind, str] | None:
-    """Why an annotation cannot be used."""
-    missing = [key for key in _NEEDED if key not in entry]
-    if missing:
-        near = [f"`{key}`{did_you_mean(key, missing)}" for key in entry if key not in _NEEDED]
-        near = [text for text in near if "did you mean" in text]
-        return FaultKind.UNKNOWN_KEY, (
-            f"unknown key {near[0]}" if near else f"key `{missing[0]}` is missing"
-        )
-    image_id, category, box = entry["image_id"], entry["category_id"], entry["bbox"]
-    if not isinstance(image_id, int | str) or not isinstance(category, int | str):
-        return FaultKind.WRONG_TYPE, "`image_id` or `category_id`"
-    if image_id not in rows and str(image_id) not in text_rows:
-        return FaultKind.UNKNOWN_IMAGE, f"image {image_id}"
-    if category not in labels:
-        return FaultKind.UNKNOWN_CLASS, f"category {category}"
-    if not isinstance(box, list) or len(box) != 4 or any(_number(v) is None for v in box):
-        return FaultKind.WRONG_TYPE, f"`bbox` is {box!r}"
-    if not are_finite(box):
-        return FaultKind.NOT_FINITE, f"`bbox` is {box!r}"
-    return None
-
-
-def _number(value: object) -> float | None:
-    """A JSON number, also when written as text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
+def _with_numbers(entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        return {}
+    box = entry.get("bbox")
+    if isinstance(box, list) and any(isinstance(v, str) for v in box):
+        numbers = [number_of(v) for v in box]
+        if None not in numbers:
+            return entry | {"bbox": numbers}
+    return entry

@@ -13,7 +13,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from detrkit.convert.document import CocoDocument, DocumentBuilder
-from detrkit.data.faults import FaultKind, FaultReport
+from detrkit.convert.headers import report_unreadable
+from detrkit.data.faults import FaultReport
+from detrkit.data.files import ImageFinder
 from detrkit.data.images import read_header
 from detrkit.data.voc import VocImage, VocLayout, annotated_size, parse_object, read_images
 from detrkit.errors import DataError
@@ -30,7 +32,7 @@ def read_documents(layout: VocLayout) -> dict[str, CocoDocument]:
     """
     classes = layout.categories()
     categories = [{"id": i, "name": name} for i, name in enumerate(classes.names, start=1)]
-    finder = layout.finder
+    finder = ImageFinder(layout.image_folders)
     documents: dict[str, CocoDocument] = {}
     numbers: dict[Path, int] = {}
     for split in layout.splits:
@@ -63,9 +65,8 @@ def _size(found: VocImage, faults: FaultReport) -> tuple[int, int] | None:
     try:
         return read_header(found.path).shown_size
     except DataError as error:
-        kind = FaultKind.CORRUPT_IMAGE if found.path.is_file() else FaultKind.MISSING_IMAGE
-        reason = error.message.removeprefix(f"{found.path}: ")
-        faults.add(kind, found.path, f"image {found.file.stem}", reason)
+        boxes = sum(1 for _ in found.objects())
+        report_unreadable(found.path, error, f"image {found.file.stem}", boxes, faults)
         return None
 
 

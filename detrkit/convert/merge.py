@@ -80,7 +80,7 @@ def merge(documents: Sequence[CocoDocument]) -> Merged:
         np.concatenate([document.labels for document in documents]),
         np.concatenate([document.ids for document in documents]),
         first.more | licenses.member(),
-        sum((document.faults for document in documents), FaultReport()),
+        FaultReport.merge(document.faults for document in documents),
     )
     if joined:
         source_of = np.repeat(np.arange(len(documents)), [len(d.owners) for d in documents])

@@ -12,6 +12,7 @@ from detrkit.convert import crowdhuman, to_coco, to_voc, to_yolo
 from detrkit.convert.categories import ClassChanges
 from detrkit.convert.crowdhuman import PersonBox
 from detrkit.convert.document import CocoDocument
+from detrkit.convert.headers import Progress
 from detrkit.convert.merge import merge, with_same_classes
 from detrkit.convert.partition import Boxes, divide, groups_of
 from detrkit.convert.placing import Place
@@ -23,8 +24,6 @@ from detrkit.data.faults import FaultReport
 from detrkit.data.index import DatasetIndex
 from detrkit.data.splits import SPLIT_NAMES
 from detrkit.errors import DataError, UsageError
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def convert_to_yolo(
         )
     if source.images is not None:
         raise UsageError("--images: YOLO is made from data sets that find their own images")
-    indices = open_splits(source.path, splits=source.lists)
+    indices = open_splits(source.path, splits=source.lists, check_images="all")
     notes: list[str] = []
     if division is not None:
         pool = DatasetIndex.concat(list(indices.values()))
@@ -294,4 +293,4 @@ def _boxes(document: CocoDocument) -> Boxes:
 
 
 def _log_faults(documents: Mapping[str, CocoDocument]) -> None:
-    sum((document.faults for document in documents.values()), FaultReport()).log()
+    FaultReport.merge(document.faults for document in documents.values()).log()

@@ -11,7 +11,7 @@ import numpy as np
 from detrkit.convert.document import CocoDocument
 from detrkit.convert.placing import Place, put
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import ImageFinder
+from detrkit.data.files import Folders, ImageFinder
 
 
 def relative_name(path: Path, base: Path) -> str:
@@ -31,15 +31,17 @@ def referring_names(names: Sequence[str], files: Sequence[Path], ann_file: Path)
     folder = ann_file.resolve().parent
     base = folder.parent if folder.name.lower().startswith("annotation") else folder
     finder = ImageFinder.around(ann_file, None)
-    return [
-        name if not file.is_file() or _leads_to(finder, name, file) else relative_name(file, base)
-        for name, file in zip(names, files, strict=True)
-    ]
+    there = Folders()
 
+    def settled(name: str, file: Path) -> str:
+        if not there.is_file(file):
+            return name
+        first = next((p / name for p in finder.places if there.is_file(p / name)), None)
+        if first is not None and os.path.samefile(first, file):
+            return name
+        return relative_name(file, base)
 
-def _leads_to(finder: ImageFinder, name: str, file: Path) -> bool:
-    first = next((f / name for f in finder.folders if (f / name).is_file()), None)
-    return first is not None and os.path.samefile(first, file)
+    return [settled(name, file) for name, file in zip(names, files, strict=True)]
 
 
 def target_names(

@@ -101,7 +101,7 @@ class Resizing:
                     new_size = self.new_size(size)
                     if new_size != size and not _is_complete(target, new_size):
                         _write(target, self._smaller(image, new_size))
-            except DetrkitError:
+            except (DetrkitError, MemoryError):
                 raise
             except Exception as error:  # damaged files make Pillow raise about anything
                 return Outcome(error=str(error) or type(error).__name__)
@@ -113,7 +113,7 @@ class Resizing:
         """The encoded image with (h, w), in the format of the source."""
         form = image.format or "JPEG"
         if form in ("JPEG", "MPO") and image.mode not in ("L", "RGB", "CMYK"):
-            image = image.convert("RGB")  # type: ignore[assignment]
+            image = image.convert("RGB")
         small = image.resize(size[::-1], Image.Resampling.LANCZOS)
         encoded = io.BytesIO()
         small.save(encoded, "JPEG" if form == "MPO" else form, quality=self.quality)

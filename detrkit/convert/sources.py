@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from detrkit.convert import crowdhuman, from_coco, from_voc, from_yolo
 from detrkit.convert.document import LEFT_OUT, CocoDocument
+from detrkit.convert.headers import Progress
 from detrkit.data.classes import merge_categories
 from detrkit.data.detect import CocoLayout, find_layout
 from detrkit.data.voc import VocLayout
@@ -22,7 +23,7 @@ def open_documents(
     images: Path | None = None,
     *,
     splits: Mapping[str, str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, CocoDocument]:
     """The splits of a data set; all of them have the same categories.
 
@@ -49,7 +50,7 @@ def open_documents(
             layout = replace(layout, image_folders=[images])
         return from_voc.read_documents(layout)
     if isinstance(layout, YoloLayout):
-        return from_yolo.read_documents(layout)
+        return from_yolo.read_documents(layout, progress)
     raise DataError(f"{path}: a data set of this kind cannot be converted")
 
 

@@ -57,7 +57,7 @@ def write(
             parts = [f"images/{split}" for split in SPLIT_NAMES] + parts
     reads = [*(sources or []), *(f for d in documents.values() for f in d.files)]
     counts: dict[str, SplitCounts] = {}
-    faults = FaultReport()
+    faults: list[FaultReport] = []
     with staged(folder, parts, force=force, sources=reads) as stage:
         for split, document in documents.items():
             if place is Place.refer:
@@ -74,5 +74,5 @@ def write(
                 more=document.more,
             )
             counts[split] = SplitCounts.of_document(document)
-            faults += document.faults
-    return Summary(output, "COCO", counts, faults)
+            faults.append(document.faults)
+    return Summary(output, "COCO", counts, FaultReport.merge(faults))

@@ -56,7 +56,7 @@ def write(
     reads = [*(sources or []), *(f for d in documents.values() for f in d.files)]
     lists = [f"{_LISTS}/{split}.txt" for split in (*SPLIT_NAMES, "trainval")]
     counts: dict[str, SplitCounts] = {}
-    faults = FaultReport()
+    faults: list[FaultReport] = []
     parts = ["JPEGImages", "Annotations", "labels.txt", *lists]
     with staged(output, parts, force=force, sources=reads) as stage:
         (stage / "Annotations").mkdir()
@@ -77,11 +77,11 @@ def write(
             text = "".join(f"{stem}\n" for stem in stems)
             (stage / _LISTS / f"{split}.txt").write_text(text, encoding="utf-8", newline="\n")
             counts[split] = SplitCounts.of_document(document)
-            faults += document.faults
+            faults.append(document.faults)
         classes = dict.fromkeys(name for d in documents.values() for name in d.names)
         text = "".join(f"{name}\n" for name in classes)
         (stage / "labels.txt").write_text(text, encoding="utf-8", newline="\n")
-    return Summary(output, "VOC", counts, faults)
+    return Summary(output, "VOC", counts, FaultReport.merge(faults))
 
 
 def without_crowds(document: CocoDocument) -> CocoDocument:

@@ -62,12 +62,12 @@ def write(
     parts = [f"{kind}/{split}" for kind in ("images", "labels") for split in SPLIT_NAMES]
     reads = [*(sources or []), *(Path(p) for index in indices.values() for p in index.paths)]
     counts: dict[str, SplitCounts] = {}
-    faults = FaultReport()
+    faults: list[FaultReport] = []
     with staged(output, [*parts, "data.yaml"], force=force, sources=reads) as stage:
         for split, index in indices.items():
-            own = FaultReport(list(index.faults))
+            own = FaultReport.merge([index.faults])
             counts[split] = _write_split(index, split, stage, place, keep_crowds, own)
-            faults += own
+            faults.append(own)
         names = next(iter(indices.values())).class_map.names
         content = {split: f"images/{split}" for split in SPLIT_NAMES if split in indices}
         text = yaml.safe_dump(
@@ -76,7 +76,7 @@ def write(
             sort_keys=False,
         )
         (stage / "data.yaml").write_text(text, encoding="utf-8", newline="\n")
-    return Summary(output, "YOLO", counts, faults)
+    return Summary(output, "YOLO", counts, FaultReport.merge(faults))
 
 
 def _write_split(

@@ -22,6 +22,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from detrkit.files import cannot_write, open_atomically
 
 _LISTS = ("categories", "images", "annotations")
@@ -75,9 +77,9 @@ def write_coco(
         file.write(b"{")
         for key, value in (more or {}).items():
             if key not in lists:
-                file.write(_encoded(key) + b": " + _encoded(value) + b",\n")
+                file.write(_encoded(key) + b":" + _encoded(value) + b",\n")
         for place, (key, entries) in enumerate(lists.items()):
-            file.write((b",\n" if place else b"") + _encoded(key) + b": [")
+            file.write((b",\n" if place else b"") + _encoded(key) + b":[")
             counts[key] = _write_entries(file, iter(entries))
             file.write(b"]")
         file.write(b"}\n")
@@ -95,16 +97,13 @@ def _write_entries(file: IO[bytes], entries: Iterator[Mapping[str, Any]]) -> int
 
 def _encoded(value: object) -> bytes:
     try:
-        text = _STRICT.encode(value)
-    except ValueError:
-        text = _STRICT.encode(_finite(value))
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate, from a file name that is not UTF-8
+        return _ENCODER.encode(value)
+    except (UnicodeEncodeError, OverflowError):
+        # a lone surrogate, of a file name that is not UTF-8, or an int beyond 64 bits
         return json.dumps(_finite(value)).encode("ascii")
 
 
-_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_ENCODER = msgspec.json.Encoder()
 
 
 def _finite(value: Any) -> Any:

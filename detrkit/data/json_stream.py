@@ -1,194 +1,343 @@
-"""Reading JSON files that are larger than memory: one object whose long lists are streamed.
+"""A large JSON object, read piece by piece.
 
-The annotations of Objects365 are 25 million objects in one list. As Python objects they need
-about twenty gigabytes; read one after the other, the size of one.
+A file of a million annotations becomes ten times its size as Python objects. Here only a few
+megabytes of it are in memory at a time:
+
+    with JsonStream(path) as stream:
+        for key in stream:
+            if key == "annotations":
+                for part in stream.elements(msgspec.json.Decoder(list[Annotation])):
+                    ...
+
+The text of an array is cut between two objects, `}, {`, and each piece is parsed as an array of
+its own. A cut in the wrong place leaves a bracket or a string open and so never parses. A piece
+that does not parse, or whose values are not of the expected types, is read element by element
+with Python's own parser, which also accepts NaN and says where a mistake is.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from types import TracebackType
+from typing import IO, Any, Generic, TypeVar
+
+import msgspec
 
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.text import text_encoding
+from detrkit.errors import DataError
 
-_CHUNK = 1 << 20  # characters
-_LONGEST_STRING = 1 << 26
-_WHITESPACE = " \t\n\r"
+T = TypeVar("T")
+
+#: Bytes that are read and parsed at once.
+BLOCK = 4 << 20
+
+_BOUNDARY = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
+_SPACE = re.compile(rb"[ \t\r\n]*")
+_TEXT_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+_UTF8_CONTINUATION = bytes(range(0x80, 0xC0))
 
 
-@dataclass(frozen=True)
-class StreamedList:
-    """Stands for a list that was not kept.
+class NotUtf8(Exception):
+    """The file has another encoding and must be read as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[T]):
+    """Some elements of an array: one of the two.
 
     Attributes:
-        length: number of its entries.
+        typed: as the decoder makes them, or None where it could not.
+        plain: as Python's own parser makes them.
     """
 
-    length: int
+    typed: list[T] | None
+    plain: list[Any] | None = None
 
 
-@dataclass(frozen=True)
-class JsonFile:
-    """A JSON file that holds one object.
+class JsonStream:
+    """Iterates over the keys of the object in a file; a value that is not asked for is skipped.
 
-    Attributes:
-        path: the file; UTF-8 with or without BOM, or GB18030.
+    Args:
+        path: a UTF-8 file, with or without BOM.
+        block: bytes that are read and parsed at once.
+
+    Raises:
+        DataError: the file is missing, not JSON (line and column are named), or not an object.
+        NotUtf8: it has another encoding. May come after some values.
     """
 
-    path: Path
+    def __init__(self, path: str | Path, block: int = BLOCK) -> None:
+        self.path = path
+        self.block = block
+        self._file: IO[bytes] | None = None
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._buffer = b""
+        self._at = 0  # what is before it in the buffer has been read
+        self._start = 0  # of the buffer in the file
+        self._ended = False
 
-    def members(self, skip: Collection[str] = ()) -> dict[str, Any]:
-        """The object, with a `StreamedList` in place of each list that `skip` names.
-
-        Raises:
-            DataError: the file is missing, not JSON, or holds something else than an object.
-        """
-        found: dict[str, Any] = {}
-        with self._open() as file:
-            cursor = _Cursor(file, self.path)
-            for key in cursor.names():
-                if key in skip and cursor.peek() == "[":
-                    found[key] = StreamedList(sum(1 for _ in cursor.entries()))
-                else:
-                    found[key] = cursor.value()
-        return found
-
-    def entries(self, key: str) -> Iterator[Any]:
-        """The entries of the list called `key`, one after the other.
-
-        Raises:
-            DataError: as `members`, or there is no such list.
-        """
-        with self._open() as file:
-            cursor = _Cursor(file, self.path)
-            for name in cursor.names():
-                if name == key and cursor.peek() == "[":
-                    yield from cursor.entries()
-                    return
-                cursor.value()
-        FaultReport().add(FaultKind.BAD_STRUCTURE, self.path, "", f"`{key}` must be a list")
-
-    def _open(self) -> TextIO:
-        return open(self.path, encoding=self._encoding, newline="")
-
-    @cached_property
-    def _encoding(self) -> str:
-        if not self.path.is_file():
+    def __enter__(self) -> JsonStream:
+        try:
+            self._file = open(self.path, "rb")  # closed on exit
+        except FileNotFoundError:
             FaultReport().add(FaultKind.MISSING_FILE, self.path)
-        return text_encoding(self.path)
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror or error}") from error
+        return self
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
 
-class _Cursor:
-    """Walks through the text of a file, of which it holds a window."""
-
-    def __init__(self, file: TextIO, path: Path) -> None:
-        self._file = file
-        self._path = path
-        self._decoder = json.JSONDecoder()
-        self._text = ""
-        self._at = 0
-        self._line, self._column = 1, 1  # of the window's first character
-
-    def names(self) -> Iterator[str]:
-        """Names of the object's members; the caller takes each value before the next name."""
-        self._expect("{", "expected a JSON object")
-        if self.peek() == "}":
+    def __iter__(self) -> Iterator[str]:
+        self._fill(self.block)
+        if self._buffer.startswith(codecs.BOM_UTF8):
+            self._at = len(codecs.BOM_UTF8)
+        if self._peek() != b"{":
+            self._value()  # says what is wrong, if it is not JSON
+            FaultReport().add(FaultKind.BAD_STRUCTURE, self.path, "", "expected a JSON object")
+        self._at += 1
+        first = True
+        while True:
+            token = self._peek()
+            if token == b"}":
+                break
+            if not first:
+                if token != b",":
+                    self._stop("Expecting ',' delimiter")
+                self._at += 1
+                token = self._peek()
+            if token != b'"':
+                self._stop("Expecting property name enclosed in double quotes")
+            key = self._value()
+            if self._peek() != b":":
+                self._stop("Expecting ':' delimiter")
             self._at += 1
-        else:
-            while True:
-                if self.peek() != '"':
-                    self._fail("expected a name in double quotes", self._at)
-                key = self.value()
-                self._expect(":", "expected `:`")
-                self.peek()
-                yield key
-                if self._next_of("}"):
-                    break
-        if self.peek():
-            self._fail("something follows the object", self._at)
+            first = False
+            self._peek()
+            before = self._position
+            yield key
+            if self._position == before:
+                self.skip()
+        self._at += 1
+        if self._peek():
+            self._stop("Extra data")
 
-    def entries(self) -> Iterator[Any]:
-        """The entries of the list that starts here."""
-        self._expect("[", "expected a list")
-        if self.peek() == "]":
+    @property
+    def _position(self) -> int:
+        return self._start + self._at
+
+    def is_list(self) -> bool:
+        """Whether the value of the present key is an array."""
+        return self._peek() == b"["
+
+    def value(self) -> Any:
+        """The value of the present key as Python objects."""
+        self._peek()
+        return self._value()
+
+    def skip(self) -> None:
+        """Reads over the value of the present key."""
+        if self.is_list():
+            for _ in self.elements(_ANYTHING):
+                pass
+        else:
+            self._value()
+
+    def elements(self, decoder: msgspec.json.Decoder[list[T]]) -> Iterator[Part[T]]:
+        """The elements of the array that is the value of the present key, some thousands at once.
+
+        Args:
+            decoder: makes a list of typed objects of the text of an array.
+        """
+        if self._peek() != b"[":
+            raise ValueError("not an array")
+        self._at += 1
+        if self._peek() == b"]":
             self._at += 1
             return
         while True:
-            self.peek()
-            yield self.value()
-            if self._next_of("]"):
+            self._fill(self.block)
+            typed = self._typed(decoder)
+            if typed is not None:
+                yield Part(typed)
+                continue
+            plain, ended = self._plain()
+            yield Part(None, plain)
+            if ended:
                 return
 
-    def value(self) -> Any:
-        """The JSON value that starts here."""
+    def _typed(self, decoder: msgspec.json.Decoder[list[T]]) -> list[T] | None:
+        """The elements up to the last boundary in the buffer, if they are as expected."""
+        cut = self._boundary()
+        if cut is None:
+            return None
+        end, following = cut
+        try:
+            found = decoder.decode(b"[%b]" % self._buffer[self._at : end])
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        self._at = following
+        return found
+
+    def _boundary(self) -> tuple[int, int] | None:
+        """End of the last object but one in the buffer, and start of the one after it."""
+        at = len(self._buffer)
+        for _ in range(1000):  # braces that are no boundary: nested ones, or in strings
+            at = self._buffer.rfind(b"}", self._at, at)
+            if at < 0:
+                return None
+            found = _BOUNDARY.match(self._buffer, at)
+            if found:
+                return at + 1, found.end()
+        return None
+
+    def _plain(self) -> tuple[list[Any], bool]:
+        """The complete elements in the buffer, and whether the array ends with them."""
         while True:
+            text = self._decoded()
+            elements: list[Any] = []
+            at = read = 0
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-            except json.JSONDecodeError as error:
-                if self._may_be_cut_off(error) and self._grow():
-                    continue
-                self._fail(error.msg, error.pos)
-            except RecursionError:
-                self._fail("nested too deeply", self._at)
-            except ValueError as error:  # a number of thousands of digits
-                self._fail(str(error), self._at)
-            # a number near the end of the window may go on, even after `1e-`
-            if len(self._text) - end < 3 and isinstance(value, int | float) and self._grow():
-                continue
-            self._at = end
-            return value
+                while True:
+                    element, at = _DECODER.raw_decode(text, _TEXT_SPACE.match(text, at).end())  # type: ignore[union-attr]
+                    at = _TEXT_SPACE.match(text, at).end()  # type: ignore[union-attr]
+                    if at == len(text) and not self._ended:
+                        break  # a number may go on, and what follows is unknown
+                    if text[at : at + 1] not in (",", "]"):
+                        raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+                    elements.append(element)
+                    read = at + 1
+                    if text[at] == "]":
+                        self._skip_text(text, read)
+                        return elements, True
+                    at = read
+            except (ValueError, RecursionError) as error:
+                if self._ended or not _may_go_on(error, text):
+                    self._fail(error, text)
+            if elements:
+                self._skip_text(text, read)
+                return elements, False
+            self._fill(2 * (len(self._buffer) - self._at))
 
-    def peek(self) -> str:
-        """The next character that is not white space; empty at the end."""
+    def _value(self) -> Any:
+        """One value of any type, at which the buffer stands."""
+        window = min(1 << 16, self.block)
         while True:
-            while self._at < len(self._text):
-                if self._text[self._at] not in _WHITESPACE:
-                    return self._text[self._at]
-                self._at += 1
-            if not self._grow():
-                return ""
+            self._fill(window)
+            text = self._decoded(window)
+            whole = self._ended and len(self._buffer) - self._at <= window
+            try:
+                value, end = _DECODER.raw_decode(text)
+                if end < len(text) or whole:
+                    self._skip_text(text, end)
+                    return value
+            except (ValueError, RecursionError) as error:
+                if whole or not _may_go_on(error, text):
+                    self._fail(error, text)
+            window *= 4
 
-    def _next_of(self, closing: str) -> bool:
-        """Steps over a comma, or over `closing` and says so."""
-        found = self.peek()
-        if found not in (",", closing) or not found:
-            self._fail(f"expected `,` or `{closing}`", self._at)
-        self._at += 1
-        return found == closing
+    def _peek(self) -> bytes:
+        """The next character that is not white space; empty at the end of the file."""
+        while True:
+            found = _SPACE.match(self._buffer, self._at)
+            assert found is not None
+            self._at = found.end()
+            if self._at < len(self._buffer) or self._ended:
+                return self._buffer[self._at : self._at + 1]
+            self._fill(self.block)
 
-    def _expect(self, character: str, otherwise: str) -> None:
-        if self.peek() != character:
-            self._fail(otherwise, self._at)
-        self._at += 1
+    def _fill(self, count: int) -> None:
+        """Makes `count` unread bytes available, if the file has so many."""
+        if self._ended or len(self._buffer) - self._at >= count:
+            return
+        assert self._file is not None
+        self._start += self._at
+        blocks = [self._buffer[self._at :]]
+        missing = count - len(blocks[0])
+        while missing > 0 and not self._ended:
+            try:
+                data = self._file.read(max(missing, self.block))
+            except OSError as error:
+                raise DataError(f"{self.path}: {error.strerror or error}") from error
+            self._ended = not data
+            self._check(data)
+            blocks.append(data)
+            missing -= len(data)
+        self._buffer = b"".join(blocks)
+        self._at = 0
 
-    def _may_be_cut_off(self, error: json.JSONDecodeError) -> bool:
-        """Whether it is the window's end rather than the file that breaks the value."""
-        if error.msg.startswith("Unterminated string"):
-            return len(self._text) - error.pos < _LONGEST_STRING
-        return len(self._text) - error.pos < 16  # the longest word is -Infinity
+    def _check(self, data: bytes) -> None:
+        """Notices other encodings: the fast parser does not look at what it skips."""
+        if data.isascii() and not self._utf8.getstate()[0]:
+            return
+        try:
+            self._utf8.decode(data)
+        except UnicodeDecodeError as error:
+            raise NotUtf8 from error
 
-    def _grow(self) -> bool:
-        """Drops what was read and doubles the rest; False at the end of the file."""
-        chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
-        if not chunk:
-            return False
-        self._line, self._column = self._place(self._at)
-        self._text, self._at = self._text[self._at :] + chunk, 0
-        return True
+    def _decoded(self, count: int | None = None) -> str:
+        """The unread bytes, or `count` of them, as text; without a character that is cut."""
+        end = None if count is None else self._at + count
+        return self._buffer[self._at : end].decode("utf-8", "ignore")
 
-    def _place(self, position: int) -> tuple[int, int]:
-        newlines = self._text.count("\n", 0, position)
-        if not newlines:
-            return self._line, self._column + position
-        return self._line + newlines, position - self._text.rfind("\n", 0, position)
+    def _skip_text(self, text: str, count: int) -> None:
+        """Moves on over so many characters of `text`."""
+        self._at += count if text.isascii() else len(text[:count].encode())
 
-    def _fail(self, reason: str, position: int) -> NoReturn:
-        line, column = self._place(position)
+    def _fail(self, error: Exception, text: str) -> None:
+        """Reports what Python's parser said about the text at which the buffer stands."""
+        if isinstance(error, json.JSONDecodeError):
+            self._skip_text(text, error.pos)
+            self._stop(error.msg)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        FaultReport().add(FaultKind.BAD_JSON, self.path, "", reason)
+
+    def _stop(self, reason: str) -> None:
+        line, column = _line_and_column(self.path, self._position)
         where = f"line {line}, column {column}"
-        FaultReport().add(FaultKind.BAD_JSON, self._path, where, reason)
-        raise AssertionError  # the line above raises
+        FaultReport().add(FaultKind.BAD_JSON, self.path, where, reason)
+
+
+def _may_go_on(error: Exception, text: str) -> bool:
+    """Whether more text could make sense of what Python's parser did not understand."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    # the longest thing without a string's end in sight is an escape, \uD800\uDC00
+    return error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
+
+
+def _line_and_column(path: str | Path, position: int) -> tuple[int, int]:
+    """Of a byte in a file, both counted from 1; columns count characters."""
+    line, column = 1, 1
+    with open(path, "rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            file.seek(0)
+        while file.tell() < position:
+            data = file.read(min(BLOCK, position - file.tell()))
+            if not data:
+                break
+            if b"\n" in data:
+                line += data.count(b"\n")
+                column = 1
+                data = data[data.rindex(b"\n") + 1 :]
+            column += len(data.translate(None, _UTF8_CONTINUATION))
+    return line, column
+
+
+class _Anything(msgspec.Struct, gc=False):
+    """An object of which nothing is wanted."""
+
+
+_ANYTHING = msgspec.json.Decoder(list[_Anything])

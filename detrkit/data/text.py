@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,6 @@ import yaml
 
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.errors import DataError
-
-#: Tried in this order; the first accepts a byte order mark.
-_ENCODINGS = ("utf-8-sig", "gb18030")
 
 
 def read_text(path: str | Path) -> str:
@@ -29,31 +24,12 @@ def read_text(path: str | Path) -> str:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    for encoding in _ENCODINGS:
+    for encoding in ("utf-8-sig", "gb18030"):
         try:
             return data.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise _not_text(path)
-
-
-def text_encoding(path: str | Path) -> str:
-    """The encoding of a text file of any length, which is never in memory as a whole.
-
-    Raises:
-        DataError: as in `read_text`.
-    """
-    try:
-        for encoding in _ENCODINGS:
-            with open(path, "rb") as file, suppress(UnicodeDecodeError):
-                decoder = codecs.getincrementaldecoder(encoding)()
-                while chunk := file.read(1 << 22):
-                    decoder.decode(chunk)
-                decoder.decode(b"", final=True)
-                return encoding
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    raise _not_text(path)
+    raise DataError(f"{path}: not a text file (neither UTF-8 nor GB18030)")
 
 
 def read_json(path: str | Path) -> Any:
@@ -66,13 +42,12 @@ def read_json(path: str | Path) -> Any:
         FaultReport().add(FaultKind.MISSING_FILE, path)
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        place = (
-            f"line {error.lineno}, column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else ""
-        )
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as error:
+        place, reason = "", str(error)  # e.g. a number of 5,000 digits
+        if isinstance(error, RecursionError):
+            reason = "nested too deeply"
+        elif isinstance(error, json.JSONDecodeError):
+            place, reason = f"line {error.lineno}, column {error.colno}", error.msg
         FaultReport().add(FaultKind.BAD_JSON, path, place, reason)
         raise AssertionError from error  # the line above raises
 
@@ -111,7 +86,3 @@ def read_xml(path: str | Path) -> ElementTree.Element:
             return ElementTree.fromstring(data[declared.end() :].decode(declared[1].decode()))
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _not_text(path: str | Path) -> DataError:
-    return DataError(f"{path}: not a text file (neither UTF-8 nor GB18030)")

@@ -17,6 +17,7 @@ from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.splits import split_of
 from detrkit.data.text import read_text, read_xml
@@ -99,19 +100,12 @@ class VocLayout:
             self._classes = ClassMap.from_names(dict.fromkeys(names))
         return self._classes
 
-    @property
-    def finder(self) -> ImageFinder:
-        """Knows where the images are."""
-        return ImageFinder(self.image_folders)
-
     def annotation_files(self, split: str) -> tuple[Path, list[Path]]:
         """The list file (or folder) of a split, and its annotation files, which may be missing."""
-        if split in self.lists:
-            source = self.lists[split]
-            names = [self._listed(line.strip()) for line in read_text(source).splitlines()]
-        else:
-            source = self.annotations
-            names = sorted(f.stem for f in source.glob("*.xml"))
+        if split not in self.lists:
+            return self.annotations, sorted(self.annotations.glob("*.xml"))
+        source = self.lists[split]
+        names = [self._listed(line.strip()) for line in read_text(source).splitlines()]
         return source, [self._annotation_file(name) for name in names if name]
 
     def _listed(self, line: str) -> str:
@@ -130,10 +124,22 @@ class VocLayout:
         whole = self.annotations / f"{base.name}.xml"
         return whole if whole.is_file() else self.annotations / f"{base.stem}.xml"
 
-    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+    def read(
+        self,
+        split: str,
+        class_map: ClassMap | None = None,
+        check_images: CheckImages = "auto",
+    ) -> DatasetIndex:
         """One split as an index."""
         source, files = self.annotation_files(split)
-        return read_voc(files, self.finder, self.categories(), source, class_map=class_map)
+        return read_voc(
+            files,
+            ImageFinder(self.image_folders),
+            self.categories(),
+            source,
+            class_map=class_map,
+            check_images=check_images,
+        )
 
 
 def read_voc(
@@ -144,6 +150,7 @@ def read_voc(
     *,
     images: Sequence[Path] | None = None,
     class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
 ) -> DatasetIndex:
     """Reads VOC annotation files; image ids are their names without ending.
 
@@ -154,23 +161,23 @@ def read_voc(
         source: list file or folder, for messages.
         images: the image of each file; None finds them by what the file says.
         class_map: classes to use, matched by name; None takes `classes`.
+        check_images: as in `read_coco`.
 
     Raises:
         DataError: none of the images can be read.
     """
     wanted, matches = adopt(class_map or classes, classes)
-    builder = IndexBuilder(wanted, str(source))
+    builder = IndexBuilder(str(source), check_images=check_images, folders=finder.folders)
     labels = {name: matches[i] for name, i in classes.index_of_name.items() if i in matches}
     for found in read_images(files, finder, source, builder.faults, images=images):
         size = None if found.root is None else annotated_size(found.root)
-        number = builder.add_image(found.path, found.file.stem, size)
+        number = builder.add_image(found.path, found.file.stem, size, file=found.file)
         for where, item in found.objects():
             parsed = parse_object(item, found.file, where, labels, builder.faults)
             if parsed is not None:
-                label, box = parsed
-                where = f"{where} `{wanted.names[label]}`"
-                builder.add_box(number, box, label, file=str(found.file), where=where)
-    return builder.build()
+                label, corners = parsed
+                builder.add_box(number, corners, label, where=f"{where} `{wanted.names[label]}`")
+    return builder.build(wanted)
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ def read_images(
             continue
         seen.add(file)
         if not file.is_file():
-            image = images[place] if images else finder.find(f"{file.stem}.jpg")[0]
+            image = images[place] if images else Path(finder.find(f"{file.stem}.jpg")[0])
             faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {file.stem}")
             yield VocImage(image, file, None)
             continue
@@ -259,13 +266,14 @@ def parse_object(
 def _image_of(file: Path, root: Element, finder: ImageFinder, faults: FaultReport) -> Path:
     """The image of an annotation file: as it says, else the one of the same name."""
     name = PureWindowsPath(_text(root, "filename") or "").name
-    path, repaired = finder.find(name) if name else (Path(), True)
-    if path.is_file() and (not repaired or path.stem == file.stem):
+    found, repaired = finder.find(name) if name else ("", True)
+    path = Path(found)
+    if finder.folders.is_file(path) and (not repaired or path.stem == file.stem):
         if repaired:
             faults.add(FaultKind.REPAIRED_PATH, file, f"`{name}`", f"{path.name}")
         return path
-    same, _ = finder.find(f"{file.stem}.jpg")
-    if same.is_file() and name:
+    same = Path(finder.find(f"{file.stem}.jpg")[0])
+    if finder.folders.is_file(same) and name:
         faults.add(FaultKind.REPAIRED_PATH, file, f"`{name}`", f"{same.name}")
     return same
 
@@ -277,7 +285,7 @@ def annotated_size(root: Element) -> tuple[int, int] | None:
         return None
     try:
         return int(float(_text(size, "height") or 0)), int(float(_text(size, "width") or 0))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -42,7 +42,7 @@ def test_one_entry_a_line_and_readable_names(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     images = [{"id": 1, "file_name": "猫 'a'.jpg"}, {"id": 2, "file_name": "b.jpg"}]
     write_coco(path, images=images, annotations=[], categories=[])
-    assert '\n{"id": 1, "file_name": "猫 \'a\'.jpg"},\n' in path.read_text(encoding="utf-8")
+    assert '\n{"id":1,"file_name":"猫 \'a\'.jpg"},\n' in path.read_text(encoding="utf-8")
 
 
 def test_more_entries_than_are_written_at_once(tmp_path: Path) -> None:

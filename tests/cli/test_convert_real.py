@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run, run  # noqa: F401
+from tests.cli.conftest import Run
 from tests.convert.compare import assert_same_splits
 
 SETS = ["bccd", "cards_yolo", "ships_yolo_messy", "aerial_cars", "aerial_trees", "coco_cc"]
@@ -16,7 +17,7 @@ SETS = ["bccd", "cards_yolo", "ships_yolo_messy", "aerial_cars", "aerial_trees",
 @pytest.mark.parametrize("form", ["to-coco", "to-yolo", "to-voc"])
 @pytest.mark.parametrize("name", SETS)
 def test_the_result_reads_like_the_source(
-    shared_data,
+    shared_data: Callable[[str], Path],
     tmp_path: Path,
     run: Run,
     name: str,
