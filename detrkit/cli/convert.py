@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # ruff: noqa: UP045
 
 _MOST_CLASSES = 30
+_MANY = 10_000  # images; fewer are done before a line would be read
 
 DataSet = Annotated[
     Path,
@@ -242,6 +243,70 @@ def crowdhuman(
     _report(summary, json)
 
 
+def objects365(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Folder with train/zhiyuan_objv2_train.json, val/zhiyuan_objv2_val.json and the "
+            "images.",
+            show_default=False,
+        ),
+    ],
+    output: Folder,
+    val_images: Annotated[
+        int,
+        typer.Option(
+            "--val-images",
+            metavar="N",
+            min=1,
+            help="The first N images of the validation set stay in it; the others are trained on.",
+        ),
+    ] = 5000,
+    max_side: Annotated[
+        int,
+        typer.Option(
+            "--max-side",
+            metavar="N",
+            min=0,
+            help="Make images smaller whose longer side has more pixels; 0 leaves all as they are.",
+        ),
+    ] = 640,
+    quality: Annotated[
+        int, typer.Option("--quality", min=1, max=100, help="Of JPEG files that are made.")
+    ] = 75,
+    workers: Annotated[
+        Optional[int],
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=0,
+            help="Processes; one per core by default.",
+            show_default=False,
+        ),
+    ] = None,
+    place: BringImages = Bringing.link,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Objects365 v2 as D-FINE and DEIM train on it: merged and made smaller.
+
+    The download is not changed. Interrupted or killed, the same command goes on where it stopped.
+    """
+    from detrkit.convert.objects365 import Recipe
+    from detrkit.convert.objects365 import convert as convert_images
+    from detrkit.convert.placing import Place
+    from detrkit.convert.resizing import Resizing, cores
+
+    resizing = Resizing(max_side, quality, Place(place.value))
+    recipe = Recipe(val_images, resizing, cores() if workers is None else workers)
+    with _progress(json) as progress:
+        summary = convert_images(
+            src.expanduser(), output.expanduser(), recipe, force=force, progress=progress
+        )
+    _report(summary, json)
+
+
 def categories(
     src: DataSet,
     output: CocoOut,
@@ -418,6 +483,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "to-yolo": to_yolo,
     "to-voc": to_voc,
     "crowdhuman": crowdhuman,
+    "objects365": objects365,
     "categories": categories,
     "split": split,
     "merge": merge,
@@ -467,13 +533,26 @@ def _division(
 
 @contextmanager
 def _progress(json: bool) -> Iterator[Progress]:
-    """A bar on stderr that appears when there is something to count."""
+    """A bar on stderr that appears when there is something to count; lines where no one looks."""
+    import logging
+
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     from detrkit.cli.console import err
 
-    with Bar(console=err, transient=True, disable=json) as bar:
-        task = bar.add_task("images", visible=False)
+    if not err.is_terminal:
+        logger = logging.getLogger("detrkit")
+
+        def tell(done: int, total: int) -> None:
+            if total >= _MANY and done % (total // 20) == 0:
+                logger.info("%d of %d images", done, total)
+
+        yield tell
+        return
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=err, transient=True, disable=json) as bar:
+        task = bar.add_task("", visible=False)
 
         def update(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)

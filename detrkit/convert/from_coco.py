@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detrkit.convert.document import NO_ID, CocoDocument, Columns
-from detrkit.data.coco import not_a_list, read_categories
+from detrkit.data.coco import named_categories, not_a_list
 from detrkit.data.coco_boxes import WrongEntry, annotation_place, as_annotation
 from detrkit.data.coco_entries import ANNOTATIONS, Annotation, id_of, number_of
 from detrkit.data.faults import FaultKind, FaultReport
@@ -64,8 +64,8 @@ def read_document(path: Path, images: Path | None = None, *, look: bool = True) 
     Raises:
         DataError: the file is missing, not JSON or not COCO.
     """
-    names = read_categories(path)
     content = _content(path)
+    names = named_categories(path, content["categories"])
     faults = FaultReport()
     entries = _images(path, content.pop("images"), faults)
     first = {id_of(entry["id"]): entry for entry in reversed(content.pop("categories"))}

@@ -13,6 +13,30 @@ from detrkit.errors import UsageError
 from detrkit.files import cannot_write
 
 
+def refuse_to_replace(
+    folder: Path, parts: Sequence[str], *, force: bool, sources: Iterable[Path]
+) -> None:
+    """Stops where a result would replace what it must not; parameters as of `staged`.
+
+    Raises:
+        UsageError: one of `parts` is there without `force`, or would replace a source.
+    """
+    present = [part for part in parts if _holds_anything(folder / part)]
+    if present and not force:
+        raise UsageError(
+            f"{folder}: already holds {', '.join(f'`{part}`' for part in present)}",
+            hint="choose another --output, or replace it with --force",
+        )
+    targets = [os.path.realpath(folder / part) for part in present]
+    for source in sources if targets else ():
+        path = os.path.realpath(source)
+        if any(path == target or path.startswith(target + os.sep) for target in targets):
+            raise UsageError(
+                f"{folder}: the result would replace {source}, which it is made of",
+                hint="choose another --output",
+            )
+
+
 @contextlib.contextmanager
 def staged(
     folder: Path, parts: Sequence[str], *, force: bool, sources: Iterable[Path]
@@ -30,23 +54,10 @@ def staged(
         sources: files that the block reads; none may be replaced.
 
     Raises:
-        UsageError: one of `parts` is there without `force`, or would replace a source.
+        UsageError: as in `refuse_to_replace`.
         DetrkitError: the folder cannot be written.
     """
-    present = [part for part in parts if _holds_anything(folder / part)]
-    if present and not force:
-        raise UsageError(
-            f"{folder}: already holds {', '.join(f'`{part}`' for part in present)}",
-            hint="choose another --output, or replace it with --force",
-        )
-    targets = [os.path.realpath(folder / part) for part in present]
-    for source in sources if targets else ():
-        path = os.path.realpath(source)
-        if any(path == target or path.startswith(target + os.sep) for target in targets):
-            raise UsageError(
-                f"{folder}: the result would replace {source}, which it is made of",
-                hint="choose another --output",
-            )
+    refuse_to_replace(folder, parts, force=force, sources=sources)
     stage: Path | None = None
     try:
         try:

@@ -157,6 +157,13 @@ def resize_all(jobs: Iterable[Job], how: Resizing, workers: int) -> Iterator[Out
         pool.shutdown(cancel_futures=True)
 
 
+def cores() -> int:
+    """Of the processor, as many as this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _do_all(how: Resizing, jobs: list[Job]) -> list[Outcome]:
     return [how.do(job) for job in jobs]
 

@@ -61,12 +61,12 @@ def read_categories(ann_file: str | Path) -> dict[int | str, str]:
             for key in stream:
                 keys.append(key)
                 if key == "categories":
-                    return _not_empty(ann_file, _categories(ann_file, stream.value()))
+                    return named_categories(ann_file, stream.value())
     except NotUtf8:
         content = read_json(ann_file)
         keys = list(content) if isinstance(content, Mapping) else []
         if "categories" in keys:
-            return _not_empty(ann_file, _categories(ann_file, content["categories"]))
+            return named_categories(ann_file, content["categories"])
     raise not_a_list(ann_file, "categories", keys)
 
 
@@ -239,6 +239,15 @@ def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
             detail = f"`{found[category]}` and `{name}`"
             report.add(FaultKind.DUPLICATE_CATEGORY_ID, ann_file, f"category {category}", detail)
     return found
+
+
+def named_categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
+    """{category id: name} of the list `categories`, parsed.
+
+    Raises:
+        DataError: as in `read_categories`.
+    """
+    return _not_empty(ann_file, _categories(ann_file, entries))
 
 
 def _not_empty(ann_file: str | Path, found: dict[int | str, str]) -> dict[int | str, str]:
