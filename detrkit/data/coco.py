@@ -64,13 +64,13 @@ def read_categories(ann_file: str | Path) -> dict[int | str, str]:
             for key in stream:
                 keys.append(key)
                 if key == "categories":
-                    return _not_empty(ann_file, _categories(ann_file, stream.value()))
+                    return named_categories(ann_file, stream.value())
     except NotUtf8:
         content = read_json(ann_file)
         keys = list(content) if isinstance(content, Mapping) else []
         if "categories" in keys:
-            return _not_empty(ann_file, _categories(ann_file, content["categories"]))
-    raise _not_a_list(ann_file, "categories", keys)
+            return named_categories(ann_file, content["categories"])
+    raise not_a_list(ann_file, "categories", keys)
 
 
 def read_coco(
@@ -173,7 +173,7 @@ class _Reader:
                 if key not in _LISTS:
                     continue
                 if not stream.is_list():
-                    raise _not_a_list(self.file, key, self.keys)
+                    raise not_a_list(self.file, key, self.keys)
                 if key == "categories":
                     self.categories = _categories(self.file, stream.value())
                 elif key == "images":
@@ -192,7 +192,7 @@ class _Reader:
         self.check_keys()
         for key in _LISTS:
             if not isinstance(content[key], list):
-                raise _not_a_list(self.file, key, self.keys)
+                raise not_a_list(self.file, key, self.keys)
         self.categories = _categories(self.file, content["categories"])
         self.add_images(None, content["images"])
         self.boxes.add(None, content["annotations"])
@@ -200,7 +200,7 @@ class _Reader:
     def check_keys(self) -> None:
         for key in _LISTS:
             if key not in self.keys:
-                raise _not_a_list(self.file, key, self.keys)
+                raise not_a_list(self.file, key, self.keys)
 
     def add_images(self, typed: list[Image] | None, plain: list[Any] | None) -> None:
         """Adds entries of `images`."""
@@ -270,7 +270,7 @@ def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
     report = FaultReport()
     found: dict[int | str, str] = {}
     if not isinstance(entries, list):
-        raise _not_a_list(ann_file, "categories", ["categories"])
+        raise not_a_list(ann_file, "categories", ["categories"])
     for number, entry in enumerate(entries):
         place = f"categories[{number}]"
         category = id_of(entry.get("id")) if isinstance(entry, Mapping) else None
@@ -284,13 +284,22 @@ def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
     return found
 
 
+def named_categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
+    """{category id: name} of the list `categories`, parsed.
+
+    Raises:
+        DataError: as in `read_categories`.
+    """
+    return _not_empty(ann_file, _categories(ann_file, entries))
+
+
 def _not_empty(ann_file: str | Path, found: dict[int | str, str]) -> dict[int | str, str]:
     if not found:
         FaultReport().add(FaultKind.BAD_STRUCTURE, ann_file, "categories", "the list is empty")
     return found
 
 
-def _not_a_list(file: str | Path, key: str, keys: Sequence[str]) -> DataError:
+def not_a_list(file: str | Path, key: str, keys: Sequence[str]) -> DataError:
     """The error for a list that is missing, or something else."""
     detail = f"`{key}` must be a list"
     if key not in keys:
