@@ -222,8 +222,8 @@ def image_keys(dataset: DetectionDataset, threads: int) -> Keys:
             facts = os.stat(path)
         except OSError:
             return bytes(16)
-        turned = bool(index.apply_exif[number])
-        text = f"{how}|{turned}|{facts.st_size}|{facts.st_mtime_ns}|{path}"
+        expected = f"{index.size(number)}|{bool(index.apply_exif[number])}"
+        text = f"{how}|{expected}|{facts.st_size}|{facts.st_mtime_ns}|{path}"
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
     with ThreadPoolExecutor(threads) as pool:  # a file server answers many at once

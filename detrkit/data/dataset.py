@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import Dataset
 
 from detrkit.data.canvas import Canvas
-from detrkit.data.coco import read_coco
-from detrkit.data.faults import FaultKind
+from detrkit.data.coco import open_coco
+from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.images import read_image
+from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.data.picture_store import Picture, PictureStore, limited
 from detrkit.data.sample import Sample, SampleKey
@@ -32,6 +32,9 @@ logger = logging.getLogger("detrkit")
 
 #: Other images to try in place of an unreadable one before the data set is given up.
 MAX_REPLACEMENTS = 20
+
+#: What may turn out to be wrong with an image when it is read.
+_MET = (None, FaultKind.CORRUPT_IMAGE, FaultKind.SIZE_MISMATCH, FaultKind.EXIF_ROTATION)
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -87,7 +90,10 @@ class DetectionDataset(Dataset[Sample]):
 
     @cached_property
     def broken(self) -> torch.Tensor:
-        """(N,) uint8 in shared memory; 1 for images that turned out to be unreadable."""
+        """(N,) uint8 in shared memory; images that turned out to be wrong, by place in `_MET`.
+
+        1 stands for unreadable ones.
+        """
         return torch.zeros(len(self.index), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
@@ -153,29 +159,28 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             DataError: it cannot be read.
         """
-        index = self.index
-        pixels = read_image(index.paths[number], apply_exif=bool(index.apply_exif[number]))
-        (h, w) = size = (pixels.shape[-2], pixels.shape[-1])
+        found = read_indexed(self.index, number)
+        size = (found.image.shape[-2], found.image.shape[-1])
         smaller = limited(size, self.max_side if self.training else None)
-        if smaller == size:
-            return Picture(pixels, size)
-        canvas = Canvas.of(pixels, exact=False)
-        return Picture(canvas.render(smaller)[0], size, (smaller[1] / w, smaller[0] / h))
+        pixels = found.image
+        if smaller != size:
+            pixels, _ = Canvas.of(pixels, exact=False).render(smaller)
+        return Picture(pixels, size, found.scale, found.fault)
 
     def _read(self, number: int, key: SampleKey) -> Sample:
         index = self.index
         picture = self.picture(number)
+        if picture.fault is not None:
+            self.broken[number] = _MET.index(picture.fault)
         rows = index.boxes_of(number)
-        boxes = index.boxes_xyxy[rows].copy()
-        if picture.scale != (1.0, 1.0):
-            boxes *= np.array(picture.scale * 2, np.float32)
         sample = Sample(
             Canvas.of(picture.pixels, exact=not self.training),
-            boxes,
+            index.boxes_xyxy[rows] * np.array(picture.box_scale * 2, np.float32),
             index.labels[rows].copy(),
-            index.area[rows].copy(),
+            index.area[rows] * float(picture.scale[0] * picture.scale[1]),
             image_id=index.image_id(number),
-            orig_size=picture.size,
+            # what is found is told in pixels of the index, with which it will be compared
+            orig_size=index.size(number) if picture.scale != (1.0, 1.0) else picture.size,
             path=index.paths[number],
             key=key,
         )
@@ -199,14 +204,23 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def report_broken(self) -> list[str]:
-        """Warns about unreadable images that were met since the last call; returns their paths."""
+        """Warns about images that turned out to be wrong since the last call.
+
+        Returns:
+            Paths of the unreadable ones.
+        """
         if "broken" not in self.__dict__:
             return []
         new = [int(i) for i in torch.nonzero(self.broken).flatten() if int(i) not in self._reported]
         self._reported.update(new)
-        paths = [self.index.paths[i] for i in new]
-        for i, path in zip(new, paths, strict=True):
-            self.index.faults.add(FaultKind.CORRUPT_IMAGE, path, f"image {self.index.image_id(i)}")
+        faults = FaultReport()
+        for i in new:
+            kind = _MET[int(self.broken[i])]
+            assert kind is not None
+            for report in (faults, self.index.faults):
+                report.add(kind, self.index.paths[i], f"image {self.index.image_id(i)}")
+        paths = [self.index.paths[i] for i in new if int(self.broken[i]) == 1]
+        FaultReport(f for f in faults if f.kind is not FaultKind.CORRUPT_IMAGE).log()
         for path in paths[:3]:
             outcome = "replaced by another" if self.training else "counted as without detections"
             logger.warning("%s: unreadable image, %s", path, outcome)
@@ -255,7 +269,7 @@ class CocoDetection(DetectionDataset):
         self.remap_mscoco_category = remap_mscoco_category
 
     def _open(self) -> DatasetIndex:
-        index = read_coco(self.ann_file, self.img_folder)
+        index = open_coco(self.ann_file, self.img_folder)
         index.faults.log()
         return index
 

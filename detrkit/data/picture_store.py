@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from detrkit.data.faults import FaultKind
 from detrkit.data.shared_file import SharedFile
 
 #: One picture of a table.
@@ -39,12 +40,14 @@ ROW = np.dtype(
         ("size", "<i4", (2,)),
         ("dtype", "S4"),
         ("pixels", "<u4"),  # checksum of the pixels
-        ("reserved", "<u4"),
+        ("fault", "<u4"),  # place in `_FAULTS`
         ("checksum", "<u8"),  # of the row up to here
     ]
 )
 _WORDS = ROW.itemsize // 8
 _FACTORS = np.cumprod(np.full(_WORDS - 1, 0x9E3779B97F4A7C15, np.uint64))
+
+_FAULTS = (None, FaultKind.EXIF_ROTATION, FaultKind.SIZE_MISMATCH)
 
 Rows = npt.NDArray[Any]
 #: (N, 2) uint64: which image file as of when, and how it is read; zeros for one that is missing.
@@ -56,13 +59,21 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: (C, h, w); in memory the channels come last.
-        size: (h, w) of the image file.
-        scale: (x, y), factors that take boxes of the data set's index to these pixels.
+        size: (h, w) of the image file; the pixels may be fewer.
+        scale: (x, y), factors from pixels of the data set's index to those of the image file.
+        fault: what differs from the index, if anything.
     """
 
     pixels: Tensor
     size: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
+    fault: FaultKind | None = None
+
+    @property
+    def box_scale(self) -> tuple[float, float]:
+        """(x, y), factors that take boxes of the index to `pixels`."""
+        (h, w), (x, y) = self.size, self.scale
+        return x * (self.pixels.shape[-1] / w), y * (self.pixels.shape[-2] / h)
 
 
 def limited(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
@@ -123,7 +134,8 @@ class PictureStore:
                 return None
             self._checked[number] = True
         (h, w), (x, y) = row["size"].tolist(), row["scale"].tolist()
-        return Picture(torch.from_numpy(pixels).permute(2, 0, 1), (h, w), (x, y))
+        fault = _FAULTS[int(row["fault"])]
+        return Picture(torch.from_numpy(pixels).permute(2, 0, 1), (h, w), (x, y), fault)
 
     def put(self, number: int, picture: Picture) -> int:
         """Adds a picture, from any thread; returns its bytes. `write_to` comes first.
@@ -138,6 +150,7 @@ class PictureStore:
         row["offset"] = file.append(pixels)
         row["shape"], row["dtype"] = pixels.shape, pixels.dtype.str.encode("ascii")
         row["size"], row["scale"] = picture.size, picture.scale
+        row["fault"] = _FAULTS.index(picture.fault)
         row["pixels"] = zlib.crc32(pixels.data)
         listed = row.reshape(1)
         listed["checksum"] = _checksums(listed)
@@ -195,8 +208,8 @@ class PictureStore:
         return len(numbers)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Other processes read; what is in files they check for themselves."""
-        return {**self.__dict__, "_table": None}
+        """Other processes read, and check for themselves that they read the right file."""
+        return {**self.__dict__, "_table": None, "_checked": np.zeros_like(self._checked)}
 
 
 def open_folder(folder: Path, keys: Keys) -> PictureStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from detrkit.data import BatchImageCollateFunction, Compose, DetectionDataset, build_loader
 from detrkit.data.caching import (
@@ -25,7 +27,7 @@ from detrkit.data.caching import (
     picture_folder,
 )
 from detrkit.data.coco import read_coco
-from detrkit.data.dataset import read_image
+from detrkit.data.images import read_image
 from detrkit.data.loader import Loader
 from detrkit.data.picture_store import PictureStore, limited
 from detrkit.data.shared_file import SharedFile
@@ -159,10 +161,43 @@ def test_shrunk_images_keep_their_targets_right(path: Path) -> None:
             assert torch.equal(a.image, b.image)
 
 
+@pytest.mark.parametrize("max_side", [None, 50])
+@pytest.mark.parametrize("kind", ["ram", "disk", "found on disk"])
+def test_images_that_are_not_as_annotated(
+    path: Path, tmp_path: Path, kind: str, max_side: int | None
+) -> None:
+    """Another size of the same shape, another shape, and turned by EXIF."""
+    save_image(tmp_path / "images" / "train" / "0.jpg", (80, 120), seed=0)
+    save_image(tmp_path / "images" / "train" / "1.jpg", (50, 90), seed=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save_image(tmp_path / "images" / "train" / "2.jpg", (90, 120), seed=2, exif=exif)
+    index = read_coco(path)
+    annotated = np.array(SIZES, np.int32)
+    annotated[2] = (90, 120)
+    index = replace(index, sizes=annotated, apply_exif=np.ones(COUNT, bool))
+    plain, cached = DetectionDataset(index), DetectionDataset(index)
+    plain.max_side = cached.max_side = max_side
+    if kind.endswith("disk"):
+        cache(cached, "disk", tmp_path / "c")
+        if kind != "disk":
+            cached = DetectionDataset(index)
+            cached.max_side = max_side
+            assert cache_on_disk(cached, tmp_path / "c", PLENTY, threads=1).found == COUNT
+    else:
+        cache(cached, "ram", tmp_path)
+    for i in range(COUNT):
+        a, b = plain[i], cached[i]
+        assert torch.equal(a.image, b.image)
+        np.testing.assert_array_equal(a.boxes_xyxy, b.boxes_xyxy)
+        np.testing.assert_array_equal(a.area, b.area)
+        assert (a.orig_size, a.size) == (b.orig_size, b.size)
+    assert plain.broken.tolist() == cached.broken.tolist()
+    assert (plain.broken[:3] > 1).all()
+
+
 def test_shrunk_images_show_the_same(path: Path) -> None:
     """Against Pillow's antialiased resizing."""
-    from PIL import Image
-
     data = DetectionDataset(read_coco(path))
     data.max_side = 50
     for i in (2, 5):
@@ -261,7 +296,7 @@ def test_the_next_run_decodes_nothing(
 ) -> None:
     cache(make_data(path), "disk", tmp_path / "c")
     again = make_data(path)
-    monkeypatch.setattr("detrkit.data.dataset.read_image", None)
+    monkeypatch.setattr("detrkit.data.dataset.read_indexed", None)
     filled = cache_on_disk(again, tmp_path / "c", Room(0), threads=2)
     assert (filled.images, filled.found) == (COUNT, COUNT)
     assert again[2].size == (48, 80)

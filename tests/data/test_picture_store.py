@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detrkit.data.faults import FaultKind
 from detrkit.data.picture_store import (
     ROW,
     Keys,
@@ -34,7 +35,8 @@ def picture(number: int, shape: tuple[int, ...] = (4, 6, 3), kind: str = "u1") -
     """A picture that its number tells apart."""
     values = np.random.default_rng(number).integers(0, 255, shape).astype(kind)
     pixels = torch.from_numpy(values).permute(2, 0, 1)
-    return Picture(pixels, (shape[0] * 2, shape[1] * 2), (0.5, 0.5))
+    fault = (None, FaultKind.SIZE_MISMATCH, FaultKind.EXIF_ROTATION)[number % 3]
+    return Picture(pixels, (shape[0] * 2, shape[1] * 2), (0.5, 1 / 3), fault)
 
 
 def same(a: Picture | None, b: Picture) -> bool:
@@ -159,6 +161,17 @@ def test_memory_is_given_back_when_its_owner_is_killed() -> None:
     gone = pickle.loads(pickled)
     assert gone.get(1) is None
     gone.mend(1, picture(1))
+
+
+def test_a_file_that_is_another_s_is_noticed() -> None:
+    """The path of memory says nothing on another machine."""
+    store, other = filled(), filled(numbers=(4, 3, 2, 1, 0))
+    store.get(0)
+    assert store._files[0] is not None
+    assert other._files[0] is not None
+    store._files[0].path = other._files[0].path
+    elsewhere = pickle.loads(pickle.dumps(store))
+    assert [elsewhere.get(number) is None for number in range(5)] == [True, True, False, True, True]
 
 
 # Folders ---------------------------------------------------------------------------------------
