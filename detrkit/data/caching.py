@@ -42,6 +42,8 @@ ProgressCallback = Callable[[int, int], None]
 #: Raised when folders that older versions filled must not be used.
 _VERSION = 1
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+#: Bytes of pictures that take long enough for a line before they are there.
+_WORTH_A_LINE = 1 << 30
 #: Images that wait for a thread at a time.
 _AT_ONCE = 4096
 
@@ -57,7 +59,7 @@ def picture_bytes(sizes: npt.NDArray[np.int32], max_side: int | None, channels: 
     sides = sizes.astype(np.float64)
     if max_side is not None:
         longest = sides.max(1, keepdims=True, initial=1)
-        sides = (sides * np.minimum(max_side / longest, 1)).round().clip(1)
+        sides = np.where(longest > max_side, (sides * max_side / longest).round().clip(1), sides)
     return int(sides.prod(1).sum()) * channels
 
 
@@ -242,6 +244,9 @@ def _fill(
     started = time.perf_counter()
     found, numbers = len(store), store.missing().tolist()
     stop: list[str] = []
+    needed = picture_bytes(dataset.index.sizes[numbers], dataset.max_side)
+    if needed > _WORTH_A_LINE:
+        logger.info("decoding %d images: %s", len(numbers), amount(needed))
 
     def decode(number: int) -> int:
         if stop:

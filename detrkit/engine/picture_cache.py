@@ -65,8 +65,11 @@ def cache_kind(run: RunConfig) -> CacheKind | None:
 
 
 def memory_room() -> Room:
-    """Memory that pictures may use now."""
-    free = look().memory_available or 0
+    """Memory that pictures may use now; half of all where the system does not tell (macOS)."""
+    machine = look()
+    free = machine.memory_available
+    if free is None:
+        free = (machine.memory or 0) // 2
     fixed, share = MEMORY_RESERVE
     return Room(free, max(fixed, int(free * share)))
 
@@ -143,7 +146,7 @@ def _tell(name: str, kind: CacheKind, filled: Filled) -> None:
 
 @contextmanager
 def _bar(console: Console | None, text: str) -> Iterator[ProgressCallback | None]:
-    if console is None:
+    if console is None or not console.is_terminal:
         yield None
         return
     columns = (

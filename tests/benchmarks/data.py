@@ -273,9 +273,8 @@ def main() -> None:
     }
     if args.cache:
         cached = Ours(index, args.recipe, args.size, function)
-        with tempfile.TemporaryDirectory() as folder:
-            filled = cached.fill(args.cache, args.cache_size, Path(folder))
-            # the files stay open
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        filled = cached.fill(args.cache, args.cache_size, Path(folder.name))
         runs["cached"] = cached.batch
         result["cache"] = {"bytes": filled.nbytes, "seconds": round(filled.seconds, 2)}
     times = measured(runs, stream, args.rounds)

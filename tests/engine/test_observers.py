@@ -101,7 +101,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     progress.epoch(epoch(1, metrics={}, is_best=False, losses={}))
     progress.close()
     lines = text.getvalue().splitlines()
-    assert lines[0] == "epoch 1/3  batch 1/10  loss 3.000  waits 25%"
+    assert lines[0] == "epoch 1/3  batch 1/10  loss 3.000  waits for data 25%"
     assert lines[2].split() == ["1/3", "1.500", "0.250", "0.500", "1:01", "2:02", "20%", "best"]
     assert lines[3].split() == ["2/3", "nan", "-", "-", "1:01", "1:01", "20%"]
     assert "\x1b" not in text.getvalue()
@@ -117,7 +117,7 @@ def test_a_live_bar_in_a_terminal() -> None:
     progress.step(step(1, epoch=1))
     progress.close()
     assert "loss 3.000" in text.getvalue()
-    assert "waits 25%" in text.getvalue()
+    assert "waits for data 25%" in text.getvalue()
     assert "evaluate" in text.getvalue()
 
 

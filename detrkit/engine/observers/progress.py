@@ -15,7 +15,7 @@ from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 class Progress(Observer):
     """Writes to the console it is given (stderr on the command line).
 
-    `waits` is the share of the training time that was spent waiting for batches.
+    `waits` is the share of the training time that was spent waiting for data.
 
     Args:
         console: where to.
@@ -87,7 +87,7 @@ class Progress(Observer):
     def _wait(self) -> str:
         """The share of the time since the last reading that was spent waiting for batches."""
         (seconds, waited), self._window = self._window, [0.0, 0.0]
-        return f"waits {min(waited / max(seconds, 1e-9), 1.0):.0%}"
+        return f"waits for data {min(waited / max(seconds, 1e-9), 1.0):.0%}"
 
     def epoch(self, report: EpochReport) -> None:
         """Prints the line that stays."""
