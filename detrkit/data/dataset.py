@@ -47,6 +47,7 @@ class DetectionDataset(Dataset[Sample]):
         training: replace unreadable images and leave crowd regions out of the targets.
         seed: of all randomness.
         epoch: used when a sample is asked for by a bare number.
+        in_channels: C of the images: 3 for RGB, 1 for gray, else the bands of the files.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class DetectionDataset(Dataset[Sample]):
         training: bool = True,
         seed: int = 0,
         epoch: int = 0,
+        in_channels: int = 3,
     ) -> None:
         self._index = index
         self.transforms = transforms
         self.training = training
         self.seed = seed
         self.epoch = epoch
+        self.in_channels = in_channels
         self._reported: set[int] = set()
 
     @property
@@ -129,7 +132,8 @@ class DetectionDataset(Dataset[Sample]):
     def _read(self, number: int, key: SampleKey) -> Sample:
         index = self.index
         path = index.paths[number]
-        image = read_image(path, apply_exif=bool(index.apply_exif[number]))
+        apply_exif = bool(index.apply_exif[number])
+        image = read_image(path, apply_exif=apply_exif, channels=self.in_channels)
         size = (image.shape[-2], image.shape[-1])
         rows = index.boxes_of(number)
         sample = Sample(
@@ -151,7 +155,7 @@ class DetectionDataset(Dataset[Sample]):
         size = self.index.size(number)
         rows = self.index.boxes_of(number)
         return Sample(
-            Canvas.of(torch.full((3, *size), 114, dtype=torch.uint8)),
+            Canvas.of(torch.full((self.in_channels, *size), 114, dtype=torch.uint8)),
             self.index.boxes_xyxy[rows].copy(),
             self.index.labels[rows].copy(),
             self.index.area[rows].copy(),
@@ -187,7 +191,9 @@ def _compose(transforms: Any) -> Compose | Transform | None:
     raise ConfigError(f"transforms must be a Compose or a list, got {transforms!r}")
 
 
-@MODULES.register(family="data", inject=("transforms",), share=("remap_mscoco_category",))
+@MODULES.register(
+    family="data", inject=("transforms",), share=("remap_mscoco_category", "in_channels")
+)
 class CocoDetection(DetectionDataset):
     """A COCO file and its images, read when first needed.
 
@@ -200,6 +206,7 @@ class CocoDetection(DetectionDataset):
         transforms: applied to each sample.
         return_masks: only False: there is no segmentation.
         remap_mscoco_category: accepted for the authors' files.
+        in_channels: of the images.
     """
 
     def __init__(
@@ -209,10 +216,11 @@ class CocoDetection(DetectionDataset):
         transforms: Any = None,
         return_masks: bool = False,
         remap_mscoco_category: bool = False,
+        in_channels: int = 3,
     ) -> None:
         if return_masks:
             raise ConfigError("CocoDetection: return_masks is not supported, detrkit detects boxes")
-        super().__init__(self._open, _compose(transforms))
+        super().__init__(self._open, _compose(transforms), in_channels=in_channels)
         self.img_folder = img_folder
         self.ann_file = ann_file
         self.remap_mscoco_category = remap_mscoco_category
@@ -223,7 +231,7 @@ class CocoDetection(DetectionDataset):
         return index
 
 
-@MODULES.register(family="data", inject=("transforms",))
+@MODULES.register(family="data", inject=("transforms",), share=("in_channels",))
 class VOCDetection(DetectionDataset):
     """A list of image and XML pairs, as the authors' VOC files have it.
 
@@ -232,6 +240,7 @@ class VOCDetection(DetectionDataset):
         ann_file: lines of `image.jpg annotation.xml`.
         label_file: one class name per line.
         transforms: applied to each sample.
+        in_channels: of the images.
     """
 
     def __init__(
@@ -240,8 +249,9 @@ class VOCDetection(DetectionDataset):
         ann_file: str = "trainval.txt",
         label_file: str = "label_list.txt",
         transforms: Any = None,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(self._open, _compose(transforms))
+        super().__init__(self._open, _compose(transforms), in_channels=in_channels)
         self.root = root
         self.ann_file = ann_file
         self.label_file = label_file

@@ -12,11 +12,21 @@ from detrkit.data.images import is_image_file
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files in `folder` and below, sorted by name."""
+    """All image files in `folder` and below, sorted by name.
+
+    An array beside a picture of the same name is left out: some trainers keep decoded pictures
+    that way.
+    """
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [Path(parent, n) for n in sorted(names) if is_image_file(Path(n))]
+        images = [path for name in sorted(names) if is_image_file(path := Path(name))]
+        pictures = {path.stem for path in images if path.suffix.lower() != ".npy"}
+        found += [
+            Path(parent, path)
+            for path in images
+            if path.suffix.lower() != ".npy" or path.stem not in pictures
+        ]
     return found
 
 
