@@ -168,7 +168,11 @@ def evaluate_runtime(
     started = time.perf_counter()
 
     def load(number: int) -> Tensor:
-        return read_image(index.paths[number], apply_exif=bool(index.apply_exif[number]))
+        return read_image(
+            index.paths[number],
+            apply_exif=bool(index.apply_exif[number]),
+            channels=runtime.image_spec.in_channels,
+        )
 
     images = read_ahead(range(len(index)), load, 2 * batch)
     done = 0

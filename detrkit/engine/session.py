@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ import torch
 from torch import nn
 
 from detrkit.config import Config, build_component
+from detrkit.data.bands import WrongBands
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import open_splits
+from detrkit.data.images import read_image
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
@@ -48,6 +51,9 @@ log = logging.getLogger("detrkit")
 
 #: Share of the training images that is held out where a data set has nothing to validate on.
 HELD_OUT = 0.1
+
+#: Images to look at before the bands of a data set are taken for right.
+FIRST_READ = 20
 
 
 @dataclass
@@ -93,6 +99,11 @@ def open_session(cfg: Config) -> Session:
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
     train.transforms = transforms_of(cfg, "train_dataloader")
+    if run.in_channels != 3 and "RandomPhotometricDistort" in train.transforms.names:
+        log.info(
+            "in_channels: %d: RandomPhotometricDistort changes brightness and contrast only",
+            run.in_channels,
+        )
     return Session(
         config=cfg,
         train=_loader(cfg, "train_dataloader", train, seed, device),
@@ -119,11 +130,15 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
     """Training and validation data: of `data`, or of the loaders' own sections."""
     if cfg.run.data:
         train_index, val_index = _indices_of(cfg, seed)
-        train = DetectionDataset(train_index, transforms_of(cfg, "train_dataloader"), seed=seed)
+        channels = cfg.run.in_channels
+        transforms = transforms_of(cfg, "train_dataloader")
+        train = DetectionDataset(train_index, transforms, seed=seed, in_channels=channels)
         val = None
         if val_index is not None:
             transforms = transforms_of(cfg, "val_dataloader")
-            val = DetectionDataset(val_index, transforms, training=False, seed=seed)
+            val = DetectionDataset(
+                val_index, transforms, training=False, seed=seed, in_channels=channels
+            )
     else:
         train = _dataset_of(cfg, "train_dataloader", training=True)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
@@ -136,7 +151,26 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
             f"and {_names(val.class_map)}",
             hint="both annotation files need the same `categories`",
         )
+    for dataset in (train, val) if val is not None else (train,):
+        _check_bands(dataset)
     return train, val
+
+
+def _check_bands(dataset: DetectionDataset) -> None:
+    """Reads the first image that can be read, so that wrong `in_channels` are said at the start.
+
+    Raises:
+        WrongBands: it has other bands.
+        MissingExtraError: a package that reads it is not installed.
+    """
+    for path in itertools.islice(dataset.index.paths, FIRST_READ):
+        try:
+            read_image(path, channels=dataset.in_channels)
+        except WrongBands:
+            raise
+        except DataError:
+            continue
+        return
 
 
 def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | None]:
@@ -189,7 +223,9 @@ def transforms_of(cfg: Config, loader: str) -> Any:
     section = cfg.get(f"{loader}.dataset.transforms") or {}
     if isinstance(section, Sequence):
         section = {"ops": section}
-    return build_component(cfg, {"type": "Compose", **section})
+    compose = build_component(cfg, {"type": "Compose", **section})
+    compose.check_channels(cfg.run.in_channels)
+    return compose
 
 
 def _loader(
