@@ -154,19 +154,19 @@ def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]
     return (*header, file.tell())
 
 
-def tiff_size(path: str | Path) -> tuple[int, int]:
-    """(h, w) of a TIFF that Pillow does not know.
+def tiff_header(path: str | Path) -> tuple[tuple[int, int], int]:
+    """(h, w) of the stored pixels, and orientation, of a TIFF that Pillow does not know.
 
     Raises:
         MissingExtraError: tifffile is not installed.
         ValueError: damaged.
     """
     with _opened(path) as file:
-        return _size(file.pages[0])
+        return _size(file.pages[0]), _orientation(file.pages[0])
 
 
-def read_tiff(path: str | Path, channels: int | None, limit: int) -> Bands:
-    """Pixels (H, W, C) of a TIFF: the bands of its first page.
+def read_tiff(path: str | Path, channels: int | None, limit: int) -> tuple[Bands, int]:
+    """Pixels (H, W, C) of a TIFF as stored, and their orientation: the bands of its first page.
 
     Where that has one band and the file has `channels` pages of that size, these are the bands.
 
@@ -195,8 +195,9 @@ def read_tiff(path: str | Path, channels: int | None, limit: int) -> Bands:
             raise ValueError("its pages differ in size")
         if math.prod(size) * count * len(pages) > limit:
             raise ValueError(f"declares more than {limit:,} values, not decoded")
+        orientation = _orientation(pages[0])
         bands = [_page(page) for page in pages]
-    return fitted(path, as_pixels(np.concatenate(bands, axis=2)), channels)
+    return fitted(path, as_pixels(np.concatenate(bands, axis=2)), channels), orientation
 
 
 def _page(page: Any) -> npt.NDArray[Any]:
@@ -216,6 +217,11 @@ def _page(page: Any) -> npt.NDArray[Any]:
 
 def _size(page: Any) -> tuple[int, int]:
     return int(page.imagelength), int(page.imagewidth)
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
 @contextmanager

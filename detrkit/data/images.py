@@ -50,6 +50,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from detrkit.data import pixels
@@ -61,9 +62,9 @@ from detrkit.data.bands import (
     npy_size,
     read_npy,
     read_tiff,
-    tiff_size,
+    tiff_header,
 )
-from detrkit.data.modes import from_pillow, orientation_of, oriented
+from detrkit.data.modes import as_stored, from_pillow, orientation_of, oriented
 from detrkit.data.unreadable import (
     MAX_PIXELS,
     READER_ERRORS,
@@ -131,14 +132,17 @@ def read_header(path: str | Path) -> ImageHeader:
 def _header(path: str | Path) -> ImageHeader:
     try:
         with _opened(path) as image:
-            return ImageHeader((image.height, image.width), orientation_of(image))
+            size = image.height, image.width
+            if isinstance(image, TiffImageFile):  # whose size is that of the turned picture
+                size = image.tag_v2[IMAGELENGTH], image.tag_v2[IMAGEWIDTH]
+            return ImageHeader(size, orientation_of(image))
     except UnidentifiedImageError:
         with open(path, "rb") as file:
             start = file.read(1 << 17)
         if start.startswith(NPY):
             return ImageHeader(npy_size(start)[:2])
         if start.startswith(TIFF):
-            return ImageHeader(tiff_size(path))
+            return ImageHeader(*tiff_header(path))
         raise
 
 
@@ -231,18 +235,27 @@ def _decode_any(
     if start.startswith(NPY):
         refuse_bomb(path, *npy_size(data[: 1 << 17].tobytes()))
         return fitted(path, read_npy(data), channels)
-    if start.startswith(TIFF) and channels not in _PICTURE:
-        return read_tiff(path, channels, 3 * max_pixels())
+    is_tiff = start.startswith(TIFF)
+    if is_tiff and channels not in _PICTURE:
+        return _decode_tiff(path, apply_exif, channels)
     try:
         with _opened(path) as image:
             refuse_bomb(path, image.height, image.width)
-            orientation = orientation_of(image) if apply_exif else 1
+            orientation = orientation_of(image)
             image.load()
-            return oriented(from_pillow(image, channels, path), orientation)
+            found = from_pillow(image, channels, path)
     except UnidentifiedImageError:
-        if start.startswith(TIFF):
-            return read_tiff(path, channels, 3 * max_pixels())
+        if is_tiff:
+            return _decode_tiff(path, apply_exif, channels)
         raise
+    if is_tiff == apply_exif:  # Pillow has turned TIFF, and nothing else
+        return found
+    return oriented(found, orientation) if apply_exif else as_stored(found, orientation)
+
+
+def _decode_tiff(path: str | Path, apply_exif: bool, channels: int | None) -> Bands:
+    found, orientation = read_tiff(path, channels, 3 * max_pixels())
+    return oriented(found, orientation) if apply_exif else found
 
 
 def _opened(path: str | Path) -> Image.Image:

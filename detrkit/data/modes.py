@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -12,7 +14,7 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 def from_pillow(
-    image: Image.Image, channels: int | None = 3, name: object = "the picture"
+    image: Image.Image, channels: int | None = 3, name: str | Path = "the picture"
 ) -> Bands:
     """Pixels of a picture; its EXIF orientation is not applied.
 
@@ -75,7 +77,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def oriented(image: Bands, orientation: int) -> Bands:
-    """Undoes an EXIF orientation. (H, W, C)."""
+    """Stored pixels (H, W, C) turned and mirrored as an EXIF orientation says."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -83,3 +85,8 @@ def oriented(image: Bands, orientation: int) -> Bands:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
+
+
+def as_stored(image: Bands, orientation: int) -> Bands:
+    """Undoes `oriented`."""
+    return oriented(image, {6: 8, 8: 6}.get(orientation, orientation))

@@ -98,8 +98,8 @@ def open_session(cfg: Config) -> Session:
     batches = len(_loader(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
-    train.transforms = transforms_of(cfg, "train_dataloader")
-    if run.in_channels != 3 and "RandomPhotometricDistort" in train.transforms.names:
+    train.transforms = transforms = transforms_of(cfg, "train_dataloader")
+    if run.in_channels != 3 and "RandomPhotometricDistort" in transforms.names:
         log.info(
             "in_channels: %d: RandomPhotometricDistort changes brightness and contrast only",
             run.in_channels,

@@ -30,16 +30,16 @@ def stretched(image: Tensor, size: tuple[int, int]) -> Tensor:
     if image.shape[-2:] == size:
         return image
     if image.shape[0] == 3 and image.dtype == torch.uint8:
-        pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
-        resized = np.array(_resized(pixels, size))
+        resized = _resized(image.permute(1, 2, 0).cpu().numpy(), size)
     else:  # Pillow knows no other pixels of several bands
-        bands = [np.ascontiguousarray(band) for band in image.cpu().numpy()]
-        resized = np.stack([_resized(band, size) for band in bands], axis=-1)
+        resized = np.stack([_resized(band, size) for band in image.cpu().numpy()], axis=-1)
     return torch.from_numpy(resized).permute(2, 0, 1).to(image.device)
 
 
-def _resized(pixels: npt.NDArray[Any], size: tuple[int, int]) -> Image.Image:
-    return Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+def _resized(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """RGB (h, w, 3), or one band (h, w)."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True, slots=True)

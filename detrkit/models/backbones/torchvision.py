@@ -42,7 +42,7 @@ class TorchvisionBackbone(nn.Module):
         pretrained: whether training from scratch starts with torchvision's weights; or a file.
         weights: which of torchvision's weights: "DEFAULT", "IMAGENET1K_V1", …
         freeze_norm: batch norms become constants.
-        in_channels: of the images. Other than 3, the model's first convolution is replaced.
+        in_channels: of the images. Other than 3, the model's first convolution is made for them.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
@@ -88,7 +88,7 @@ class TorchvisionBackbone(nn.Module):
         self.out_strides = list(strides)
         model = _build(name)
         if in_channels != 3:
-            _replace_stem(model, name, in_channels)
+            _widen_stem(model, name, in_channels)
         stages = _stages(model, name, in_channels)
         missing = [stride for stride in strides if stride not in stages]
         if missing or sorted(set(strides)) != list(strides):
@@ -140,18 +140,16 @@ def _build(name: str) -> nn.Module:
     return model
 
 
-def _replace_stem(model: nn.Module, name: str, in_channels: int) -> None:
+def _widen_stem(model: nn.Module, name: str, in_channels: int) -> None:
     """Makes the first convolution take another number of channels, with random weights."""
-    path, stem = next((p, m) for p, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     if stem.in_channels != 3 or stem.groups != 1:
         raise ConfigError(f"TorchvisionBackbone: `{name}` takes images of 3 channels only")
-    kernel_size, stride, padding = stem.kernel_size, stem.stride, stem.padding
-    new = nn.Conv2d(
-        in_channels, stem.out_channels, kernel_size, stride, padding, stem.dilation,
-        bias=stem.bias is not None, padding_mode=stem.padding_mode,
-    )  # type: ignore[arg-type]  # fmt: skip
-    parent, _, attribute = path.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, new)
+    stem.in_channels = in_channels
+    stem.weight = nn.Parameter(
+        stem.weight.new_empty(len(stem.weight), in_channels, *stem.kernel_size)
+    )
+    stem.reset_parameters()
 
 
 @torch.no_grad()
