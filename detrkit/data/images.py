@@ -243,11 +243,11 @@ def _decode_any(
             refuse_bomb(path, image.height, image.width)
             orientation = orientation_of(image)
             image.load()
-            found = from_pillow(image, channels, path)
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ValueError):  # of what Pillow does not know
         if is_tiff:
             return _decode_tiff(path, apply_exif, channels)
         raise
+    found = from_pillow(image, channels, path)
     if is_tiff == apply_exif:  # Pillow has turned TIFF, and nothing else
         return found
     return oriented(found, orientation) if apply_exif else as_stored(found, orientation)
