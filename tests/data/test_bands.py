@@ -227,7 +227,7 @@ class TestTiff:
         np.testing.assert_allclose(image.permute(1, 2, 0), array / 257, rtol=1e-6)
         first = read_image(tmp_path / "x.tif", channels=1)
         np.testing.assert_allclose(first[0], array[..., 0] / 257, rtol=1e-6)
-        with pytest.raises(WrongBands, match="has 1 band on each of 5 pages, .* 4 channels"):
+        with pytest.raises(WrongBands, match=r"has 1 band on each of 5 pages, .* 4 channels"):
             read_image(tmp_path / "x.tif", channels=4)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
