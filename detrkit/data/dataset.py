@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from detrkit.data.canvas import Canvas
 from detrkit.data.coco import read_coco
-from detrkit.data.faults import FaultKind
+from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.images import read_image
+from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.data.text import read_text
@@ -31,6 +31,9 @@ logger = logging.getLogger("detrkit")
 
 #: Other images to try in place of an unreadable one before the data set is given up.
 MAX_REPLACEMENTS = 20
+
+#: What may turn out to be wrong with an image when it is read.
+_MET = (None, FaultKind.CORRUPT_IMAGE, FaultKind.SIZE_MISMATCH, FaultKind.EXIF_ROTATION)
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -82,7 +85,10 @@ class DetectionDataset(Dataset[Sample]):
 
     @cached_property
     def broken(self) -> torch.Tensor:
-        """(N,) uint8 in shared memory; 1 for images that turned out to be unreadable."""
+        """(N,) uint8 in shared memory; images that turned out to be wrong, by place in `_MET`.
+
+        1 stands for unreadable ones.
+        """
         return torch.zeros(len(self.index), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
@@ -131,19 +137,21 @@ class DetectionDataset(Dataset[Sample]):
 
     def _read(self, number: int, key: SampleKey) -> Sample:
         index = self.index
-        path = index.paths[number]
-        apply_exif = bool(index.apply_exif[number])
-        image = read_image(path, apply_exif=apply_exif, channels=self.in_channels)
-        size = (image.shape[-2], image.shape[-1])
+        found = read_indexed(index, number, self.in_channels)
+        if found.fault is not None:
+            self.broken[number] = _MET.index(found.fault)
+        size = (found.image.shape[-2], found.image.shape[-1])
+        scale = np.array(found.scale * 2, np.float32)
         rows = index.boxes_of(number)
         sample = Sample(
-            Canvas.of(image, exact=not self.training),
-            index.boxes_xyxy[rows].copy(),
+            Canvas.of(found.image, exact=not self.training),
+            index.boxes_xyxy[rows] * scale,
             index.labels[rows].copy(),
-            index.area[rows].copy(),
+            index.area[rows] * float(found.scale[0] * found.scale[1]),
             image_id=index.image_id(number),
-            orig_size=size,
-            path=path,
+            # what is found is told in pixels of the index, with which it will be compared
+            orig_size=index.size(number) if found.scale != (1.0, 1.0) else size,
+            path=index.paths[number],
             key=key,
         )
         if self.training:
@@ -166,14 +174,23 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def report_broken(self) -> list[str]:
-        """Warns about unreadable images that were met since the last call; returns their paths."""
+        """Warns about images that turned out to be wrong since the last call.
+
+        Returns:
+            Paths of the unreadable ones.
+        """
         if "broken" not in self.__dict__:
             return []
         new = [int(i) for i in torch.nonzero(self.broken).flatten() if int(i) not in self._reported]
         self._reported.update(new)
-        paths = [self.index.paths[i] for i in new]
-        for i, path in zip(new, paths, strict=True):
-            self.index.faults.add(FaultKind.CORRUPT_IMAGE, path, f"image {self.index.image_id(i)}")
+        faults = FaultReport()
+        for i in new:
+            kind = _MET[int(self.broken[i])]
+            assert kind is not None
+            for report in (faults, self.index.faults):
+                report.add(kind, self.index.paths[i], f"image {self.index.image_id(i)}")
+        paths = [self.index.paths[i] for i in new if int(self.broken[i]) == 1]
+        FaultReport(f for f in faults if f.kind is not FaultKind.CORRUPT_IMAGE).log()
         for path in paths[:3]:
             outcome = "replaced by another" if self.training else "counted as without detections"
             logger.warning("%s: unreadable image, %s", path, outcome)

@@ -16,6 +16,7 @@ from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.splits import split_of
 from detrkit.data.text import read_text, read_xml
@@ -98,7 +99,12 @@ class VocLayout:
             self._classes = ClassMap.from_names(dict.fromkeys(names))
         return self._classes
 
-    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+    def read(
+        self,
+        split: str,
+        class_map: ClassMap | None = None,
+        check_images: CheckImages = "auto",
+    ) -> DatasetIndex:
         """One split as an index."""
         if split in self.lists:
             source = self.lists[split]
@@ -115,6 +121,7 @@ class VocLayout:
             self.categories(),
             source,
             class_map=class_map,
+            check_images=check_images,
         )
 
 
@@ -126,6 +133,7 @@ def read_voc(
     *,
     images: Sequence[Path] | None = None,
     class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
 ) -> DatasetIndex:
     """Reads VOC annotation files; image ids are their names without ending.
 
@@ -136,12 +144,13 @@ def read_voc(
         source: list file or folder, for messages.
         images: the image of each file; None finds them by what the file says.
         class_map: classes to use, matched by name; None takes `classes`.
+        check_images: as in `read_coco`.
 
     Raises:
         DataError: none of the images can be read.
     """
     wanted, matches = adopt(class_map or classes, classes)
-    builder = IndexBuilder(wanted, str(source))
+    builder = IndexBuilder(str(source), check_images=check_images, folders=finder.folders)
     faults = builder.faults
     seen: set[Path] = set()
     for place, file in enumerate(files):
@@ -150,8 +159,8 @@ def read_voc(
             continue
         seen.add(file)
         if not file.is_file():
-            image = images[place] if images else finder.find(f"{file.stem}.jpg")[0]
-            builder.add_image(image, file.stem)
+            image = images[place] if images else Path(finder.find(f"{file.stem}.jpg")[0])
+            builder.add_image(image, file.stem, file=file)
             faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {file.stem}")
             continue
         try:
@@ -161,10 +170,10 @@ def read_voc(
             faults.add(FaultKind.BAD_ANNOTATION_FILE, file, f"image {file.stem}", reason)
             continue
         image = images[place] if images else _image_of(file, root, finder, faults)
-        number = builder.add_image(image, file.stem, _size(root))
+        number = builder.add_image(image, file.stem, _size(root), file=file)
         for position, item in enumerate(root.iter("object"), start=1):
             _add_object(builder, str(file), f"object {position}", item, number, classes, matches)
-    return builder.build()
+    return builder.build(wanted)
 
 
 def _add_object(
@@ -196,19 +205,20 @@ def _add_object(
         builder.faults.add(FaultKind.WRONG_TYPE, file, where, f"box {texts}")
         return
     label = matches[classes.index_of_name[name]]
-    builder.add_box(image, (x1, y1, x2, y2), label, file=file, where=f"{where} `{name}`")
+    builder.add_box(image, (x1, y1, x2, y2), label, where=f"{where} `{name}`")
 
 
 def _image_of(file: Path, root: Element, finder: ImageFinder, faults: FaultReport) -> Path:
     """The image of an annotation file: as it says, else the one of the same name."""
     name = PureWindowsPath(_text(root, "filename") or "").name
-    path, repaired = finder.find(name) if name else (Path(), True)
-    if path.is_file() and (not repaired or path.stem == file.stem):
+    found, repaired = finder.find(name) if name else ("", True)
+    path = Path(found)
+    if finder.folders.is_file(path) and (not repaired or path.stem == file.stem):
         if repaired:
             faults.add(FaultKind.REPAIRED_PATH, file, f"`{name}`", f"{path.name}")
         return path
-    same, _ = finder.find(f"{file.stem}.jpg")
-    if same.is_file() and name:
+    same = Path(finder.find(f"{file.stem}.jpg")[0])
+    if finder.folders.is_file(same) and name:
         faults.add(FaultKind.REPAIRED_PATH, file, f"`{name}`", f"{same.name}")
     return same
 
@@ -219,7 +229,7 @@ def _size(root: Element) -> tuple[int, int] | None:
         return None
     try:
         return int(float(_text(size, "height") or 0)), int(float(_text(size, "width") or 0))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -6,6 +6,7 @@ numbers are polygons, `class x1 y1 x2 y2 …`; their bounding box is used.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from typing import Any
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import list_images
-from detrkit.data.images import read_header
+from detrkit.data.files import Folders
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.splits import SPLIT_NAMES
 from detrkit.data.text import read_text, read_yaml
@@ -102,10 +103,24 @@ class YoloLayout:
         """The classes of all splits."""
         return self.classes
 
-    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+    def read(
+        self,
+        split: str,
+        class_map: ClassMap | None = None,
+        check_images: CheckImages = "auto",
+    ) -> DatasetIndex:
         """One split as an index."""
-        files = [image for place in self.images[split] for image in _images_at(place)]
-        return read_yolo(files, self.classes, self.source, self.faults, class_map=class_map)
+        folders = Folders()
+        files = [image for place in self.images[split] for image in _images_at(place, folders)]
+        return read_yolo(
+            files,
+            self.classes,
+            self.source,
+            self.faults,
+            class_map=class_map,
+            check_images=check_images,
+            folders=folders,
+        )
 
 
 def read_yolo(
@@ -115,6 +130,8 @@ def read_yolo(
     faults: FaultReport | None = None,
     *,
     class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
+    folders: Folders | None = None,
 ) -> DatasetIndex:
     """Reads the label files of `images`.
 
@@ -126,55 +143,57 @@ def read_yolo(
             to it without their ending.
         faults: faults found so far.
         class_map: classes to use, matched by name; None takes `classes`.
+        check_images: as in `read_coco`; labels are fractions, so every header is read anyway.
+        folders: knows which files exist.
 
     Raises:
         DataError: none of the images can be read.
     """
     root = source if source.is_dir() else source.parent
     wanted, matches = adopt(class_map or classes, classes)
-    builder = IndexBuilder(wanted, str(source), FaultReport(list(faults or [])))
+    folders = folders or Folders()
+    builder = IndexBuilder(
+        str(source),
+        FaultReport.merge([faults] if faults else []),
+        check_images=check_images,
+        folders=folders,
+        fractions=True,
+    )
     images = list(dict.fromkeys(images))
     used: dict[Path, set[str]] = {}
     for path, image_id in zip(images, _image_ids(images, root), strict=True):
-        labels = _label_file(path)
+        labels = _label_file(path, folders)
         used.setdefault(labels.parent, set()).add(labels.name)
-        try:
-            size = read_header(path).shown_size
-        except DataError as error:
-            kind = FaultKind.CORRUPT_IMAGE if path.is_file() else FaultKind.MISSING_IMAGE
-            reason = error.message.removeprefix(f"{path}: ")
-            builder.faults.add(kind, path, f"image {image_id}", reason)
-            continue
-        number = builder.add_image(path, image_id)
-        if not labels.is_file():
+        number = builder.add_image(path, image_id, file=labels)
+        if not folders.is_file(labels):
             builder.faults.add(FaultKind.IMAGE_WITHOUT_LABELS, path, f"image {image_id}")
             continue
         try:
             lines = read_text(labels).splitlines()
         except DataError as error:
-            builder.faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", error.message)
+            reason = error.message.removeprefix(f"{labels}: ")
+            builder.faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", reason)
             continue
         for row, line in enumerate(lines, start=1):
             if line.strip():
-                _add_line(builder, (str(labels), f"line {row}"), line, number, size, matches)
+                _add_line(builder, str(labels), f"line {row}", line, number, matches)
     for folder, names in used.items():
-        if "labels" in folder.parts and folder.is_dir():
-            for name in sorted(f.name for f in folder.glob("*.txt")):
-                if name not in names and name != "classes.txt":
+        if "labels" in folder.parts:
+            for name in sorted(folders.listing(folder).files):
+                if name.endswith(".txt") and name not in names and name != "classes.txt":
                     builder.faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
-    return builder.build()
+    return builder.build(wanted)
 
 
 def _add_line(
     builder: IndexBuilder,
-    place: tuple[str, str],
+    file: str,
+    where: str,
     line: str,
     image: int,
-    size: tuple[int, int],
     matches: Mapping[int, int],
 ) -> None:
     """One object: `class cx cy w h` or `class x1 y1 x2 y2 …`."""
-    file, where = place
     fields = line.split()
     try:
         category, values = float(fields[0]), [float(v) for v in fields[1:]]
@@ -189,15 +208,16 @@ def _add_line(
     if category not in matches:
         builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
         return
-    h, w = size
     if polygon:
         builder.faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
         xs, ys = values[0::2], values[1::2]
-        box = (min(xs) * w, min(ys) * h, max(xs) * w, max(ys) * h)
+        box = (min(xs), min(ys), max(xs), max(ys))
+        if not all(map(math.isfinite, values)):  # which `min` may not notice
+            box = (math.nan,) * 4
     else:
-        cx, cy, bw, bh = values
-        box = ((cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h)
-    builder.add_box(image, box, matches[int(category)], file=file, where=where)
+        cx, cy, w, h = values
+        box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+    builder.add_box(image, box, matches[int(category)], where=where)
 
 
 def _classes(path: Path, content: Mapping[str, Any]) -> ClassMap:
@@ -235,22 +255,22 @@ def _locate(here: Path, base: object, value: str, split: str) -> tuple[Path | No
     return (found[0], True) if found else (None, False)
 
 
-def _images_at(place: Path) -> list[Path]:
+def _images_at(place: Path, folders: Folders) -> list[Path]:
     """Images of a folder, or those that a list file names."""
     if place.is_dir():
-        return list_images(place)
+        return list(folders.images(place))
     lines = (line.strip().replace("\\", "/") for line in read_text(place).splitlines())
     return [place.parent / line for line in lines if line]
 
 
-def _label_file(image: Path) -> Path:
+def _label_file(image: Path, folders: Folders) -> Path:
     """`a/images/train/x.jpg` -> `a/labels/train/x.txt`; beside the image where that is missing."""
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i].lower() == "images":
             mirrored = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
             beside = image.with_suffix(".txt")
-            return mirrored if mirrored.is_file() or not beside.is_file() else beside
+            return mirrored if folders.is_file(mirrored) or not folders.is_file(beside) else beside
     return image.with_suffix(".txt")
 
 

@@ -59,7 +59,7 @@ def detections_picture(
         min_score: what is drawn.
     """
     from detrkit.data.dataset import DetectionDataset
-    from detrkit.data.images import read_image
+    from detrkit.data.image_check import read_indexed
     from detrkit.errors import DataError
 
     assert isinstance(dataset, DetectionDataset)
@@ -73,11 +73,7 @@ def detections_picture(
     pictures, titles = [], []
     for number in numbers:
         try:
-            image = read_image(
-                index.paths[number],
-                apply_exif=bool(index.apply_exif[number]),
-                channels=spec.in_channels,
-            )
+            image = read_indexed(index, number, spec.in_channels).image
         except DataError:
             continue
         size = (int(image.shape[-2]), int(image.shape[-1]))

@@ -25,6 +25,7 @@ from detrkit.engine.download import locate
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.weights import LoadedDetector, open_detector
 from detrkit.errors import UsageError, WeightsError
+from detrkit.models.detector import Detector
 from detrkit.structures import ClassMap, Detections, ImageSpec
 
 #: Threads that resize images.
@@ -160,9 +161,9 @@ class TorchRuntime(Runtime):
     @classmethod
     def of(cls, loaded: LoadedDetector, device: str | torch.device = "cpu") -> TorchRuntime:
         """Fuses an opened detector for inference."""
-        deploy = getattr(loaded.model, "deploy", None)
+        model = loaded.model
         return cls(
-            deploy() if deploy is not None else loaded.model,
+            model.deploy(fold_norms=True) if isinstance(model, Detector) else model,
             build_postprocessor(loaded.config),
             loaded.class_map,
             loaded.image_spec,

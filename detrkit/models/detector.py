@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
 from detrkit.models.decoders.two_stage import TwoStageDecoder
+from detrkit.models.layers.conv import fold_sequences
 from detrkit.models.outputs import Outputs
 from detrkit.registry import MODULES
 from detrkit.structures import Target
@@ -60,17 +61,29 @@ class Detector(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.encoder(self.backbone(images)), targets)
 
-    def deploy(self) -> Detector:
-        """A copy for inference: norms and branches fused, training-only layers dropped.
+    def deploy(self, *, fold_norms: bool = False) -> Detector:
+        """A copy for inference: branches fused, training-only layers dropped.
 
         The copy is in evaluation mode and answers as this detector does in evaluation, up to
         rounding. This detector stays as it is.
+
+        Args:
+            fold_norms: fold every batch norm into the convolution before it. The authors'
+                `deploy()` leaves those of the backbone and of the projections, and the parameter
+                counts that they publish include them.
         """
         deployed = copy.deepcopy(self).eval()
-        for module in list(deployed.modules()):
-            convert = getattr(module, "convert_to_deploy", None)
-            if convert is not None:
-                convert()
+        parts = (deployed,) if fold_norms else (deployed.encoder, deployed.decoder)
+        for part in parts:
+            for module in list(part.modules()):
+                convert = getattr(module, "convert_to_deploy", None)
+                if convert is not None:
+                    convert()
+        if fold_norms:
+            fold_sequences(deployed)
+        if next(deployed.parameters()).device.type == "cpu":
+            # as the images come: else every convolution turns its kernel anew
+            deployed = deployed.to(memory_format=torch.channels_last)
         return deployed.requires_grad_(False)
 
 

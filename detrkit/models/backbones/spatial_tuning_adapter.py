@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from detrkit.errors import ConfigError, did_you_mean
 from detrkit.models.backbones.dinov3 import ARCHITECTURES, DINOv3
 from detrkit.models.backbones.vit_tiny import ViTTiny
+from detrkit.models.layers.conv import fused_convolution
 from detrkit.registry import MODULES
 
 _STRIDES = (8, 16, 32)
@@ -176,6 +177,12 @@ class DINOv3STAs(nn.Module):
             details = self.sta(images)
             maps = [torch.cat(pair, dim=1) for pair in zip(maps, details, strict=True)]
         return [norm(conv(x)) for x, conv, norm in zip(maps, self.convs, self.norms, strict=True)]
+
+    def convert_to_deploy(self) -> None:
+        """Folds the last norms into their convolutions."""
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                self.convs[i], self.norms[i] = fused_convolution(conv, norm), nn.Identity()
 
     def _check(self, height: int, width: int) -> None:
         multiple = _STRIDES[-1] if self.use_sta else _PATCH
