@@ -5,7 +5,8 @@ same height and width:
 
     (H, W)       one band
     (H, W, C)    C bands; also where H and C are equal
-    (C, H, W)    where the first axis is the shorter one of first and last
+    (C, H, W)    where the first axis is the shorter one of first and last; so a picture must not
+                 have more bands than rows or columns
 
 How values become pixels follows from their type alone, never from the content of one file: two
 pictures of one camera must stay comparable. Pixels are on a scale of 0–255, so that colours to

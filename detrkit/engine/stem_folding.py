@@ -18,20 +18,13 @@ import math
 from torch import Tensor
 
 
-def is_stem(given: Tensor, own: Tensor) -> bool:
-    """Whether these are kernels of first convolutions that differ in their input channels only."""
+def can_fold(given: Tensor, own: Tensor) -> bool:
+    """Whether `given` is a stem of 3 channels and `own` the same one of another number."""
     return (
         given.ndim == own.ndim == 4
-        and given.shape[1] != own.shape[1]
-        and given.shape[0] == own.shape[0]
-        and given.shape[2:] == own.shape[2:]
-        and 3 in (given.shape[1], own.shape[1])
+        and given.shape[1] == 3 != own.shape[1]
+        and (given.shape[0], given.shape[2:]) == (own.shape[0], own.shape[2:])
     )
-
-
-def can_fold(given: Tensor, own: Tensor) -> bool:
-    """Whether `given` is a stem of 3 channels and `own` one of another number."""
-    return is_stem(given, own) and given.shape[1] == 3
 
 
 def folded(kernel: Tensor, in_channels: int) -> Tensor:

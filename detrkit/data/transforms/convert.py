@@ -41,8 +41,12 @@ class Normalize:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], inplace: bool = False) -> None:
-        if not len(mean) == len(std) > 0 or not all(s > 0 for s in std):
-            raise ValueError("mean and std need a value per channel, and std must be positive")
+        if not len(mean) == len(std) > 0:
+            raise ValueError(
+                f"mean and std need a value per channel, got {len(mean)} and {len(std)}"
+            )
+        if not all(s > 0 for s in std):
+            raise ValueError(f"std must be positive, got {list(std)}")
         self.mean = tuple(float(m) for m in mean)
         self.std = tuple(float(s) for s in std)
 

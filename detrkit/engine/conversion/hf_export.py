@@ -54,10 +54,6 @@ def write_hf_folder(detector: LoadedDetector, folder: Path) -> float:
         DetrkitError: the folder cannot be written.
     """
     spec = detector.image_spec
-    if spec.in_channels != 3:
-        raise WeightsError(
-            f"transformers' image processor makes images of 3 channels, not of {spec.in_channels}"
-        )
     if spec.resize != "stretch" or spec.channels != "rgb":
         raise WeightsError(
             f"transformers' image processor has no counterpart of {spec.resize} and "
