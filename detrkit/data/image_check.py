@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from detrkit.data.bands import WrongBands
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import Folders
 from detrkit.data.images import ImageHeader, read_header, read_image
@@ -38,6 +39,9 @@ ALL_UP_TO = 50_000
 
 #: Headers in the sample: a fault of one image in 300 is found with 96 % certainty.
 SAMPLE = 1_000
+
+#: Images to try before the bands of a data set are taken for right.
+FIRST_READ = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,27 @@ def read_indexed(index: DatasetIndex, number: int, channels: int = 3) -> Indexed
         return IndexedImage(image, fault=FaultKind.EXIF_ROTATION)
     found = agree(expected, ImageHeader(size))
     return IndexedImage(image, found.scale, found.fault)
+
+
+def check_bands(index: DatasetIndex, channels: int) -> None:
+    """Reads the first image that can be read: wrong `in_channels` are better said at the start.
+
+    Args:
+        index: of the data set.
+        channels: C, what the model takes.
+
+    Raises:
+        WrongBands: the image has other bands.
+        MissingExtraError: a package that reads it is not installed.
+    """
+    for number in range(min(len(index), FIRST_READ)):
+        try:
+            read_indexed(index, number, channels)
+        except WrongBands:
+            raise
+        except DataError:
+            continue
+        return
 
 
 class ImageCheck:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,9 @@ import torch
 from torch import nn
 
 from detrkit.config import Config, build_component
-from detrkit.data.bands import WrongBands
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import open_splits
-from detrkit.data.images import read_image
+from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
@@ -51,9 +49,6 @@ log = logging.getLogger("detrkit")
 
 #: Share of the training images that is held out where a data set has nothing to validate on.
 HELD_OUT = 0.1
-
-#: Images to look at before the bands of a data set are taken for right.
-FIRST_READ = 20
 
 
 @dataclass
@@ -152,25 +147,8 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
             hint="both annotation files need the same `categories`",
         )
     for dataset in (train, val) if val is not None else (train,):
-        _check_bands(dataset)
+        check_bands(dataset.index, dataset.in_channels)
     return train, val
-
-
-def _check_bands(dataset: DetectionDataset) -> None:
-    """Reads the first image that can be read, so that wrong `in_channels` are said at the start.
-
-    Raises:
-        WrongBands: it has other bands.
-        MissingExtraError: a package that reads it is not installed.
-    """
-    for path in itertools.islice(dataset.index.paths, FIRST_READ):
-        try:
-            read_image(path, channels=dataset.in_channels)
-        except WrongBands:
-            raise
-        except DataError:
-            continue
-        return
 
 
 def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | None]:

@@ -90,6 +90,15 @@ def test_four_bands_from_weights_of_three(
         assert shown.size == (64, 64)
         assert np.asarray(shown).std() > 20
 
+    write_coco(tmp_path / "rgb")
+    result = run("eval", "-w", best, "--data", tmp_path / "rgb", "--device", "cpu")
+    assert result.code == 4
+    assert "has pixels of mode RGB, but the model takes 4 channels" in result.err
+
+    result = run("infer", tmp_path / "rgb", "-w", best, "--device", "cpu")
+    assert result.code == 4
+    assert "12 images could not be read" in result.err
+
     result = run("info", best)
     assert "input 1 x 4 x 64 x 64" in result.out
 
