@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrkit"
 #: A package may import from strictly lower layers and from itself.
 LAYERS = {
     "errors": 0,
+    "files": 1,
     "registry": 1,
     "ops": 1,
     "structures": 2,
@@ -21,6 +22,7 @@ LAYERS = {
     "models": 3,
     "losses": 3,
     "metrics": 3,
+    "convert": 4,
     "drawing": 4,
     "engine": 5,
     "api": 6,

@@ -7,8 +7,8 @@ import io
 import json
 from pathlib import Path
 
-from detrkit.engine.files import cannot_write, write_atomically
 from detrkit.engine.observers.base import EpochReport, Observer
+from detrkit.files import cannot_write, write_atomically
 
 
 class JSONLog(Observer):
