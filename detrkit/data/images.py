@@ -44,10 +44,12 @@ from __future__ import annotations
 import struct
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
@@ -109,6 +111,16 @@ class ImageHeader:
 def is_image_file(path: Path) -> bool:
     """Whether the ending is one of an image; hidden files are not."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def readers() -> dict[str, object]:
+    """All that decides, besides their content, which files can be read; for what is kept."""
+    return {
+        "pillow": PIL.__version__,
+        "pillow_heif": find_spec("pillow_heif") is not None,
+        "tifffile": find_spec("tifffile") is not None,
+        "max_pixels": max_pixels(),
+    }
 
 
 def read_header(path: str | Path) -> ImageHeader:

@@ -193,6 +193,7 @@ def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset
     if not isinstance(dataset, DetectionDataset):
         raise ConfigError(f"{loader}.dataset: `{section.get('type')}` is not a DetectionDataset")
     dataset.training = training
+    dataset.in_channels = cfg.run.in_channels  # also where its constructor does not take it
     return dataset
 
 

@@ -89,8 +89,8 @@ class RandomPhotometricDistort:
     about 20,000 pixels in place of all.
 
     Saturation, hue and the order of channels are defined for RGB. Other pictures, with another
-    number of bands or more than 8 bits, get brightness and contrast only, the same for all bands,
-    the contrast about each band's own mean.
+    number of bands or more than 8 bits, get brightness, then contrast: by one factor for all
+    bands, the contrast about each band's own mean.
 
     Args:
         brightness: range of the factor.
@@ -123,7 +123,7 @@ class RandomPhotometricDistort:
         if not sample.canvas.recolors_all:  # the mean must see fill and crop as they are
             sample.render()
         if not sample.canvas.is_rgb:
-            self._change_bands(sample, rng, chosen, contrast_first)
+            self._change_bands(sample, rng, bool(chosen[0]), bool(chosen[1]))
             return sample
         steps = sample.canvas.recolor
         contrast = rng.uniform(*self.contrast)
@@ -147,21 +147,14 @@ class RandomPhotometricDistort:
         return sample
 
     def _change_bands(
-        self,
-        sample: Sample,
-        rng: np.random.Generator,
-        chosen: npt.NDArray[np.bool_],
-        contrast_first: bool,
+        self, sample: Sample, rng: np.random.Generator, brightness: bool, contrast: bool
     ) -> None:
-        """Brightness and contrast, in the order that is drawn for RGB."""
         steps = sample.canvas.recolor
-        contrast, brightness = rng.uniform(*self.contrast), rng.uniform(*self.brightness)
-        for change in ("contrast", "brightness") if contrast_first else ("brightness", "contrast"):
-            if change == "brightness" and chosen[0]:
-                steps.append(Gain(brightness, np.zeros(1)))
-            if change == "contrast" and chosen[1]:
-                means = sample.canvas.preview().mean(axis=(0, 1), dtype=np.float64)
-                steps.append(Gain.contrast(contrast, means))
+        if brightness:
+            steps.append(Gain(rng.uniform(*self.brightness), np.zeros(1)))
+        if contrast:
+            means = sample.canvas.preview().mean(axis=(0, 1), dtype=np.float64)
+            steps.append(Gain.contrast(rng.uniform(*self.contrast), means))
 
     @staticmethod
     def _pivot(sample: Sample) -> float:
