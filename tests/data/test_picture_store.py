@@ -134,7 +134,21 @@ def test_other_processes_read_the_same_pictures(tmp_path: Path, method: str, on_
 
 
 def test_a_copy_in_the_same_process() -> None:
-    assert same(pickle.loads(pickle.dumps(filled())).get(4), picture(4))
+    store = filled()
+    assert same(pickle.loads(pickle.dumps(store)).get(4), picture(4))
+
+
+def test_systems_without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows: a temporary file, read at a position that is moved."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.delattr(os, "preadv", raising=False)
+    store = filled()
+    path = store._files[0].path  # type: ignore[union-attr]
+    assert path.is_file()
+    assert all(same(pickle.loads(pickle.dumps(store)).get(n), picture(n)) for n in range(5))
+    assert all(same(store.get(n), picture(n)) for n in range(5))
+    del store
+    assert not path.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory without a name")
