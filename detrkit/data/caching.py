@@ -8,6 +8,11 @@ are less sharp, and objects that become smaller than a pixel are dropped.
 Everything is decoded up front, by threads, since decoders let go of Python's lock. That tells in
 the beginning whether all fits and how long it takes; and what is then shared between processes
 no longer changes.
+
+On a disk, too, pictures lie as bare pixels. Compressing them without loss would cost more time
+than the JPEG did: 3.6 ms (zlib) to 7 ms (PNG) for an image of COCO, against 2 ms. So a cache on
+disk helps where it is fast (from 1 GB/s for each core), where the system's memory holds most of
+it anyway, and with large images that `max_side` shrinks.
 """
 
 from __future__ import annotations
@@ -283,18 +288,19 @@ def _fill(
                 stop.append("images are larger than their annotations say")
 
     done = 0
-    with quiet_c_stderr(), ThreadPoolExecutor(threads) as pool:
-        try:
-            for start in range(0, len(numbers), _AT_ONCE):
-                for _ in pool.map(decode, numbers[start : start + _AT_ONCE]):
-                    done += 1
-                    if progress is not None:
-                        progress(done, len(numbers))
-        except BaseException:
-            stop.append("interrupted")
-            raise
-        finally:
-            store.finish()
+    try:
+        with quiet_c_stderr(), ThreadPoolExecutor(threads) as pool:
+            try:
+                for start in range(0, len(numbers), _AT_ONCE):
+                    for _ in pool.map(decode, numbers[start : start + _AT_ONCE]):
+                        done += 1
+                        if progress is not None:
+                            progress(done, len(numbers))
+            except BaseException:
+                stop.append("interrupted")  # the pool waits for what its threads have begun
+                raise
+    finally:
+        store.finish()
     dataset.store = store
     seconds = time.perf_counter() - started
     return Filled(len(store), found, store.nbytes, seconds, stop[0] if stop else "")

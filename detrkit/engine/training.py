@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 
 from detrkit.config import Config
-from detrkit.data.caching import picture_folder
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
 from detrkit.engine.load_report import LoadReport
@@ -27,7 +26,13 @@ from detrkit.engine.observers import (
     TensorBoard,
 )
 from detrkit.engine.parts import build_postprocessor
-from detrkit.engine.picture_cache import cache_kind, cache_pictures, disk_room, memory_room
+from detrkit.engine.picture_cache import (
+    cache_kind,
+    cache_pictures,
+    disk_room,
+    memory_room,
+    picture_place,
+)
 from detrkit.engine.pictures import detections_picture
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.session import (
@@ -212,8 +217,6 @@ def _observers(
 
 def _loader_facts(session: Session) -> LoaderFacts:
     dataset = session.train.dataset
-    chosen = session.config.run.disk_cache
-    root = Path(chosen) if isinstance(chosen, str) else None
     return LoaderFacts(
         workers=session.train.num_workers,
         cores=look().cores,
@@ -221,7 +224,7 @@ def _loader_facts(session: Session) -> LoaderFacts:
         input_side=max(session.image_spec.size),
         cached=dataset.store is not None,
         memory=memory_room,
-        disk=lambda: disk_room(picture_folder(dataset, root)),
+        disk=lambda: disk_room(picture_place(session, dataset)),
         dataset=dataset,
     )
 
