@@ -36,7 +36,7 @@ def read_documents(layout: VocLayout) -> dict[str, CocoDocument]:
     documents: dict[str, CocoDocument] = {}
     numbers: dict[Path, int] = {}
     for split in layout.splits:
-        source, files = layout.annotation_files(split)
+        source, files = layout.annotation_files(split, finder.folders)
         builder = DocumentBuilder(str(source), categories)
         for found in read_images(files, finder, source, builder.faults):
             size = _size(found, builder.faults)

@@ -9,6 +9,7 @@ for its boxes and not for its text. The lists may come in any order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from detrkit.data.faults import Fault, FaultKind, FaultReport
 from detrkit.data.files import Folders, ImageFinder
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index, cached_value
 from detrkit.data.json_stream import JsonStream, NotUtf8
+from detrkit.data.sources import Sources
 from detrkit.data.text import read_json
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import ClassMap
@@ -99,6 +102,46 @@ def read_coco(
         reader = _Reader(ann_file, img_folder, check_images, folders)
         reader.read_content(read_json(ann_file))
     return reader.index(class_map)
+
+
+def open_coco(
+    ann_file: str | Path,
+    img_folder: str | Path | Sequence[Path] | None = None,
+    *,
+    class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
+) -> DatasetIndex:
+    """`read_coco`, or what it gave the last time if neither file nor folders changed since."""
+    folders = [img_folder] if isinstance(img_folder, str | Path) else img_folder
+    key = {
+        "reader": "coco",
+        "path": str(ann_file),
+        "img_folder": folders and [[str(f), os.path.abspath(f)] for f in folders],
+        "class_map": class_map and class_map.to_dict(),
+        "check_images": check_images,
+    }
+
+    def read(sources: Sources) -> DatasetIndex:
+        sources.add_file(ann_file)
+        return read_coco(
+            ann_file,
+            img_folder,
+            class_map=class_map,
+            check_images=check_images,
+            folders=sources.folders,
+        )
+
+    return cached_index(key, read)
+
+
+def open_categories(ann_file: str | Path) -> dict[int | str, str]:
+    """`read_categories`, or what it gave the last time if the file did not change since."""
+
+    def read(sources: Sources) -> list[tuple[int | str, str]]:
+        sources.add_file(ann_file)
+        return list(read_categories(ann_file).items())
+
+    return dict(cached_value({"reader": "coco categories", "path": str(ann_file)}, read))
 
 
 class _Reader:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from detrkit.data.canvas import Canvas
-from detrkit.data.coco import read_coco
+from detrkit.data.coco import open_coco
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
 from detrkit.data.image_check import read_indexed
@@ -236,7 +236,7 @@ class CocoDetection(DetectionDataset):
         self.remap_mscoco_category = remap_mscoco_category
 
     def _open(self) -> DatasetIndex:
-        index = read_coco(self.ann_file, self.img_folder)
+        index = open_coco(self.ann_file, self.img_folder)
         index.faults.log()
         return index
 

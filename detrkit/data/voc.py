@@ -16,9 +16,11 @@ from xml.etree.ElementTree import Element
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import ImageFinder
+from detrkit.data.files import Folders, ImageFinder, Listing
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index, cached_value
+from detrkit.data.sources import Sources
 from detrkit.data.splits import split_of
 from detrkit.data.text import read_text, read_xml
 from detrkit.errors import DataError, did_you_mean
@@ -89,40 +91,41 @@ class VocLayout:
             if file is not None:
                 names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
             else:
-                found: set[str] = set()
-                for xml in self.annotations.glob("*.xml"):
-                    with suppress(DataError):  # reported when its image is read
-                        found.update(_text(o, "name") or "" for o in read_xml(xml).iter("object"))
-                names = sorted(found - {""})
+                names = cached_value(
+                    {"reader": "voc classes", "path": str(self.annotations)},
+                    self._names,
+                    contents=True,
+                )
             if not names:
                 detail = "no annotation file names a class"
                 FaultReport().add(FaultKind.BAD_STRUCTURE, self.annotations, "", detail)
             self._classes = ClassMap.from_names(dict.fromkeys(names))
         return self._classes
 
-    def annotation_files(self, split: str) -> tuple[Path, list[Path]]:
+    def annotation_files(self, split: str, folders: Folders) -> tuple[Path, list[Path]]:
         """The list file (or folder) of a split, and its annotation files, which may be missing."""
         if split not in self.lists:
-            return self.annotations, sorted(self.annotations.glob("*.xml"))
+            names = _xml_files(folders.listing(self.annotations))
+            return self.annotations, [self.annotations / name for name in names]
         source = self.lists[split]
-        names = [self._listed(line.strip()) for line in read_text(source).splitlines()]
-        return source, [self._annotation_file(name) for name in names if name]
+        listed = [self._listed(line.strip(), folders) for line in read_text(source).splitlines()]
+        return source, [self._annotation_file(name, folders) for name in listed if name]
 
-    def _listed(self, line: str) -> str:
+    def _listed(self, line: str, folders: Folders) -> str:
         """The name in a line `name`, or `name 1`; empty for `name -1`.
 
         Lists of a single class say -1 where the image lacks it. A name may have spaces.
         """
         flagged = re.fullmatch(r"(.*\S)\s+(-1|0|1)", line)
-        if flagged is None or self._annotation_file(line).is_file():
+        if flagged is None or folders.is_file(self._annotation_file(line, folders)):
             return line
         return "" if flagged[2] == "-1" else flagged[1]
 
-    def _annotation_file(self, name: str) -> Path:
+    def _annotation_file(self, name: str, folders: Folders) -> Path:
         """The file of an image, which lists name with or without its ending."""
         base = PureWindowsPath(name)
         whole = self.annotations / f"{base.name}.xml"
-        return whole if whole.is_file() else self.annotations / f"{base.stem}.xml"
+        return whole if folders.is_file(whole) else self.annotations / f"{base.stem}.xml"
 
     def read(
         self,
@@ -131,15 +134,45 @@ class VocLayout:
         check_images: CheckImages = "auto",
     ) -> DatasetIndex:
         """One split as an index."""
-        source, files = self.annotation_files(split)
-        return read_voc(
-            files,
-            ImageFinder(self.image_folders),
-            self.categories(),
-            source,
-            class_map=class_map,
-            check_images=check_images,
-        )
+        classes = self.categories()
+        source = self.lists.get(split, self.annotations)
+        key = {
+            "reader": "voc",
+            "path": str(source),
+            "annotations": str(self.annotations),
+            "images": [str(folder) for folder in self.image_folders],
+            "classes": classes.to_dict(),
+            "class_map": class_map and class_map.to_dict(),
+            "check_images": check_images,
+        }
+
+        def read(sources: Sources) -> DatasetIndex:
+            if split in self.lists:
+                sources.add_file(source)
+            _, files = self.annotation_files(split, sources.folders)
+            return read_voc(
+                files,
+                ImageFinder(self.image_folders, sources.folders),
+                classes,
+                source,
+                class_map=class_map,
+                check_images=check_images,
+            )
+
+        return cached_index(key, read, contents=True)
+
+    def _names(self, sources: Sources) -> list[str]:
+        """The names of the classes of all annotation files, sorted."""
+        found: set[str] = set()
+        for name in _xml_files(sources.folders.listing(self.annotations)):
+            with suppress(DataError):  # reported when its image is read
+                root = read_xml(self.annotations / name)
+                found.update(_text(o, "name") or "" for o in root.iter("object"))
+        return sorted(found - {""})
+
+
+def _xml_files(listing: Listing) -> list[str]:
+    return sorted(name for name in listing.files if name.endswith(".xml"))
 
 
 def read_voc(
@@ -214,7 +247,7 @@ def read_images(
             faults.add(FaultKind.DUPLICATE_IMAGE_ID, source, f"image {file.stem}")
             continue
         seen.add(file)
-        if not file.is_file():
+        if not finder.folders.is_file(file):
             image = images[place] if images else Path(finder.find(f"{file.stem}.jpg")[0])
             faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {file.stem}")
             yield VocImage(image, file, None)

@@ -19,6 +19,8 @@ from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import Folders
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index
+from detrkit.data.sources import Sources
 from detrkit.data.splits import SPLIT_NAMES
 from detrkit.data.text import read_text, read_yaml
 from detrkit.errors import DataError, did_you_mean
@@ -110,16 +112,32 @@ class YoloLayout:
         check_images: CheckImages = "auto",
     ) -> DatasetIndex:
         """One split as an index."""
-        folders = Folders()
-        return read_yolo(
-            self.image_files(split, folders),
-            self.classes,
-            self.source,
-            self.faults,
-            class_map=class_map,
-            check_images=check_images,
-            folders=folders,
-        )
+        places = self.images[split]
+        key = {
+            "reader": "yolo",
+            "path": str(self.source),
+            "images": [str(place) for place in places],
+            "classes": self.classes.to_dict(),
+            "class_map": class_map and class_map.to_dict(),
+            "check_images": check_images,
+            "faults": self.faults.to_dict(),
+        }
+
+        def read(sources: Sources) -> DatasetIndex:
+            for place in places:
+                if place.is_file():
+                    sources.add_file(place)
+            return read_yolo(
+                self.image_files(split, sources.folders),
+                self.classes,
+                self.source,
+                self.faults,
+                class_map=class_map,
+                check_images=check_images,
+                folders=sources.folders,
+            )
+
+        return cached_index(key, read, contents=True)
 
     def image_files(self, split: str, folders: Folders) -> list[Path]:
         """The images of a split."""
