@@ -268,6 +268,7 @@ class IndexBuilder:
             kind = FaultKind.SKIPPED_WITH_IMAGE
             self.faults.add(kind, self.source, "", detail, count=lost)
 
+    @np.errstate(over="ignore", invalid="ignore")  # boxes that are left out may be of any size
     def _check(self, boxes: Boxes, images: ImageCheck, files: PackedStrings) -> Boxes:
         """The boxes that can be used, scaled and clipped."""
         sizes = images.sizes[boxes.images]
