@@ -270,6 +270,7 @@ class IndexBuilder:
             kind = FaultKind.SKIPPED_WITH_IMAGE
             self.faults.add(kind, self.source, "", detail, count=lost)
 
+    @np.errstate(over="ignore", invalid="ignore")  # boxes that are left out may be of any size
     def _check(self, boxes: Boxes, images: ImageCheck) -> Boxes:
         """The boxes that can be used, scaled and clipped."""
         sizes = images.sizes[boxes.images]
@@ -389,7 +390,7 @@ class _Columns:
         return column.copy() if self._order is None else column[self._order]
 
 
-def _area(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _area(boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
