@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class TrainingSetup:
         queries_key: dotted key of `num_queries` in that configuration.
     """
 
-    image_spec: ImageSpec = ImageSpec((640, 640))
+    image_spec: ImageSpec = field(default_factory=lambda: ImageSpec((640, 640)))
     num_queries: int = 300
     num_top_queries: int = 300
     strides: tuple[int, ...] = (8, 16, 32)
@@ -42,6 +42,11 @@ class TrainingSetup:
     def size(self) -> tuple[int, int]:
         """(h, w) of the input."""
         return self.image_spec.size
+
+    @property
+    def size_text(self) -> str:
+        """The input as it is written in sentences."""
+        return size_text(self.size)
 
     def scales(
         self, sizes: npt.NDArray[np.integer], size: tuple[int, int] | None = None
@@ -64,3 +69,9 @@ class TrainingSetup:
     def to_dict(self) -> Mapping[str, Any]:
         """Plain values, for JSON."""
         return {**asdict(self), "image_spec": self.image_spec.to_dict()}
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """`640x640`; `480x640 (height x width)`, which is how `--size` takes it."""
+    h, w = size
+    return f"{h}x{w}" if h == w else f"{h}x{w} (height x width)"

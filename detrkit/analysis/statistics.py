@@ -77,20 +77,19 @@ class SizesAt:
 
     Attributes:
         size: (h, w).
-        under_1, under_8, under_16: boxes whose root of w x h is smaller than that many pixels.
+        under_8, under_16: boxes whose root of w x h is smaller than that many pixels.
         boxes: all of them.
         median: pixels.
     """
 
     size: tuple[int, int]
-    under_1: int
     under_8: int
     under_16: int
     boxes: int
     median: float
 
     def share_under(self, side: int) -> float:
-        """Share of the boxes under 1, 8 or 16 pixels; 0 without boxes."""
+        """Share of the boxes under 8 or 16 pixels; 0 without boxes."""
         return getattr(self, f"under_{side}") / max(self.boxes, 1)
 
 
@@ -120,6 +119,7 @@ class SplitStatistics:
         image_sizes: the most frequent (h, w) and their images.
         distinct_sizes: how many sizes there are.
         image_heights, image_widths, image_aspects: of the files; aspects are w / h.
+        distorted_images: stretched more than twice as far in one direction as in the other.
         cooccurrence: (C, C) images that hold both classes; the diagonal those that hold one.
     """
 
@@ -153,6 +153,7 @@ class SplitStatistics:
     image_heights: Spread
     image_widths: Spread
     image_aspects: Spread
+    distorted_images: int
     cooccurrence: npt.NDArray[np.int64]
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,13 +192,14 @@ def describe(
     own_wh = image_wh[owner]
     area = index.area[normal]
     side = np.sqrt(wh.prod(1))
-    input_wh = wh * setup.scales(index.sizes)[owner]
+    scales = setup.scales(index.sizes)
+    input_wh = wh * scales[owner]
     input_side = np.sqrt(input_wh.prod(1))
     aspect = wh[:, 0] / np.maximum(wh[:, 1], 1e-6)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.maximum(own_wh, 1)
     touches = (boxes[:, :2] <= 0.5).any(1) | (boxes[:, 2:] >= own_wh - 0.5).any(1)
 
-    cells = np.linspace(0, 1, POSITION_CELLS + 1)
+    cells = [i / POSITION_CELLS for i in range(POSITION_CELLS + 1)]
     together = _cooccurrence(owner, label, len(index), number)
     sizes, images_of_size = np.unique(index.sizes, axis=0, return_counts=True)
     common = np.argsort(-images_of_size, kind="stable")[:LISTED_SIZES]
@@ -223,7 +225,7 @@ def describe(
         objects_histogram=Histogram.of(per_image, COUNT_EDGES),
         images_over_queries=int((per_image > setup.num_queries).sum()),
         images_over_100=int((per_image > 100).sum()),
-        border_share=float(touches.mean()) if len(touches) else 0.0,
+        border_share=float(touches.mean()) if len(label) else 0.0,
         coverage=Spread.of(side / np.sqrt(np.maximum(own_wh.prod(1), 1))),
         positions=heat_map(centres[:, 0], centres[:, 1], cells, cells),
         input_shapes=heat_map(input_wh[:, 0], input_wh[:, 1], SIDE_EDGES, SIDE_EDGES),
@@ -234,6 +236,7 @@ def describe(
         image_heights=Spread.of(image_wh[:, 1]),
         image_widths=Spread.of(image_wh[:, 0]),
         image_aspects=Spread.of(image_wh[:, 0] / np.maximum(image_wh[:, 1], 1)),
+        distorted_images=int((scales.max(1, initial=0) > 2 * scales.min(1, initial=_INF)).sum()),
         cooccurrence=together,
     )
 
@@ -305,7 +308,6 @@ def _sizes_at_inputs(
         found.append(
             SizesAt(
                 size=size,
-                under_1=int((side < 1).sum()),
                 under_8=int((side < 8).sum()),
                 under_16=int((side < 16).sum()),
                 boxes=len(side),

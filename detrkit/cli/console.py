@@ -10,7 +10,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -81,6 +82,24 @@ def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
     logger.addHandler(_RichHandler())
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
+
+
+@contextmanager
+def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr while something runs; its value is the callback for (done, total).
+
+    Args:
+        what: is being done.
+        quiet: show none; nor is one shown where stderr is no terminal. The value is None then.
+    """
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_json(kind: str, payload: Mapping[str, Any]) -> None:

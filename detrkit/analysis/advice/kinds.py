@@ -1,21 +1,17 @@
-"""What the findings mean for training: numbers, a reason, and what to change."""
+"""What an advice is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from detrkit.analysis.findings import Findings
+from typing import Any
 
 
 class Severity(str, Enum):
     """How much an advice matters."""
 
     WARNING = "warning"  # training or its numbers suffer
-    HINT = "hint"  # probably better otherwise; a rule of thumb
+    HINT = "hint"  # probably better otherwise
     NOTE = "note"  # worth knowing
 
 
@@ -38,15 +34,3 @@ class Advice:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {**asdict(self), "severity": self.severity.value}
-
-
-def advise(findings: Findings) -> tuple[Advice, ...]:
-    """All that applies, warnings first."""
-    found: list[Advice] = []
-    for rule in RULES:
-        found += rule(findings)
-    order = list(Severity)
-    return tuple(sorted(found, key=lambda advice: order.index(advice.severity)))
-
-
-RULES: tuple[Any, ...] = ()
