@@ -29,7 +29,7 @@ from detrkit.data.index import DatasetIndex
 #: Bits of 64 in which the hashes of copies may differ.
 MAX_DISTANCE = 6
 #: Correlation of two miniatures from which they show the same.
-MIN_CORRELATION = 0.98
+MIN_CORRELATION = 0.95
 #: Grey levels: below this deviation a miniature is flat and compared by its values instead.
 FLAT, FLAT_DIFFERENCE = 3.0, 2.0
 #: Groups that are listed; all are counted.
@@ -47,8 +47,8 @@ class Sameness(str, Enum):
     """Why pictures are taken for one."""
 
     FILE = "the same file"
-    PICTURE = "the same picture"
     SOURCE = "versions of one picture, by their names"
+    PICTURE = "the same picture"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ COUNT_EDGES = (
     *(0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000),
     _INF,
 )
+#: Root of (box area / image area).
+COVERAGE_EDGES = (0.0, 0.02, 0.05, *(i / 10 for i in range(1, 10)), _INF)
 #: Sides at the input for the map of width against height: half octaves from 1 to 2048 pixels.
 SIDE_EDGES = tuple(2.0 ** (i / 2) for i in range(23))
 #: Cells per side in the map of positions.
@@ -113,7 +115,7 @@ class SplitStatistics:
         images_over_queries: with more boxes than the model has queries.
         images_over_100: with more boxes than COCO's evaluation looks at.
         border_share: boxes that touch the border of their image.
-        coverage: root of (box area / image area).
+        coverage, coverage_histogram: root of (box area / image area).
         positions: (32, 32) where the centres of boxes are; rows go down.
         input_shapes: boxes by height (rows) and width (columns) at the input, over `SIDE_EDGES`.
         image_sizes: the most frequent (h, w) and their images.
@@ -146,6 +148,7 @@ class SplitStatistics:
     images_over_100: int
     border_share: float
     coverage: Spread
+    coverage_histogram: Histogram
     positions: npt.NDArray[np.int64]
     input_shapes: npt.NDArray[np.int64]
     image_sizes: tuple[tuple[tuple[int, int], int], ...]
@@ -196,6 +199,7 @@ def describe(
     input_wh = wh * scales[owner]
     input_side = np.sqrt(input_wh.prod(1))
     aspect = wh[:, 0] / np.maximum(wh[:, 1], 1e-6)
+    coverage = side / np.sqrt(np.maximum(own_wh.prod(1), 1))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.maximum(own_wh, 1)
     touches = (boxes[:, :2] <= 0.5).any(1) | (boxes[:, 2:] >= own_wh - 0.5).any(1)
 
@@ -226,7 +230,8 @@ def describe(
         images_over_queries=int((per_image > setup.num_queries).sum()),
         images_over_100=int((per_image > 100).sum()),
         border_share=float(touches.mean()) if len(label) else 0.0,
-        coverage=Spread.of(side / np.sqrt(np.maximum(own_wh.prod(1), 1))),
+        coverage=Spread.of(coverage),
+        coverage_histogram=Histogram.of(coverage, COVERAGE_EDGES),
         positions=heat_map(centres[:, 0], centres[:, 1], cells, cells),
         input_shapes=heat_map(input_wh[:, 0], input_wh[:, 1], SIDE_EDGES, SIDE_EDGES),
         image_sizes=tuple(

@@ -39,6 +39,9 @@ AREA_OVER_BOX = 1.05
 LISTED = 1000
 
 
+Box = tuple[float, float, float, float]
+
+
 class Reason(Enum):
     """Why a box is suspicious: a name, and what it means."""
 
@@ -53,7 +56,7 @@ class Reason(Enum):
         "exactly the same place in several images: a template, or a fixed scene",
     )
     AREA = ("area", "annotated area larger than the box")
-    GIANT = ("giant", f"covers more than {GIANT_SHARE:.0%} of the image")
+    GIANT = ("giant", f"covers more than {100 * GIANT_SHARE:g} % of the image")
     ASPECT = ("aspect", f"longer than {EXTREME_ASPECT:g}:1 and unlike its class")
     TINY = ("tiny", f"under {TINY_SIDE:g} px at the input in both directions, or under 1 px in one")
 
@@ -93,6 +96,7 @@ class Suspect:
         image_id, annotation_id: the data set's own.
         class_name: as the data set has it.
         box_xyxy: pixels of the file.
+        other_xyxy: the earlier box that it lies on.
     """
 
     reason: Reason
@@ -105,7 +109,8 @@ class Suspect:
     image_id: int | str | None = None
     annotation_id: int | None = None
     class_name: str | None = None
-    box_xyxy: tuple[float, float, float, float] | None = None
+    box_xyxy: Box | None = None
+    other_xyxy: Box | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -214,8 +219,8 @@ class _Finder:
         def detail(i: int) -> str:
             return self._partner(i, partner, iou)
 
-        return self._make(Reason.DUPLICATE, same, iou[same], detail) + self._make(
-            Reason.OVERLAP, near, 0.6 * iou[near], detail
+        return self._make(Reason.DUPLICATE, same, iou[same], detail, partner) + self._make(
+            Reason.OVERLAP, near, 0.6 * iou[near], detail, partner
         )
 
     def conflicts(self) -> Suspicions:
@@ -228,7 +233,7 @@ class _Finder:
             other = self.index.class_map.names[self.labels[partner[i]]]
             return f"also `{other}`: {self._partner(i, partner, iou)}"
 
-        return self._make(Reason.CONFLICT, at, 0.95 * iou[at], detail)
+        return self._make(Reason.CONFLICT, at, 0.95 * iou[at], detail, partner)
 
     def repeated(self) -> Suspicions:
         """One entry per place; all boxes in it are counted."""
@@ -273,7 +278,10 @@ class _Finder:
         at = np.flatnonzero(cover > GIANT_SHARE)
         score = 0.3 + 0.3 * (cover[at] - GIANT_SHARE) / (1 - GIANT_SHARE)
         return self._make(
-            Reason.GIANT, at, score.clip(0, 0.6), lambda i: f"{min(cover[i], 1):.1%} of the image"
+            Reason.GIANT,
+            at,
+            score.clip(0, 0.6),
+            lambda i: f"{100 * min(cover[i], 1):.1f} % of the image",
         )
 
     def aspect(self) -> Suspicions:
@@ -309,6 +317,10 @@ class _Finder:
     def _size(self, i: int) -> str:
         return f"{self.wh[i, 0]:.4g}x{self.wh[i, 1]:.4g} px"
 
+    def _box(self, i: int) -> Box:
+        x1, y1, x2, y2 = (round(float(value), 2) for value in self.boxes[i])
+        return x1, y1, x2, y2
+
     def _where(self, i: int) -> str:
         row = int(self.rows[i])
         if self.own_ids:
@@ -324,11 +336,13 @@ class _Finder:
         at: npt.NDArray[np.int64],
         scores: npt.NDArray[np.float64],
         detail: Callable[[int], str],
+        partner: npt.NDArray[np.int64] | None = None,
         count: int | None = None,
     ) -> Suspicions:
         """The worst of the boxes `at`, in words.
 
         Args:
+            partner: for each box the one that it lies on.
             count: boxes that they stand for; default one each.
         """
         if not len(at):
@@ -350,7 +364,8 @@ class _Finder:
                     image_id=index.image_id(image),
                     annotation_id=int(index.annotation_ids[row]),
                     class_name=index.class_map.names[self.labels[i]],
-                    box_xyxy=tuple(round(float(v), 2) for v in self.boxes[i]),  # type: ignore[arg-type]
+                    box_xyxy=self._box(i),
+                    other_xyxy=None if partner is None else self._box(int(partner[i])),
                 )
             )
         return Suspicions({reason: len(at) if count is None else count}, tuple(suspects))

@@ -110,11 +110,15 @@ def print_json(kind: str, payload: Mapping[str, Any]) -> None:
     from detrkit import __version__
 
     head = {"detrkit": __version__, "kind": kind, "version": JSON_VERSION}
-    # A Windows console may not speak UTF-8; escapes are safe anywhere.
-    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = json.dumps(
-        {**head, **_plain(payload)}, ensure_ascii=not utf8, indent=2, allow_nan=False, default=str
+        {**head, **_plain(payload)}, ensure_ascii=False, indent=2, allow_nan=False, default=str
     )
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        # A Windows console may not speak UTF-8, and a file name may hold bytes that are no text:
+        # escapes are safe anywhere and read back as the same name.
+        text = json.dumps(json.loads(text), indent=2)
     sys.stdout.write(text + "\n")
 
 

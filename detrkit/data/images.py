@@ -203,9 +203,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _oriented(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Undoes an EXIF orientation."""
+    """Undoes an EXIF orientation; (h, w) or (h, w, channels)."""
     if orientation >= 5:
-        image = image.transpose(1, 0, 2)
+        image = image.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):

@@ -20,7 +20,7 @@ from detrkit.report.blocks import (
     tiles,
 )
 from detrkit.report.charts import bars, heat_map, histogram, matrix
-from detrkit.report.html import Html, join, tag
+from detrkit.report.html import Html, join, prose, tag
 from detrkit.report.page import Page
 from detrkit.report.pictures import jpeg_uri
 
@@ -40,6 +40,7 @@ __all__ = [
     "jpeg_uri",
     "matrix",
     "notices",
+    "prose",
     "table",
     "tag",
     "tiles",

@@ -18,6 +18,8 @@ from detrkit.report.html import Html, join, tag
 Ticks = Sequence[tuple[float, str]]
 #: Steps of intensity in heat maps; cells of one step are one path.
 _LEVELS = 12
+#: Side of a matrix's cells from which they show their value.
+_NUMBERED = 28
 #: Characters of a label before it is cut.
 _LABEL = 22
 
@@ -36,23 +38,23 @@ def bars(
     if not labels:
         return Html("")
     left, width, thick = 150, 560, 10 if len(series) > 1 else 14
-    row = thick * len(series) + 8
+    row, above = thick * len(series) + 8, 20 if len(series) > 1 else 2
     top = max((v for values in series.values() for v in values), default=0) or 1
     marks = []
     for i, label in enumerate(labels):
-        y = i * row + 4
+        y = above + i * row
         marks.append(_text(left - 8, y + (row - 8) / 2, _short(label), anchor="end", full=label))
         for number, (name, values) in enumerate(series.items()):
             length = (width - left - 60) * values[i] / top
             at = y + number * thick
-            marks.append(
-                _rect(left, at, max(length, 0.5), thick - 2, f"s{number % 6}",
-                      f"{label}, {name}: {_shown(values[i])}{unit}")
-            )  # fmt: skip
+            if values[i]:
+                words = f"{label}, {name}: {_shown(values[i])}{unit}"
+                style = f"s{number % 6}"
+                marks.append(_rect(left, at, max(length, 0.5), thick - 2, style, words))
             marks.append(
                 _text(left + length + 4, at + (thick - 2) / 2, _shown(values[i]), small=True)
             )
-    return _svg(width, len(labels) * row + 6, title, *marks, _legend(list(series), width))
+    return _svg(width, above + len(labels) * row, title, *marks, _legend(list(series), width))
 
 
 def histogram(
@@ -61,6 +63,7 @@ def histogram(
     *,
     title: str,
     axis: str,
+    edges: bool = False,
     marks: Mapping[int, str] | None = None,
 ) -> Html:
     """Vertical bars: shares of each series, so that series of different size can be compared.
@@ -70,6 +73,7 @@ def histogram(
         series: {name: counts per bin}.
         title: what the chart shows.
         axis: below the labels.
+        edges: the labels are lower edges and stand below the left side of their bins.
         marks: {bin: text}: a line before that bin, e.g. a limit.
     """
     totals = {name: sum(counts) for name, counts in series.items()}
@@ -100,9 +104,8 @@ def histogram(
                       f"s{number % 6}", f"{label}, {name}: {count:,} ({100 * values[i]:.2g} %)")
             )  # fmt: skip
         if i % every == 0:
-            parts.append(
-                _text(x + slot / 2, above + plot_h + 12, label, anchor="middle", small=True)
-            )
+            at = x if edges else x + slot / 2
+            parts.append(_text(at, above + plot_h + 12, label, anchor="middle", small=True))
     for i, words in (marks or {}).items():
         x = left + i * slot
         parts.append(tag("line", x1=_n(x), x2=_n(x), y1=above, y2=above + plot_h, class_="mark"))
@@ -180,25 +183,29 @@ def matrix(
     count = len(labels)
     if not count:
         return Html("")
-    cell = max(12.0, min(26.0, 520 / count))
-    left, above = 150.0, 120.0
+    cell = max(12.0, min(44.0, 560 / count))
+    left, above = 150.0, 12 + 5.5 * max(len(_short(label, 18)) for label in labels)
     parts = []
     for i, label in enumerate(labels):
         middle = (i + 0.5) * cell
         parts.append(_text(left - 6, above + middle, _short(label), anchor="end", full=label))
         parts.append(
             tag("text", _short(label, 18), x=0, y=0, class_="small",
-                transform=f"translate({_n(left + middle)} {above - 6}) rotate(-60)")
+                transform=f"translate({_n(left + middle)} {_n(above - 6)}) rotate(-60)")
         )  # fmt: skip
         for j, other in enumerate(labels):
             value = float(values[i, j])
             words = tooltips.format(a=label, b=other, v=f"{100 * value:.3g} %")
+            x, y = left + j * cell, above + i * cell
             parts.append(
-                tag("rect", tag("title", words), x=_n(left + j * cell), y=_n(above + i * cell),
+                tag("rect", tag("title", words), x=_n(x), y=_n(y),
                     width=_n(cell - 1), height=_n(cell - 1),
                     class_="s0" if value else "paper",
-                    fill_opacity=_n(0.08 + 0.92 * value) if value else None)
+                    fill_opacity=_n(0.08 + 0.6 * value) if value else None)
             )  # fmt: skip
+            if cell >= _NUMBERED:
+                middle_x, middle_y = x + cell / 2, y + cell / 2
+                parts.append(_text(middle_x, middle_y, f"{100 * value:.0f}", anchor="middle"))
     side = count * cell
     return _svg(left + side + 60, above + side + 6, title, *parts)
 

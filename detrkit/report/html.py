@@ -47,3 +47,11 @@ def tag(name: str, /, *content: Content, **attributes: object) -> Html:
     if name in _VOID:
         return Html(f"<{opening}>")
     return Html(f"<{opening}>{join(content)}</{name}>")
+
+
+def prose(words: str) -> Html:
+    """Escapes a sentence; what stands between backticks becomes `<code>`."""
+    parts = words.split("`")
+    if len(parts) % 2 == 0:  # an odd backtick belongs to the text
+        return text(words)
+    return join(tag("code", part) if i % 2 else part for i, part in enumerate(parts))

@@ -12,7 +12,7 @@ from detrkit.analysis.html.charts import cooccurrence, differences, images, obje
 from detrkit.analysis.html.overview import classes, overview, split_table
 from detrkit.analysis.html.thumbnails import Thumbnails
 from detrkit.data.index import DatasetIndex
-from detrkit.report import Page, notices, tag
+from detrkit.report import Page, notices, prose, tag
 
 
 def report(
@@ -39,7 +39,7 @@ def report(
     page.add("Overview", overview(findings), split_table(findings))
     page.add(
         "What it means for training",
-        notices((a.severity.value, a.code, a.text, a.change) for a in advice)
+        notices((a.severity.value, a.code, prose(a.text), a.change) for a in advice)
         if advice
         else tag("p", "Nothing stands out."),
     )

@@ -71,7 +71,7 @@ def _suspect_picture(findings: Findings, suspect: Suspect, pictures: Thumbnails)
     label = findings.class_map.index_of_name[suspect.class_name]
     where = f"{PurePath(suspect.file).name}, {suspect.where}"
     return Thumbnail(
-        pictures.crop(suspect.split, suspect.image, suspect.box_xyxy, label),
+        pictures.crop(suspect.split, suspect.image, suspect.box_xyxy, label, suspect.other_xyxy),
         join([tag("strong", suspect.class_name), f" {where}: {suspect.detail}"]),
         f"{suspect.class_name} in {where}",
     )

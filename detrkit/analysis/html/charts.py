@@ -39,22 +39,61 @@ def objects(findings: Findings) -> Iterable[Html]:
         for edge, words in ((float(stride), f"stride {stride}"), (32.0, "32"), (96.0, "96"))
         if edge in sides.edges and used.start < sides.edges.index(edge) < used.stop
     }
-    ticks = [(float(2 * k), f"{2**k}") for k in range(0, 12, 2)]
-    grid = POSITION_CELLS
     yield figures(
         [
             (
                 histogram(
-                    [_range(sides.edges, i) for i in used],
-                    {n: s.input_side_histogram.counts[used.start : used.stop]
-                     for n, s in splits.items()},
+                    [_lower(sides.edges, i) for i in used],
+                    {
+                        name: split.input_side_histogram.counts[used.start : used.stop]
+                        for name, split in splits.items()
+                    },
                     title="Sizes of the objects at the input",
                     axis=f"size in pixels at {setup.size_text}",
+                    edges=True,
                     marks=limits,
                 ),
                 f"Size at the input of {setup.size_text}. "
                 f"Median {together.input_sides.median:.0f} px.",
             ),
+            (
+                _histogram_of(
+                    splits,
+                    "coverage_histogram",
+                    "Sizes of the objects in the image",
+                    "size of the object / size of the image",
+                    _lower,
+                ),
+                f"Size against that of the image. Median {together.coverage.median:.2f}.",
+            ),
+            (
+                _histogram_of(
+                    splits,
+                    "aspect_histogram",
+                    "Aspect ratios of the objects",
+                    "width / height",
+                    _ratio,
+                ),
+                f"Width over height in the files. Median {together.aspects.median:.2f}.",
+            ),
+            (
+                _histogram_of(
+                    splits,
+                    "objects_histogram",
+                    "Objects per image",
+                    "boxes in an image",
+                    _whole,
+                    edges=False,
+                ),
+                f"Objects per image. 99.9th percentile {together.objects.p999:.0f}, most "
+                f"{together.objects.max:.0f}; the model has {setup.num_queries} queries.",
+            ),
+        ]
+    )
+    ticks = [(float(2 * k), f"{2**k}") for k in range(0, 12, 2)]
+    grid = POSITION_CELLS
+    yield figures(
+        [
             (
                 heat_map(
                     together.input_shapes,
@@ -65,32 +104,21 @@ def objects(findings: Findings) -> Iterable[Html]:
                     y_ticks=ticks,
                     upwards=True,
                 ),
-                "Width and height at the input, both logarithmic; darker is more.",
-            ),
-            (
-                _histogram_of(splits, "aspect_histogram", "Aspect ratios of the objects",
-                              "width / height", _ratio),
-                f"Width over height in the files. Median {together.aspects.median:.2f}.",
+                "Width and height at the input, both logarithmic; stronger is more.",
             ),
             (
                 heat_map(
                     together.positions,
                     title="Positions of the objects",
                     x_axis="left to right",
-                    y_axis="bottom to top",
+                    y_axis="top to bottom",
                     x_ticks=[(0, "0"), (grid / 2, "½"), (grid, "1")],
-                    y_ticks=[(0, "1"), (grid / 2, "½"), (grid, "0")],
+                    y_ticks=[(0, "0"), (grid / 2, "½"), (grid, "1")],
                 ),
-                "Centres of the boxes as fractions of the image; darker is more.",
-            ),
-            (
-                _histogram_of(splits, "objects_histogram", "Objects per image",
-                              "boxes in an image", _whole),
-                f"Objects per image. 99.9th percentile {together.objects.p999:.0f}, most "
-                f"{together.objects.max:.0f}; the model has {setup.num_queries} queries.",
+                "Centres of the boxes as fractions of the image, as it is seen; stronger is more.",
             ),
         ]
-    )  # fmt: skip
+    )
     yield table(
         [
             Column("input"),
@@ -141,16 +169,19 @@ def _histogram_of(
     title: str,
     axis: str,
     label: Callable[[Sequence[float], int], str],
+    *,
+    edges: bool = True,
 ) -> Html:
     """A histogram of all splits, cut to the bins that hold something."""
     found = {name: getattr(split, field) for name, split in splits.items()}
-    edges = next(iter(found.values())).edges
+    limits = next(iter(found.values())).edges
     used = _used(np.sum([h.counts for h in found.values()], axis=0).tolist())
     return histogram(
-        [label(edges, i) for i in used],
+        [label(limits, i) for i in used],
         {name: h.counts[used.start : used.stop] for name, h in found.items()},
         title=title,
         axis=axis,
+        edges=edges,
     )
 
 
@@ -160,9 +191,8 @@ def _used(counts: Sequence[int]) -> range:
     return range(filled[0], filled[-1] + 1) if filled else range(len(counts))
 
 
-def _range(edges: Sequence[float], i: int) -> str:
-    """The lower edge; the last bin is open."""
-    return f"{edges[i]:g}" + ("+" if edges[i + 1] == float("inf") else "")
+def _lower(edges: Sequence[float], i: int) -> str:
+    return f"{edges[i]:g}"
 
 
 def _whole(edges: Sequence[float], i: int) -> str:
@@ -175,7 +205,7 @@ def _whole(edges: Sequence[float], i: int) -> str:
 def _ratio(edges: Sequence[float], i: int) -> str:
     low = edges[i]
     if low == 0:
-        return "<1:16"
+        return "0"
     return f"{low:.2g}:1" if low >= 1 else f"1:{1 / low:.2g}"
 
 

@@ -10,7 +10,7 @@ from detrkit.analysis.statistics import SplitStatistics
 from detrkit.report import Cell, Column, Html, bars, figures, table, tiles
 
 #: Classes in the chart; the table has all.
-_CHARTED = 30
+_CHARTED = 20
 
 
 def overview(findings: Findings) -> Html:
@@ -46,16 +46,16 @@ def split_table(findings: Findings) -> Html:
     columns = [
         Column("split"),
         Column("images", True),
-        Column("without boxes", True),
+        Column("empty", True, "images without boxes"),
         Column("boxes", True),
-        Column("crowd regions", True, "neither train nor count as missed"),
-        Column("boxes per image", True, "median"),
+        Column("crowd", True, "neither train nor count as missed"),
+        Column("per image", True, "boxes, median"),
         Column("most", True, "boxes in one image"),
         Column("small", True, "area under 32² pixels of the file, COCO's range"),
         Column("medium", True),
         Column("large", True, "area of 96² pixels or more"),
-        Column("median size, px", True),
-        Column("at the input, px", True),
+        Column("median px", True, "root of width times height in the files"),
+        Column("input px", True, "median at the model's input"),
         Column("at the border", True, "boxes that touch the border of the image"),
     ]
     rows = [
@@ -88,26 +88,28 @@ def shown_splits(findings: Findings) -> list[SplitStatistics]:
 def classes(findings: Findings) -> Iterable[Html]:
     splits, together = findings.splits, findings.together
     order = sorted(range(len(together.classes)), key=lambda i: -together.classes[i].boxes)
-    charted = order[:_CHARTED]
-    chart = bars(
-        [together.classes[i].name for i in charted],
-        {name: [split.classes[i].boxes for i in charted] for name, split in splits.items()},
-        title="Boxes per class",
-        unit=" boxes",
+    charted = [i for i in order if together.classes[i].boxes][:_CHARTED]
+    names = [together.classes[i].name for i in charted]
+    some = f"The {len(charted)} most frequent classes." if len(order) > len(charted) else ""
+    boxes = {name: [split.classes[i].boxes for i in charted] for name, split in splits.items()}
+    images = {name: [split.classes[i].images for i in charted] for name, split in splits.items()}
+    yield figures(
+        [
+            (bars(names, boxes, title="Boxes per class", unit=" boxes"), f"Boxes. {some}"),
+            (bars(names, images, title="Images per class", unit=" images"), f"Images. {some}"),
+        ]
     )
-    shown = f"The {len(charted)} most frequent classes" if len(order) > _CHARTED else "All classes"
-    yield figures([(chart, f"Boxes per class. {shown}.")])
     columns = [Column("class"), Column("id", not _text_ids(findings))]
     for name in splits:
-        columns += [Column(f"{name}: boxes", True), Column("images", True)]
+        columns += [Column(f"{name} boxes", True), Column("images", True)]
     columns += [
         Column("share", True, "of all boxes"),
         Column("crowd", True),
         Column("small", True),
         Column("medium", True),
         Column("large", True),
-        Column("median size, px", True),
-        Column("at the input, px", True),
+        Column("median px", True, "root of width times height in the files"),
+        Column("input px", True, "median at the model's input"),
         Column("width / height", True, "median"),
     ]
     rows = []

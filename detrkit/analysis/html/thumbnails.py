@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from detrkit.data.images import read_image
@@ -20,6 +21,8 @@ SIDE = 200
 _AROUND, _LEAST = 2.2, 96
 
 Box = Sequence[float]
+Color = tuple[int, int, int]
+_WHITE: Color = (255, 255, 255)
 
 
 class Thumbnails:
@@ -31,6 +34,7 @@ class Thumbnails:
 
     def __init__(self, parts: Mapping[str, DatasetIndex]) -> None:
         self.parts = parts
+        self._colors = next(iter(parts.values())).class_map.colors
         self._picture = lru_cache(maxsize=4)(self._read)
 
     def _read(self, split: str, image: int) -> Image.Image | None:
@@ -41,8 +45,16 @@ class Thumbnails:
             return None
         return to_picture(pixels)
 
-    def crop(self, split: str, image: int, box_xyxy: Box, label: int) -> str:
-        """The box and its surroundings as `data:` URI; empty where the image cannot be read."""
+    def crop(
+        self, split: str, image: int, box_xyxy: Box, label: int, other_xyxy: Box | None = None
+    ) -> str:
+        """The box and its surroundings as `data:` URI; empty where the image cannot be read.
+
+        Args:
+            split, image: where it is.
+            box_xyxy, label: drawn in the colour of the class.
+            other_xyxy: another box, drawn in white below it.
+        """
         picture = self._picture(split, image)
         if picture is None:
             return ""
@@ -51,8 +63,9 @@ class Thumbnails:
         left, right = _interval((x1 + x2) / 2, side, picture.width)
         top, bottom = _interval((y1 + y2) / 2, side, picture.height)
         part = picture.crop((left, top, right, bottom))
-        boxes = np.array([[x1 - left, y1 - top, x2 - left, y2 - top]])
-        return self._finished(part, boxes, [label])
+        boxes = [box_xyxy] if other_xyxy is None else [box_xyxy, other_xyxy]
+        colors = [self._colors[label], _WHITE][: len(boxes)]
+        return _finished(part, np.array(boxes) - [left, top, left, top], colors)
 
     def whole(self, split: str, image: int) -> str:
         """The image with its boxes as `data:` URI; empty where it cannot be read."""
@@ -61,23 +74,20 @@ class Thumbnails:
             return ""
         index = self.parts[split]
         rows = index.boxes_of(image)
-        return self._finished(picture, index.boxes_xyxy[rows], index.labels[rows].tolist())
+        colors = [self._colors[label] for label in index.labels[rows].tolist()]
+        return _finished(picture, index.boxes_xyxy[rows], colors)
 
-    def _finished(self, picture: Image.Image, boxes: np.ndarray, labels: Sequence[int]) -> str:
-        """Scaled, boxes drawn, encoded."""
-        ratio = SIDE / max(picture.size)
-        size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
-        method = Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC
-        factors = np.array([size[0] / picture.width, size[1] / picture.height] * 2)
-        colors = next(iter(self.parts.values())).class_map.colors
-        drawn = draw_boxes(
-            picture.resize(size, method),
-            boxes * factors,
-            [""] * len(labels),
-            [colors[label] for label in labels],
-            line_width=2,
-        )
-        return jpeg_uri(drawn)
+
+def _finished(
+    picture: Image.Image, boxes: npt.NDArray[np.floating], colors: Sequence[Color]
+) -> str:
+    """Scaled, boxes drawn, encoded."""
+    ratio = SIDE / max(picture.size)
+    size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
+    method = Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC
+    factors = np.array([size[0] / picture.width, size[1] / picture.height] * 2)
+    scaled = picture.resize(size, method)
+    return jpeg_uri(draw_boxes(scaled, boxes * factors, [""] * len(boxes), colors, line_width=2))
 
 
 def _interval(middle: float, length: float, limit: int) -> tuple[int, int]:
