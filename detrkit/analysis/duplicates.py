@@ -8,6 +8,7 @@ recompressed and brightened copies do as well as consecutive frames of a still s
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
@@ -138,7 +139,10 @@ def find_duplicates(
     total = sum(len(part) for part in parts.values())
     part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
     paths = [path for part in parts.values() for path in part.paths]
-    edges = {Sameness.FILE: _equal(paths), Sameness.SOURCE: _equal(map(_source_of, paths))}
+    edges = {
+        Sameness.FILE: _same_file(paths, part_of),
+        Sameness.SOURCE: _equal(map(_source_of, paths)),
+    }
     near = _NONE
     if scans is not None:
         hashes = np.concatenate([scans[name].hashes for name in parts])
@@ -183,6 +187,19 @@ def _equal(keys: Iterable[Hashable]) -> Edges:
             pairs.append((first[key], row))
     array = np.asarray(pairs, np.int64).reshape(-1, 2)
     return array[:, 0], array[:, 1]
+
+
+def _same_file(paths: list[str], part_of: Rows) -> Edges:
+    """Entries that name one file.
+
+    Where nobody looked for the files, paths are guesses: the name alone makes two entries of one
+    split the same, yet in two splits it may stand in two folders.
+    """
+    first, second = _equal(paths)
+    sure = part_of[first] == part_of[second]
+    for i in np.flatnonzero(~sure):
+        sure[i] = os.path.isfile(paths[first[i]])
+    return first[sure], second[sure]
 
 
 def _joined(parts: Iterable[Edges]) -> Edges:

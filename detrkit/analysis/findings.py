@@ -105,6 +105,6 @@ def find(
         differences=tuple(compare(a, b) for a, b in combinations(splits.values(), 2)),
         suspicious=merged(find_suspicious(part, setup, name) for name, part in parts.items()),
         duplicates=find_duplicates(parts, scans),
-        faults=sum(faults, FaultReport()),
+        faults=FaultReport.merge(faults),
         partial=partial,
     )

@@ -76,15 +76,24 @@ def grouped_median(
     values: npt.NDArray[np.floating], groups: npt.NDArray[np.integer], count: int
 ) -> npt.NDArray[np.float64]:
     """Median of `values` in each of the groups 0 … count - 1; NaN for empty ones."""
-    order = np.lexsort((values, groups))
-    sizes = np.bincount(groups, minlength=count)
-    starts = np.cumsum(sizes) - sizes
+    small = groups.astype(np.int16) if count <= 1 << 15 else groups  # sorted by radix
+    ordered = values[np.argsort(small, kind="stable")]
+    ends = np.cumsum(np.bincount(groups, minlength=count))
     medians = np.full(count, np.nan)
-    full = sizes > 0
-    ordered = np.asarray(values, np.float64)[order]
-    low, high = starts + (sizes - 1) // 2, starts + sizes // 2
-    medians[full] = (ordered[low[full]] + ordered[high[full]]) / 2
+    for group, end in enumerate(ends.tolist()):
+        start = int(ends[group - 1]) if group else 0
+        if end > start:
+            medians[group] = np.median(ordered[start:end])
     return medians
+
+
+def distinct(
+    keys: npt.NDArray[np.integer],
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.int64]]:
+    """Sorted different values and how often each occurs; sorts, which is faster than hashing."""
+    ordered = np.sort(keys)
+    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
+    return ordered[starts], np.diff(starts, append=len(keys))
 
 
 def heat_map(

@@ -44,6 +44,11 @@ class TrainingSetup:
         return self.image_spec.size
 
     @property
+    def most_found(self) -> int:
+        """Objects of one image that can be found at most."""
+        return min(self.num_queries, self.num_top_queries)
+
+    @property
     def size_text(self) -> str:
         """The input as it is written in sentences."""
         return size_text(self.size)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detrkit.analysis.numbers import Histogram, Spread, grouped_median, heat_map
+from detrkit.analysis.numbers import Histogram, Spread, distinct, grouped_median, heat_map
 from detrkit.analysis.setup import TrainingSetup
 from detrkit.data.index import DatasetIndex
 
@@ -112,7 +112,7 @@ class SplitStatistics:
         at_inputs: sizes at other inputs of the same aspect ratio, the model's own included.
         aspects, aspect_histogram: w / h of the boxes.
         objects, objects_histogram: boxes per image, empty ones included.
-        images_over_queries: with more boxes than the model has queries.
+        images_over_queries: with more boxes than the model can find.
         images_over_100: with more boxes than COCO's evaluation looks at.
         border_share: boxes that touch the border of their image.
         coverage, coverage_histogram: root of (box area / image area).
@@ -205,8 +205,9 @@ def describe(
 
     cells = [i / POSITION_CELLS for i in range(POSITION_CELLS + 1)]
     together = _cooccurrence(owner, label, len(index), number)
-    sizes, images_of_size = np.unique(index.sizes, axis=0, return_counts=True)
-    common = np.argsort(-images_of_size, kind="stable")[:LISTED_SIZES]
+    heights_widths = index.sizes.astype(np.int64)
+    sizes, images_of_size = distinct(heights_widths[:, 0] << 32 | heights_widths[:, 1])
+    common = np.argsort(-images_of_size, kind="stable")[:LISTED_SIZES].tolist()
     return SplitStatistics(
         name=name,
         images=len(index),
@@ -227,7 +228,7 @@ def describe(
         aspect_histogram=Histogram.of(aspect, ASPECT_EDGES),
         objects=Spread.of(per_image),
         objects_histogram=Histogram.of(per_image, COUNT_EDGES),
-        images_over_queries=int((per_image > setup.num_queries).sum()),
+        images_over_queries=int((per_image > setup.most_found).sum()),
         images_over_100=int((per_image > 100).sum()),
         border_share=float(touches.mean()) if len(label) else 0.0,
         coverage=Spread.of(coverage),
@@ -235,7 +236,8 @@ def describe(
         positions=heat_map(centres[:, 0], centres[:, 1], cells, cells),
         input_shapes=heat_map(input_wh[:, 0], input_wh[:, 1], SIDE_EDGES, SIDE_EDGES),
         image_sizes=tuple(
-            ((int(sizes[i, 0]), int(sizes[i, 1])), int(images_of_size[i])) for i in common
+            ((int(sizes[i]) >> 32, int(sizes[i]) & 0xFFFFFFFF), int(images_of_size[i]))
+            for i in common
         ),
         distinct_sizes=len(sizes),
         image_heights=Spread.of(image_wh[:, 1]),
@@ -289,7 +291,7 @@ def _cooccurrence(
     """(C, C) images that hold both classes."""
     from scipy import sparse
 
-    pairs = np.unique(owner * classes + label)  # each class once per image
+    pairs, _ = distinct(owner * classes + label)  # each class once per image
     present = sparse.csr_matrix(
         (np.ones(len(pairs), np.int64), (pairs // max(classes, 1), pairs % max(classes, 1))),
         shape=(images, classes),

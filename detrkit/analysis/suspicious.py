@@ -178,16 +178,18 @@ def find_suspicious(
 
 def from_faults(faults: FaultReport, split: str = "all") -> Suspicions:
     """Boxes that the reader left out or changed."""
-    cases = [fault for fault in faults if fault.kind in _FAULTS]
-    suspects, counts = [], dict.fromkeys(Reason, 0)
-    for fault in cases:
-        reason, score = _FAULTS[fault.kind]
-        counts[reason] += 1
-        if counts[reason] <= LISTED:
+    counts: dict[Reason, int] = {}
+    for kind, (reason, _) in _FAULTS.items():
+        if kind in faults.counts:
+            counts[reason] = counts.get(reason, 0) + faults.counts[kind]
+    suspects = []
+    for fault in faults:
+        if fault.kind in _FAULTS:
+            reason, score = _FAULTS[fault.kind]
             what = fault.kind.what.split(",")[0]
             detail = f"{what}: {fault.detail}" if reason is Reason.INVALID else fault.detail
             suspects.append(Suspect(reason, score, split, fault.file, fault.where, detail))
-    return Suspicions({reason: n for reason, n in counts.items() if n}, tuple(suspects))
+    return Suspicions(counts) + Suspicions({}, tuple(suspects))
 
 
 class _Finder:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Colours of the severities of advice.
 _COLORS = {"warning": "bold yellow", "hint": "bold cyan", "note": "dim"}
+#: Characters of a file name in a table.
+_NAME = 40
 #: Edges of the sizes in the table: a cell of stride 8, and COCO's limits.
 _SIDES = (8.0, 16.0, 32.0, 96.0)
 
@@ -83,7 +85,7 @@ def dataset_analyze(
     from detrkit.data.detect import open_splits
 
     setup = _setup(config, size)
-    parts = open_splits(ann, only=split)
+    parts = open_splits(ann, only=split, check_images="all" if images else "none", log=False)
     scans = None
     if images:
         scans = {}
@@ -128,19 +130,21 @@ def _write(file: Path, findings: Findings, advice: Sequence[Advice], top: int, p
 
 
 def _print(findings: Findings, advice: Sequence[Advice], top: int) -> None:
+    from detrkit.analysis.advice.words import counted
     from detrkit.cli.console import out
 
     setup, total = findings.setup, findings.together
     judged = f"{setup.size_text}, {setup.num_queries} queries"
     judged += f" ({setup.source})" if setup.source else ""
     out.print(
-        f"{findings.source}: {total.images:,} images, {total.boxes:,} boxes, "
-        f"{len(findings.class_map):,} classes; judged for {judged}\n",
+        f"{findings.source}: {counted(total.images, 'image')}, {counted(total.boxes, 'box')}, "
+        f"{counted(len(findings.class_map), 'class')}; judged for {judged}\n",
         markup=False,
         soft_wrap=True,
     )
     for table in (
         _split_table(findings),
+        _size_table(findings),
         _class_table(findings, top),
         _fault_table(findings),
         _suspect_table(findings, top),
@@ -169,25 +173,39 @@ def _print_advice(entry: Advice) -> None:
 
 
 def _split_table(findings: Findings) -> Any:
-    titles = ("images", "empty", "boxes", "crowd", "per image", "most", "small", "medium", "large",
-              "image size", *(f"<{side:.0f} px" for side in _SIDES))  # fmt: skip
-    table = _table("split", titles, title="Splits; shares of boxes under … px at the input")
-    rows = list(findings.splits.values())
-    for split in rows if len(rows) < 2 else [*rows, findings.together]:
+    titles = ("images", "empty", "boxes", "crowd", "per image", "most")
+    table = _table("split", titles, ["image size"], title="Splits")
+    for split in _shown_splits(findings):
+        table.add_row(
+            split.name,
+            *(f"{n:,}" for n in (split.images, split.empty_images, split.boxes, split.crowds)),
+            _number(split.objects.median, "{:g}"),
+            _number(split.objects.max),
+            _image_size(split),
+        )
+    return table
+
+
+def _size_table(findings: Findings) -> Any:
+    titles = ("small", "medium", "large", "median px", "at input",
+              *(f"<{side:.0f} px" for side in _SIDES))  # fmt: skip
+    table = _table("split", titles, title="Boxes: COCO's sizes in the files; sizes at the input")
+    for split in _shown_splits(findings):
         below = (split.input_side_histogram.below(side) for side in _SIDES)
         table.add_row(
             split.name,
-            f"{split.images:,}",
-            f"{split.empty_images:,}",
-            f"{split.boxes:,}",
-            f"{split.crowds:,}",
-            _number(split.objects.median),
-            _number(split.objects.max),
             *(_share(n, split.boxes) for n in (split.small, split.medium, split.large)),
-            _image_size(split),
+            _number(split.sides.median),
+            _number(split.input_sides.median),
             *(_share(n, split.boxes) for n in below),
         )
     return table
+
+
+def _shown_splits(findings: Findings) -> list[SplitStatistics]:
+    """Each split, and all of them where there are several."""
+    splits = list(findings.splits.values())
+    return splits if len(splits) < 2 else [*splits, findings.together]
 
 
 def _image_size(split: SplitStatistics) -> str:
@@ -202,20 +220,16 @@ def _image_size(split: SplitStatistics) -> str:
 
 def _class_table(findings: Findings, top: int) -> Any:
     splits, together = findings.splits, findings.together
-    several = len(splits) > 1
-    titles = [f"{name} boxes" if several else "boxes" for name in splits]
-    titles += [f"{name} images" if several else "images" for name in splits]
-    titles += ["share", "small", "medium", "large", "median px", "at input", "w/h"]
+    titles = (*splits, "share", "small", "medium", "large", "median px", "at input", "w/h")
     order = sorted(range(len(together.classes)), key=lambda i: -together.classes[i].boxes)
-    shown = f"the {top} most frequent of {len(order):,}" if len(order) > top else "all"
-    table = _table("class", ["id", *titles], title=f"Classes: {shown}")
+    some = f", the {top} most frequent of {len(order):,}" if len(order) > top else ""
+    table = _table("class", ["id", *titles], title=f"Classes: boxes in images{some}")
     for i in order[:top]:
         row = together.classes[i]
         table.add_row(
-            _escape(row.name),
+            _escape(row.name if len(row.name) <= _NAME else row.name[: _NAME - 1] + "…"),
             _escape(str(row.category_id)),
-            *(f"{split.classes[i].boxes:,}" for split in splits.values()),
-            *(f"{split.classes[i].images:,}" for split in splits.values()),
+            *(f"{s.classes[i].boxes:,} in {s.classes[i].images:,}" for s in splits.values()),
             _share(row.share, 1),
             *(_share(n, row.boxes) for n in (row.small, row.medium, row.large)),
             _number(row.median_side),
@@ -232,7 +246,7 @@ def _fault_table(findings: Findings) -> Any:
     table = _table("fault", ["count"], ["policy", "e.g."], title="Faults met on reading")
     first = {fault.kind: fault for fault in reversed(list(findings.faults))}
     for kind, count in counts.items():
-        place = f"{first[kind].file} {first[kind].where}"
+        place = f"{_file(first[kind].file)} {first[kind].where}"
         table.add_row(kind.what, f"{count:,}", kind.policy.value, _escape(place))
     return table
 
@@ -250,7 +264,7 @@ def _suspect_table(findings: Findings, top: int) -> Any:
             suspect.reason.code,
             f"{suspect.score:.2f}",
             suspect.split,
-            _escape(Path(suspect.file).name),
+            _file(suspect.file),
             _escape(suspect.where),
             _escape(suspect.class_name or "–"),
             " ".join(f"{value:g}" for value in box) if box else "–",
@@ -260,35 +274,43 @@ def _suspect_table(findings: Findings, top: int) -> Any:
 
 
 def _duplicate_table(findings: Findings, top: int) -> Any:
+    from detrkit.analysis.advice.words import counted
+
     found = findings.duplicates
     if not found.groups:
         return None
     how = "" if found.looked_at_pictures else " by file names (--images compares the pictures)"
-    title = f"Pictures that are there more than once{how}: {found.groups_count:,} groups"
-    table = _table("why", ["pictures"], ["splits", "files"], title=title)
+    groups = counted(found.groups_count, "group")
+    title = f"Pictures that are there more than once{how}: {groups}"
+    table = _table("why", ["pictures"], ["e.g."], title=title)
     for group in found.groups[:top]:
-        names = [f"{copy.split}/{Path(copy.file).name}" for copy in group.copies[:3]]
+        names = [f"{copy.split} {_file(copy.file)}" for copy in group.copies[:3]]
         table.add_row(
-            ", ".join(sign.value for sign in group.signs),
+            group.signs[0].value,
             f"{len(group.copies):,}",
-            ", ".join(group.splits),
-            _escape(", ".join(names) + (", …" if len(group.copies) > 3 else "")),
+            ", ".join(names) + (", …" if len(group.copies) > 3 else ""),
         )
     return table
 
 
 def _table(
-    first: str, numbers: Iterable[str], texts: Iterable[str] = (), *, title: str = ""
+    first: str, numbers: Iterable[str], texts: Sequence[str] = (), *, title: str = ""
 ) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(first, overflow="fold")
+    table.add_column(first, no_wrap=True)
     for name in numbers:
         table.add_column(name, justify="right")
     for name in texts:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=name != texts[-1], overflow="fold")
     return table
+
+
+def _file(path: str) -> str:
+    """The file's name, the middle left out where it is long; --json has all of it."""
+    name = Path(path).name
+    return _escape(name if len(name) <= _NAME else f"{name[: _NAME - 16]}…{name[-15:]}")
 
 
 def _escape(text: str) -> str:

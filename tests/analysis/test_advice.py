@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -68,8 +69,11 @@ def test_annotations_left_out() -> None:
     assert "1 image cannot" in found["images-left-out"].text
 
 
-def test_leak() -> None:
-    parts = {"train": named(many(10, GOOD), "a"), "val": named(many(10, GOOD), "b")}
+def test_leak(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    for i in range(10):
+        (tmp_path / f"{i}.jpg").touch()
+    parts = {"train": named(many(10, GOOD), folder), "val": named(many(10, GOOD), "b")}
     parts["val"] = replace(parts["val"], paths=parts["train"].paths)
     found = codes(find("x", parts))
     assert "10 images of `val` (100 %) are in `train`" in found["leak"].text
@@ -121,7 +125,12 @@ def test_queries() -> None:
     assert "1 image of `train` holds more than 100" in found["max-detections"].text
     some = codes(findings_of(many(20, row[:200])))["queries"]
     assert some.severity is Severity.HINT
-    assert some.change.endswith("num_queries=400")
+    assert "=400 num_top_queries=400 (or the decoder" in some.change
+    few = TrainingSetup(num_queries=500, num_top_queries=100)
+    assert (
+        "more than 100 objects"
+        in codes(findings_of(many(20, row[:200]), setup=few))["queries"].text
+    )
 
 
 def test_classes_of_splits() -> None:

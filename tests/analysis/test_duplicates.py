@@ -20,13 +20,20 @@ def named(*paths: str) -> DatasetIndex:
     return index_of([Image((10, 10))] * len(paths), paths=paths)
 
 
-def test_file_listed_twice() -> None:
-    found = find_duplicates({"train": named("a.jpg", "b.jpg"), "val": named("b.jpg", "c.jpg")})
+def test_file_listed_twice(folder: Path) -> None:
+    train, val = pictures(folder, "0.png", "1.png"), pictures(folder, "1.png", "2.png")
+    found = find_duplicates({"train": train, "val": val})
     assert found.leaks == {("train", "val"): 1}
     assert [[c.split for c in g.copies] for g in found.groups] == [["train", "val"]]
     assert found.groups[0].signs == (Sameness.FILE,)
     assert found.surplus == {Sameness.FILE: 1}
     assert not found.looked_at_pictures
+
+
+def test_files_that_nobody_found() -> None:
+    # without the pictures, paths are guessed: `a.jpg` may stand in two folders
+    assert not find_duplicates({"train": named("a.jpg"), "val": named("a.jpg")}).groups
+    assert find_duplicates({"train": named("a.jpg", "a.jpg")}).groups_count == 1
 
 
 def test_versions_made_by_roboflow() -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detrkit.analysis.numbers import Histogram, Spread, grouped_median, heat_map
+from detrkit.analysis.numbers import Histogram, Spread, distinct, grouped_median, heat_map
 
 NUMBERS = st.lists(st.integers(-20, 20).map(lambda n: n / 2), max_size=20)
 
@@ -31,6 +32,13 @@ def test_grouped_median(pairs: list[tuple[int, int]]) -> None:
         members = values[groups == group]
         expected = np.median(members) if len(members) else np.nan
         np.testing.assert_equal(found[group], expected)
+
+
+@given(st.lists(st.integers(-3, 3), max_size=12))
+def test_distinct(values: list[int]) -> None:
+    keys, counts = distinct(np.array(values, np.int64))
+    assert dict(zip(keys.tolist(), counts.tolist(), strict=True)) == Counter(values)
+    assert keys.tolist() == sorted(set(values))
 
 
 def test_spread() -> None:

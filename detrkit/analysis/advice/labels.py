@@ -53,11 +53,13 @@ def left_out(findings: Findings) -> Iterator[Advice]:
         )
     images = {kind: counts[kind] for kind in _SKIPPED_IMAGES if kind in counts}
     if images:
+        lost = counts.get(FaultKind.SKIPPED_WITH_IMAGE, 0)
         kinds = ", ".join(f"{count} x {kind.what.split(',')[0]}" for kind, count in images.items())
         yield Advice(
             "images-left-out",
             Severity.WARNING,
-            f"{counted(sum(images.values()), 'image')} cannot be used: {kinds}.",
+            f"{counted(sum(images.values()), 'image')} cannot be used: {kinds}"
+            + (f"; {counted(lost, 'box')} with them." if lost else "."),
         )
 
 
@@ -110,7 +112,7 @@ def backgrounds(findings: Findings) -> Iterator[Advice]:
     """Images without boxes."""
     split = findings.train or findings.together
     share = split.empty_images / max(split.images, 1)
-    if share > 0.5 and split.boxes:
+    if share > 0.5 and split.boxes and findings.train:
         yield Advice(
             "backgrounds",
             Severity.HINT,

@@ -19,28 +19,24 @@ OBLONG = 1.5
 def queries(findings: Findings) -> Iterator[Advice]:
     """More objects in an image than the model can answer."""
     setup, split = findings.setup, findings.together
-    most = split.objects.max
-    limit = min(setup.num_queries, setup.num_top_queries)
-    if split.images and most > limit:
-        wanted = math.ceil(1.2 * most / 100) * 100
-        key = setup.queries_key or "DECODER.num_queries"
+    most, limit, over = split.objects.max, setup.most_found, split.images_over_queries
+    if over:
         yield Advice(
             "queries",
             Severity.WARNING,
-            f"{counted(split.images_over_queries, 'image')} "
-            f"{'holds' if split.images_over_queries == 1 else 'hold'} more than {limit} objects, "
-            f"at most {most:.0f}. A model with {limit} queries cannot find them all, and in "
-            "training some stay unmatched.",
-            f"-u {key}={wanted} num_top_queries={wanted}",
+            f"{counted(over, 'image')} {'holds' if over == 1 else 'hold'} more than {limit} "
+            f"objects, at most {most:.0f}. The model finds {limit} of them at best, and in "
+            "training the others stay unmatched.",
+            _more_queries(findings, 1.2 * most),
         )
     elif split.images and split.objects.p999 > 0.5 * limit:
         yield Advice(
             "queries",
             Severity.HINT,
             f"The fullest image holds {most:.0f} objects (99.9th percentile "
-            f"{split.objects.p999:.0f}) and the model has {limit} queries. As a rule of thumb "
-            "there should be two or three times as many queries as objects.",
-            f"-u {setup.queries_key or 'DECODER.num_queries'}={math.ceil(2 * most / 100) * 100}",
+            f"{split.objects.p999:.0f}) and the model has {setup.num_queries} queries. As a rule "
+            "of thumb there should be two or three times as many queries as objects.",
+            _more_queries(findings, 2 * most),
         )
     judged = findings.val or split
     if judged.images_over_100:
@@ -52,6 +48,13 @@ def queries(findings: Findings) -> Iterator[Advice]:
             "AP counts the best 100 detections of an image, so not even a perfect model reaches "
             "an AP of 1 there.",
         )
+
+
+def _more_queries(findings: Findings, least: float) -> str:
+    wanted = math.ceil(least / 100) * 100
+    key = findings.setup.queries_key
+    change = f"-u {key or 'DFINETransformer.num_queries'}={wanted} num_top_queries={wanted}"
+    return change if key else f"{change} (or the decoder of your config)"
 
 
 def input_size(findings: Findings) -> Iterator[Advice]:
@@ -98,8 +101,9 @@ def input_size(findings: Findings) -> Iterator[Advice]:
             "smaller-input",
             Severity.NOTE,
             f"Even at {size_text(cheaper.size)} the median object is {cheaper.median:.0f} px and "
-            f"{percent(cheaper.share_under(16))} are under 16 px. That input is about "
-            f"{cost:.1f} times cheaper and may cost little accuracy; try it where speed matters.",
+            f"{percent(cheaper.share_under(16)) if cheaper.under_16 else 'none'} are under 16 px. "
+            f"That input is about {cost:.1f} times cheaper and may cost little accuracy; try it "
+            "where speed matters.",
             f"--size {flag(cheaper.size)}",
         )
 

@@ -89,8 +89,9 @@ def classes_of_splits(findings: Findings) -> Iterator[Advice]:
             yield Advice(
                 "split-classes",
                 Severity.HINT,
-                f"{counted(len(difference.shifts), 'class')} clearly more or less frequent in "
-                f"`{name}` than in `train`, beyond chance: {worst}.",
+                f"{counted(len(difference.shifts), 'class')} "
+                f"{'is' if len(difference.shifts) == 1 else 'are'} clearly more or less frequent "
+                f"in `{name}` than in `train`, beyond chance: {worst}.",
                 "split again at random, or by recording",
             )
     unused = [c.name for c in findings.together.classes if not c.boxes]
@@ -149,8 +150,8 @@ def validation(findings: Findings) -> Iterator[Advice]:
             "validation-noise",
             Severity.HINT,
             f"`val` holds {counted(val.images, 'image')} and {counted(val.boxes, 'box')} of "
-            f"{counted(len(counts), 'class')}. From the number of objects alone a score averaged "
-            f"over classes is uncertain by about {error:.1f} points (one standard error, for "
-            "objects found independently with probability 1/2; objects of one image are not "
-            "independent, so it is more). Smaller differences between runs say nothing.",
+            f"{counted(len(counts), 'class')}. The number of objects alone makes a score uncertain "
+            f"by about {error:.1f} points: one standard error, averaged over classes, of objects "
+            "that are found with probability 1/2, each for itself. Objects of one image are not "
+            "independent, so it is more. Smaller differences between runs say nothing.",
         )

@@ -20,9 +20,9 @@ SMALL_DATA = 2000
 
 def rare_classes(findings: Findings) -> Iterator[Advice]:
     """Imbalance, and classes with few images."""
-    split = findings.train or findings.together
-    present = [c for c in split.classes if c.boxes]
-    if len(present) < 2:
+    split = findings.train
+    present = [c for c in split.classes if c.boxes] if split is not None else []
+    if split is None or len(present) < 2:
         return
     most = max(present, key=lambda c: c.boxes)
     least = min(present, key=lambda c: c.boxes)
@@ -58,8 +58,8 @@ def schedule(findings: Findings) -> Iterator[Advice]:
         yield Advice(
             "batch",
             Severity.WARNING,
-            f"`train` holds {counted(train.images, 'image')}, fewer than one batch of "
-            f"{setup.batch}.",
+            f"`train` holds {counted(train.images, 'image')}, fewer than "
+            f"{'one' if setup.source else 'a usual'} batch of {setup.batch}.",
             f"--batch {max(1, 2 ** int(math.log2(max(train.images // 4, 1))))}",
         )
     elif train.images < SMALL_DATA:
@@ -80,8 +80,10 @@ def schedule(findings: Findings) -> Iterator[Advice]:
 
 def mosaic(findings: Findings) -> Iterator[Advice]:
     """Large objects under an augmentation that cuts and shrinks."""
-    split, setup = findings.train or findings.together, findings.setup
-    if split.boxes and setup.mosaic is not False and split.coverage.median > 0.5:
+    split, setup = findings.train, findings.setup
+    if split is None or not split.boxes:
+        return
+    if setup.mosaic is not False and split.coverage.median > 0.5:
         yield Advice(
             "mosaic-large-objects",
             Severity.NOTE,
