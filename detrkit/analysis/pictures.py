@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
 
 from detrkit.analysis.hashing import SIDE, perceptual_hash
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.images import read_gray
+from detrkit.data.images import MAX_PIXELS, read_image
 from detrkit.data.index import DatasetIndex
 from detrkit.errors import DataError
 
@@ -56,7 +57,7 @@ def scan_pictures(index: DatasetIndex, progress: Progress | None = None) -> Pict
 
     def read(image: int) -> npt.NDArray[np.uint8] | DataError:
         try:
-            return read_gray(index.paths[image], SIDE, apply_exif=bool(index.apply_exif[image]))
+            return gray_of(index.paths[image], apply_exif=bool(index.apply_exif[image]))
         except DataError as error:
             return error
 
@@ -86,3 +87,34 @@ def scan_pictures(index: DatasetIndex, progress: Progress | None = None) -> Pict
             if progress is not None:
                 progress(images.stop, total)
     return PictureScan(hashes, miniatures, readable, faults)
+
+
+def gray_of(path: str, *, apply_exif: bool = True) -> npt.NDArray[np.uint8]:
+    """A picture stretched to grey (32, 32).
+
+    Args:
+        path: the file.
+        apply_exif: turn and mirror the pixels as the EXIF orientation says.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    picture = _reduced_jpeg(path, apply_exif)
+    if picture is None:
+        pixels = read_image(path, apply_exif=apply_exif).permute(1, 2, 0).numpy()
+        picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
+    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def _reduced_jpeg(path: str, apply_exif: bool) -> Image.Image | None:
+    """The luma of a JPEG at half to an eighth of its size; None for what is no ordinary JPEG."""
+    try:
+        with Image.open(path) as image:
+            ordinary = image.format == "JPEG" and image.mode in ("L", "RGB")
+            if not ordinary or image.width * image.height > MAX_PIXELS:
+                return None
+            image.draft("L", (2 * SIDE, 2 * SIDE))
+            image.load()
+            return (ImageOps.exif_transpose(image) if apply_exif else image).convert("L")
+    except Exception:  # Pillow raises about anything; what is wrong, `read_image` says
+        return None

@@ -102,32 +102,6 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def read_gray(path: str | Path, side: int, *, apply_exif: bool = True) -> npt.NDArray[np.uint8]:
-    """A picture stretched to grey (side, side), decoded no larger than that needs.
-
-    Args:
-        path: the file.
-        side: pixels.
-        apply_exif: turn and mirror the pixels as the EXIF orientation says.
-
-    Raises:
-        DataError: as in `read_image`.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path) as image:
-                _refuse_bomb(path, image.height, image.width)
-                orientation = _orientation(image) if apply_exif else 1
-                image.draft("L", (2 * side, 2 * side))  # JPEG: fewer coefficients, luma only
-                image.load()
-                gray = image if image.mode == "L" else Image.fromarray(_as_rgb(image)).convert("L")
-                small = np.asarray(gray.resize((side, side), Image.Resampling.BOX))
-        except _PILLOW_ERRORS as error:
-            raise _unreadable(path, error) from error
-    return _oriented(small, orientation)
-
-
 def _decode_jpeg(
     path: str | Path, data: npt.NDArray[np.uint8], apply_exif: bool
 ) -> npt.NDArray[np.uint8] | None:
@@ -203,9 +177,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _oriented(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Undoes an EXIF orientation; (h, w) or (h, w, channels)."""
+    """Undoes an EXIF orientation."""
     if orientation >= 5:
-        image = image.swapaxes(0, 1)
+        image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from detrkit.analysis.duplicates import MAX_DISTANCE
-from detrkit.analysis.hashing import SIDE, hamming, near_pairs, perceptual_hash
+from detrkit.analysis.hashing import hamming, near_pairs, perceptual_hash
+from detrkit.analysis.pictures import gray_of
 from detrkit.data.drawings import draw
-from detrkit.data.images import read_gray
 
 HASHES = st.lists(st.integers(0, 2**64 - 1), max_size=12)
 
@@ -51,7 +51,7 @@ def hashes_of(pictures: list[Image.Image], folder: Path, **options: object) -> n
     for number, image in enumerate(pictures):
         path = folder / f"{number}.{suffix}"
         image.save(path, **options)
-        grays.append(read_gray(path, SIDE))
+        grays.append(gray_of(str(path)))
     return perceptual_hash(np.stack(grays))
 
 
