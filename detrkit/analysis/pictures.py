@@ -43,7 +43,7 @@ class PictureScan:
 
 
 def scan_pictures(index: DatasetIndex, progress: Progress | None = None) -> PictureScan:
-    """Decodes every picture, JPEG at an eighth of its size.
+    """Decodes every picture, JPEG no larger than needed.
 
     Args:
         index: which ones.
@@ -103,17 +103,17 @@ def gray_of(path: str, *, apply_exif: bool = True) -> npt.NDArray[np.uint8]:
     if picture is None:
         pixels = read_image(path, apply_exif=apply_exif).permute(1, 2, 0).numpy()
         picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
-    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
+    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def _reduced_jpeg(path: str, apply_exif: bool) -> Image.Image | None:
-    """The luma of a JPEG at half to an eighth of its size; None for what is no ordinary JPEG."""
+    """The luma of an ordinary JPEG, decoded at half to an eighth of its size; None for others."""
     try:
         with Image.open(path) as image:
             ordinary = image.format == "JPEG" and image.mode in ("L", "RGB")
             if not ordinary or image.width * image.height > MAX_PIXELS:
                 return None
-            image.draft("L", (2 * SIDE, 2 * SIDE))
+            image.draft("L", (4 * SIDE, 4 * SIDE))
             image.load()
             return (ImageOps.exif_transpose(image) if apply_exif else image).convert("L")
     except Exception:  # Pillow raises about anything; what is wrong, `read_image` says

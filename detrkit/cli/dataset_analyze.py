@@ -122,7 +122,7 @@ def _setup(config: str | None, size: str | None) -> TrainingSetup:
 
 def _write(file: Path, findings: Findings, advice: Sequence[Advice], top: int, parts: Any) -> None:
     from detrkit.analysis.html import report
-    from detrkit.engine.files import write_atomically
+    from detrkit.files import write_atomically
 
     content = report(findings, advice, top=top, parts=parts).encode()
     file.parent.mkdir(parents=True, exist_ok=True)
