@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 
 def stretched(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -79,6 +78,9 @@ class ImageSpec:
         h, w = self.content_size((image.shape[-2], image.shape[-1]))
         image = stretched(image, (h, w))
         if (h, w) != self.size:
+            # imported where it is needed: it takes as long to import as torch itself
+            from torchvision.transforms.v2 import functional as F
+
             pad = [0, 0, self.size[1] - w, self.size[0] - h]
             image = F.pad_image(image, pad, fill=[float(self.pad_value)])
         return image
