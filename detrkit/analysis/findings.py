@@ -12,7 +12,7 @@ from detrkit.analysis.duplicates import DuplicateImages, find_duplicates
 from detrkit.analysis.pictures import PictureScan
 from detrkit.analysis.setup import TrainingSetup
 from detrkit.analysis.statistics import SplitStatistics, describe
-from detrkit.analysis.suspicious import Suspicions, find_suspicious, merged
+from detrkit.analysis.suspicious import Suspicions, find_suspicious
 from detrkit.data.faults import FaultReport
 from detrkit.data.index import DatasetIndex
 from detrkit.structures import ClassMap
@@ -89,6 +89,7 @@ def find(
         partial: whether the data set may have more splits than these.
     """
     setup = setup or TrainingSetup()
+    suspicious = (find_suspicious(part, setup, name) for name, part in parts.items())
     splits = {name: describe(part, setup, name) for name, part in parts.items()}
     if len(parts) == 1:
         (together,) = splits.values()
@@ -103,7 +104,7 @@ def find(
         splits=splits,
         together=together,
         differences=tuple(compare(a, b) for a, b in combinations(splits.values(), 2)),
-        suspicious=merged(find_suspicious(part, setup, name) for name, part in parts.items()),
+        suspicious=sum(suspicious, Suspicions()),
         duplicates=find_duplicates(parts, scans),
         faults=FaultReport.merge(faults),
         partial=partial,

@@ -6,7 +6,7 @@ size) score 1, oddities that real objects show as well (very small, very long) s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, zip_longest
@@ -304,12 +304,11 @@ class _Finder:
         at = np.flatnonzero((long < TINY_SIDE) | (short < 1))
         # small in the file as well: a slip of the mouse rather than a distant object
         own = self.wh[at].max(1, initial=0)
-        h, w = self.setup.size
         return self._make(
             Reason.TINY,
             at,
             0.2 + 0.5 * (1 - (own / 16).clip(0, 1)),
-            lambda i: f"{self._size(i)}; {at_input[i, 0]:.1f}x{at_input[i, 1]:.1f} at {w}x{h}",
+            lambda i: f"{self._size(i)}; {at_input[i, 0]:.1f}x{at_input[i, 1]:.1f} at the input",
         )
 
     def _cover(self) -> npt.NDArray[np.float64]:
@@ -371,8 +370,3 @@ class _Finder:
                 )
             )
         return Suspicions({reason: len(at) if count is None else count}, tuple(suspects))
-
-
-def merged(parts: Iterable[Suspicions]) -> Suspicions:
-    """Those of several splits."""
-    return sum(parts, Suspicions())
