@@ -1,4 +1,4 @@
-"""Imports point downwards only: cli, engine, the parts, the ground."""
+"""Imports point downwards only: cli, engine, analysis, the parts, the ground."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ LAYERS = {
     "models": 3,
     "losses": 3,
     "metrics": 3,
+    "drawing": 3,
+    "report": 3,
+    "analysis": 4,
     "convert": 4,
-    "drawing": 4,
     "engine": 5,
     "api": 6,
     "cli": 7,
