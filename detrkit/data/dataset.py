@@ -32,6 +32,9 @@ logger = logging.getLogger("detrkit")
 #: Other images to try in place of an unreadable one before the data set is given up.
 MAX_REPLACEMENTS = 20
 
+#: Said by every process of a distributed run: each meets images of its own.
+_OF_ITS_OWN = {"every_process": True}
+
 
 class DetectionDataset(Dataset[Sample]):
     """Samples of an index.
@@ -172,9 +175,9 @@ class DetectionDataset(Dataset[Sample]):
             self.index.faults.add(FaultKind.CORRUPT_IMAGE, path, f"image {self.index.image_id(i)}")
         for path in paths[:3]:
             outcome = "replaced by another" if self.training else "counted as without detections"
-            logger.warning("%s: unreadable image, %s", path, outcome)
+            logger.warning("%s: unreadable image, %s", path, outcome, extra=_OF_ITS_OWN)
         if len(paths) > 3:
-            logger.warning("… and %d more unreadable images", len(paths) - 3)
+            logger.warning("… and %d more unreadable images", len(paths) - 3, extra=_OF_ITS_OWN)
         return paths
 
 
