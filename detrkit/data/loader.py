@@ -72,7 +72,7 @@ class BatchSchedule(Sampler[list[SampleKey]]):
         self.rank = rank
         self.world_size = world_size
         self.training = shuffle if training is None else training
-        self.least = least
+        self.least = min(least, batch_size)
         self.epoch = 0
         self.start = 0
 

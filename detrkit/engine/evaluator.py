@@ -7,25 +7,26 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from detrkit.data.images import read_image
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
+from detrkit.engine.distributed.group import gathered, shared
 from detrkit.engine.files import write_atomically
+from detrkit.engine.interrupt import Stop
 from detrkit.engine.predictor import read_ahead
 from detrkit.engine.runtime import PostProcessor, Runtime
 from detrkit.errors import DataError
 from detrkit.metrics import CocoEvaluator, Metrics
-from detrkit.metrics.coco import Backend, GroundTruth
+from detrkit.metrics.coco import Backend, CollectedState, GroundTruth
 from detrkit.structures import Batch, ClassMap, Detections, ImageSpec
 
 log = logging.getLogger("detrkit.evaluator")
@@ -48,7 +49,8 @@ class Evaluator:
 
     The model is put into evaluation mode and back, and no random numbers are drawn, so that
     evaluating changes nothing in a training run. In distributed runs every process passes its
-    own loader; all get the numbers of the whole data set.
+    own loader, which may be empty; the main process counts, and all get its numbers, those of
+    the whole data set.
 
     Attributes:
         loader: validation batches, prepared as `image_spec` says.
@@ -82,21 +84,23 @@ class Evaluator:
 
         Raises:
             DataError: an image id is not in the data set, or the classes do not fit.
+            Stop: `progress` raised it, in this process or in another.
         """
         counter = CocoEvaluator(self.index, self.class_map, self.backend)
         self.detections = []
-        started, images = time.perf_counter(), 0
-        for found in self._detections(model, progress):
-            counter.update(found)
-            images += len(found)
-            if self.keep:
-                self.detections += found
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            states: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(states, counter.state())
-            counter.merge(states)
-        metrics = counter.compute()
-        self.images_per_second = images / max(time.perf_counter() - started, 1e-9)
+        started, stopped = time.perf_counter(), False
+        try:
+            for found in self._detections(model, progress):
+                counter.update(found)
+                if self.keep:
+                    self.detections += found
+        except Stop:
+            stopped = True
+        everyone = gathered((stopped, counter.state())) or []
+        metrics = shared(lambda: _count(counter, everyone))
+        if metrics is None:
+            raise Stop
+        self.images_per_second = metrics.images / max(time.perf_counter() - started, 1e-9)
         return metrics
 
     def _detections(
@@ -125,6 +129,16 @@ class Evaluator:
         finally:
             for module, training in modes.items():
                 module.training = training
+
+
+def _count(
+    counter: CocoEvaluator, everyone: Sequence[tuple[bool, CollectedState]]
+) -> Metrics | None:
+    """The numbers of all processes' detections; None when one of them was stopped."""
+    if any(stopped for stopped, _ in everyone):
+        return None
+    counter.merge(state for _, state in everyone[1:])  # the first is its own
+    return counter.compute()
 
 
 @dataclass(frozen=True)

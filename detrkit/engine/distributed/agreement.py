@@ -25,16 +25,21 @@ class Agreement:
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, Any] | None = None
+        self._sent: tuple[bool, ...] = ()
 
     def __call__(self, *wishes: bool) -> tuple[bool, ...]:
         """Makes wishes known; every process must call it equally often.
+
+        A wish whose answer is still to come is not sent again.
 
         Returns:
             Which of them any process had, the same answer in all processes.
         """
         if not is_distributed():
             return wishes
-        flags = torch.tensor(wishes, dtype=torch.uint8)
+        sent = self._sent or (False,) * len(wishes)
+        self._sent = tuple(now and not before for now, before in zip(wishes, sent, strict=True))
+        flags = torch.tensor(self._sent, dtype=torch.uint8)
         work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=control(), async_op=True)
         before, self._pending = self._pending, (flags, work)
         if before is None:

@@ -70,28 +70,30 @@ def together(
         OtherProcessFailed: another process failed first, and says why.
     """
     global _device
-    if dist.is_available() and dist.is_initialized():
-        yield _device or choose_device(device)
+    if _device is not None or (dist.is_available() and dist.is_initialized()):
+        yield own_device(device)
         return
     with meet() as place:
-        own = device_of(place, device, devices)
+        _device = device_of(place, device, devices)
         meeting = present_meeting()
-        if meeting is None:
-            yield own
-            return
-        _open_group(meeting, own)
-        _device = own
         try:
-            yield own
+            if meeting is not None:
+                _open_group(meeting, _device)
+            yield _device
+            if meeting is not None:
+                dist.destroy_process_group()
         except BaseException:
-            if own.type != "cuda":  # NCCL would wait for the others here
+            if dist.is_initialized() and _device.type != "cuda":  # NCCL would wait for the others
                 with suppress(Exception):
                     dist.destroy_process_group()
             raise
-        else:
-            dist.destroy_process_group()
         finally:
             _device = None
+
+
+def own_device(wanted: str | torch.device | None = None) -> torch.device:
+    """The device of this process in `together`; outside of it the one called `wanted`."""
+    return _device or choose_device(wanted)
 
 
 def device_of(
@@ -198,6 +200,8 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
         return
     by_type: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
+        if tensor.dtype == torch.bool:  # gloo does not send it
+            tensor = tensor.view(torch.uint8)
         by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     for group in by_type.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])

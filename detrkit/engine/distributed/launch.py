@@ -177,6 +177,13 @@ class Launcher:
             time.sleep(0.05)
 
 
+def note_progress() -> None:
+    """Tells the launcher, if there is one, that something was saved."""
+    path = os.environ.get(PROGRESS_FILE)
+    if path:
+        Path(path).touch()
+
+
 def _release(*children: Child) -> None:
     """Lets go of lifelines: the processes finish their step, save, and leave."""
     for child in children:

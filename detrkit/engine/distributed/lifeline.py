@@ -24,12 +24,13 @@ def hold_lifeline() -> None:
     """Watches the lifeline, if there is one: its end is a SIGTERM to this process."""
     if not os.environ.pop(LIFELINE, ""):
         return
-    threading.Thread(target=_watch, args=(sys.stdin.fileno(),), name="lifeline", daemon=True).start()
+    pipe = sys.stdin.fileno()
+    threading.Thread(target=_watch, args=(pipe,), name="lifeline", daemon=True).start()
 
 
-def _watch(descriptor: int) -> None:
+def _watch(pipe: int) -> None:
     try:
-        while os.read(descriptor, 1024):
+        while os.read(pipe, 1024):
             pass
     except OSError:
         pass

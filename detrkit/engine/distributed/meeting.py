@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -94,6 +94,21 @@ def meet() -> Iterator[Place]:
     finally:
         _present = None
         log.removeFilter(only_main)
+
+
+def told(name: str, compute: Callable[[], str]) -> str:
+    """A word of the main process, for all; works before they have a process group.
+
+    Args:
+        name: of the word; each is told once.
+        compute: called in the main process.
+    """
+    if _present is None:
+        return compute()
+    key = f"detrkit/{name}"
+    if _present.place.rank == 0:
+        _present.store.set(key, compute())
+    return str(_present.store.get(key).decode())
 
 
 def agreed(error: DetrkitError) -> DetrkitError:

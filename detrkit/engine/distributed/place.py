@@ -86,10 +86,8 @@ def _of_slurm(env: Mapping[str, str]) -> Place:
     if world_size == 1:
         return Place()
     rank, local_rank = _number(env, "SLURM_PROCID"), _number(env, "SLURM_LOCALID")
-    nodes = next(
-        (env[n] for n in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST") if n in env),
-        "",
-    )
+    lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    nodes = next((env[name] for name in lists if env.get(name)), "")
     address = env.get("MASTER_ADDR") or first_host(nodes)
     job, step = _number(env, "SLURM_JOB_ID", 0), _number(env, "SLURM_STEP_ID", 0)
     port = env.get("MASTER_PORT") or _SLURM_PORTS[(job * 7 + step) % len(_SLURM_PORTS)]
