@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from detrkit.data.images import read_image
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
-from detrkit.engine.distributed.group import gathered, shared
+from detrkit.engine.distributed.group import gathered, rank, shared, world_size
 from detrkit.engine.files import write_atomically
 from detrkit.engine.interrupt import Stop
 from detrkit.engine.predictor import read_ahead
@@ -168,6 +167,8 @@ def evaluate_runtime(
 ) -> Evaluation:
     """Measures a runtime of any kind on the images of a data set.
 
+    Several processes take turns batch by batch, and all get the result.
+
     Args:
         runtime: takes pictures and answers in their pixels.
         index: the data set; its classes are the runtime's, by name and order.
@@ -178,16 +179,16 @@ def evaluate_runtime(
     counter = CocoEvaluator(index, runtime.class_map, backend)
     found: list[Detections] = []
     broken: list[str] = []
-    batches = math.ceil(len(index) / batch)
+    chunks = [range(len(index))[i : i + batch] for i in range(0, len(index), batch)]
+    chunks = chunks[rank() :: world_size()]
     started = time.perf_counter()
 
     def load(number: int) -> Tensor:
         return read_image(index.paths[number], apply_exif=bool(index.apply_exif[number]))
 
-    images = read_ahead(range(len(index)), load, 2 * batch)
-    done = 0
-    while chunk := list(itertools.islice(images, batch)):
-        done += 1
+    images = read_ahead(itertools.chain(*chunks), load, 2 * batch)
+    for done, numbers in enumerate(chunks, start=1):
+        chunk = list(itertools.islice(images, len(numbers)))
         readable = [(n, image) for n, image in chunk if not isinstance(image, DataError)]
         for number, image in chunk:
             if isinstance(image, DataError):
@@ -202,9 +203,26 @@ def evaluate_runtime(
         counter.update(answers)
         found += answers
         if progress is not None:
-            progress(done, batches)
+            progress(done, len(chunks))
+    everyone = gathered((counter.state(), found, broken)) or []
     seconds = max(time.perf_counter() - started, 1e-9)
-    return Evaluation(counter.compute(), found, broken, len(index) / seconds)
+
+    def count() -> Evaluation:
+        counter.merge(state for state, _, _ in everyone[1:])
+        return Evaluation(
+            counter.compute(),
+            _in_order(index, [detections for _, part, _ in everyone for detections in part]),
+            sorted(path for _, _, part in everyone for path in part),
+            len(index) / seconds,
+        )
+
+    return shared(count)
+
+
+def _in_order(index: DatasetIndex, detections: list[Detections]) -> list[Detections]:
+    """Detections in the order of the data set's images."""
+    position = {image_id: number for number, image_id in enumerate(index.image_ids)}
+    return sorted(detections, key=lambda found: position[found.image_id])
 
 
 def _nothing(index: DatasetIndex, number: int) -> Detections:

@@ -167,7 +167,8 @@ def shared(compute: Callable[[], T]) -> T:
         return compute()
     box: list[Any] = [compute() if is_main() else None]
     dist.broadcast_object_list(box, src=0, group=control(), device=torch.device("cpu"))
-    return box[0]  # type: ignore[no-any-return]
+    value: T = box[0]
+    return value
 
 
 def gathered(value: T) -> list[T] | None:

@@ -123,11 +123,9 @@ class Launcher:
             # one machine: no need to find out under which name others would reach it
             env.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
         # A group of their own: Ctrl-C reaches the launcher alone, which tells them once.
-        group: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
+        group: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         return subprocess.Popen(list(self.command), env=env, stdin=subprocess.PIPE, **group)
 
     def _watch(self, children: list[Child]) -> int:
