@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,12 @@ def make_coco(tmp_path: Path) -> CocoMaker:
         return path
 
     return make
+
+
+@pytest.fixture
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No log, where thousands of damaged files would fill it."""
+    monkeypatch.setattr(logging.getLogger("detrkit"), "disabled", True)
 
 
 def hostile_table(folder: Path) -> dict[str, str]:
