@@ -131,7 +131,7 @@ def train(
         from detrkit.cli.resume import resume as continue_run
 
         return continue_run(
-            resume, data, device, devices, nproc, workers, auto_resume, max_restarts, json
+            resume, data, device, devices, nproc, workers, auto_resume, max_restarts, plugin, json
         )
     from detrkit.engine.derive import TrainFlags
 
