@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, JsonOut
+from detrkit.cli.options import Data, Device, JsonOut, Plugins
 from detrkit.cli.processes import (
     RESTARTS,
     AutoResume,
@@ -43,6 +43,7 @@ def resume(
     ] = None,
     auto_resume: AutoResume = False,
     max_restarts: MaxRestarts = RESTARTS,
+    plugin: Plugins = None,
     json: JsonOut = False,
 ) -> None:
     """Continue a run exactly where it stopped.
@@ -61,8 +62,11 @@ def resume(
     from detrkit.cli.train import report
     from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import resume as continue_run
+    from detrkit.registry import load_plugin
 
     with meet() as place:
+        for file in plugin or ():
+            load_plugin(file)
         result = continue_run(
             run, data=data, device=device, workers=workers, cache=cache, console=console.err,
             devices=numbers,

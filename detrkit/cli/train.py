@@ -149,7 +149,17 @@ def train(
         from detrkit.cli.resume import resume as continue_run
 
         return continue_run(
-            resume, data, device, devices, nproc, workers, cache, auto_resume, max_restarts, json
+            resume,
+            data,
+            device,
+            devices,
+            nproc,
+            workers,
+            cache,
+            auto_resume,
+            max_restarts,
+            plugin,
+            json,
         )
     from detrkit.engine.derive import TrainFlags
 
