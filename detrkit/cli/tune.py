@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates, Weights
-from detrkit.cli.train import LR, Amp, Batch, Epochs, Seed, Size, ValFraction, Workers
+from detrkit.cli.train import LR, Amp, Batch, Epochs, Loggers, Seed, Size, ValFraction, Workers
 from detrkit.cli.train import run as _run
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -38,6 +38,7 @@ def tune(
     device: Device = None,
     seed: Seed = None,
     workers: Workers = None,
+    logger: Loggers = None,
     output: Output = None,
     update: Updates = None,
     plugin: Plugins = None,
@@ -64,5 +65,6 @@ def tune(
         workers=workers,
         tune=weights,
         class_map=class_map,
+        loggers=tuple(logger or ()),
     )
     _run(cfg, flags, update or [], plugin, output, json)

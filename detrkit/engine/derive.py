@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import Config, Flag, load_config
+from detrkit.config.schema import LOGGERS
 from detrkit.engine.automatic import automatic, epoch_values
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class TrainFlags:
         workers: loader processes.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
+        loggers: where curves go as well; each one name, or several with commas between.
     """
 
     data: str | None = None
@@ -58,6 +60,7 @@ class TrainFlags:
     workers: int | None = None
     tune: str | None = None
     class_map: str | None = None
+    loggers: tuple[str, ...] = ()
 
 
 def load_with_flags(
@@ -105,6 +108,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("val_fraction", flags.val_fraction, "--val-fraction")
     if flags.seed is not None:
         put("seed", flags.seed, "--seed")
+    if flags.loggers:
+        put("loggers", _loggers(flags.loggers, cfg), "--logger")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:
@@ -138,6 +143,18 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
             _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
     return values
+
+
+def _loggers(flags: Sequence[str], cfg: Config) -> list[str]:
+    """The configuration's loggers and those of the flags."""
+    asked = [name.strip() for flag in flags for name in flag.split(",") if name.strip()]
+    for name in asked:
+        if name not in LOGGERS:
+            raise UsageError(
+                f"--logger {name}: no such logger{did_you_mean(name, LOGGERS)}",
+                hint=f"choose of {', '.join(LOGGERS)}",
+            )
+    return list(dict.fromkeys([*cfg.run.chosen_loggers, *asked]))
 
 
 def _set_batch(put: Any, batch: int, cfg: Config) -> None:

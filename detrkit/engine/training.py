@@ -12,17 +12,12 @@ from rich.console import Console
 from detrkit.config import Config
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.load_report import LoadReport
-from detrkit.engine.observers import (
-    BatchPictures,
-    CSVLog,
-    JSONLog,
-    Observer,
-    Progress,
-    TensorBoard,
-)
+from detrkit.engine.observers import Tracking, until_the_end
+from detrkit.engine.observers.factory import build_observers, require_loggers
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.pictures import detections_picture
 from detrkit.engine.run_dir import RunDirectory
+from detrkit.engine.run_log import read_log, seconds_of
 from detrkit.engine.session import (
     Session,
     build_trainer,
@@ -48,6 +43,8 @@ class RunResult:
         metrics: of the best epoch; empty without validation data.
         picture: detections on validation images, or None.
         loaded: what was loaded from tuning weights, or None.
+        seconds: of training and evaluation, over all parts of an interrupted run.
+        links: where trackers show it, by their names.
     """
 
     directory: Path
@@ -57,6 +54,24 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     picture: Path | None = None
     loaded: LoadReport | None = None
+    seconds: float = 0.0
+    links: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What the run left, by what it is; only what is there."""
+        run = RunDirectory(self.directory)
+        found = {
+            "run": run.path,
+            "weights": run.best,
+            "last": run.last,
+            "log": run.log,
+            "table": run.results,
+            "curves": run.curves,
+            "detections": run.detections,
+            "batches": run.batches,
+        }
+        return {name: path for name, path in found.items() if path.exists()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -68,6 +83,9 @@ class RunResult:
             "metrics": self.metrics,
             "picture": str(self.picture) if self.picture else None,
             "loaded": self.loaded.to_dict() if self.loaded else None,
+            "seconds": round(self.seconds, 1),
+            "files": {name: str(path) for name, path in self.files.items()},
+            "links": self.links,
         }
 
 
@@ -89,12 +107,14 @@ def train(
     Raises:
         DetrkitError: its children say what went wrong.
     """
+    require_loggers(cfg.run)
     session = open_session(cfg)
     model, loaded = start_model(session)
     # everything that a user can get wrong was read by now: a failed start leaves no folder
     directory = RunDirectory.create(cfg.name, output or cfg.run.output_dir)
     directory.write_start(session.config.dump(), arguments or {})
-    trainer = build_trainer(session, model, directory, _observers(session, directory, console))
+    observers = build_observers(session, directory, console)
+    trainer = build_trainer(session, model, directory, observers)
     if loaded is not None:
         log.info("%s", loaded.describe())
     _announce(session, trainer, directory)
@@ -158,31 +178,12 @@ def resume(
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
     model, _ = start_model(session, fresh=False)
-    observers = _observers(session, directory, console, epoch, step)
+    observers = build_observers(session, directory, console, epoch, step)
     trainer = build_trainer(session, model, directory, observers)
     trainer.resume(checkpoint)
     state = trainer.state
     log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
     return _run(session, trainer, directory, None)
-
-
-def _observers(
-    session: Session,
-    directory: RunDirectory,
-    console: Console | None,
-    first_epoch: int = 0,
-    first_step: int = 0,
-) -> list[Observer]:
-    drawn = frozenset({0, *(stage.first for stage in session.plan.stages)})
-    observers: list[Observer] = [
-        JSONLog(directory.log, first_epoch),
-        CSVLog(directory.results, first_epoch),
-        TensorBoard(directory.path, first_step),
-        BatchPictures(directory.batches, session.class_map, session.image_spec, drawn),
-    ]
-    if console is not None:
-        observers.append(Progress(console))
-    return observers
 
 
 def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> None:
@@ -216,16 +217,24 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
 def _run(
     session: Session, trainer: Trainer, directory: RunDirectory, loaded: LoadReport | None
 ) -> RunResult:
-    state = trainer.fit()
-    best = Checkpoint.load(directory.best)
+    with until_the_end(trainer.observers):
+        state = trainer.fit()
+        best = Checkpoint.load(directory.best)
+        picture = _final_picture(session, trainer, directory, best)
+    links: dict[str, str] = {}
+    for observer in trainer.observers:
+        if isinstance(observer, Tracking):
+            links |= observer.links
     return RunResult(
         directory=directory.path,
         best=directory.best,
         epochs=session.plan.epochs,
         best_epoch=state.best_epoch,
         metrics=best.metrics,
-        picture=_final_picture(session, trainer, directory, best),
+        picture=picture,
         loaded=loaded,
+        seconds=seconds_of(read_log(directory.log)),
+        links=links,
     )
 
 
@@ -243,7 +252,7 @@ def _final_picture(
             build_postprocessor(session.config),
             session.class_map,
             session.image_spec,
-            directory.path / "detections.jpg",
+            directory.detections,
         )
     except Exception as error:
         # the run is done and saved; a picture must not make it look failed
