@@ -21,7 +21,7 @@ class RunConfig:
         seed: of every random draw; None draws one.
         device: "cpu", "cuda:1"; empty chooses.
         output_dir: where runs go; None: `runs/`.
-        summary_dir: of TensorBoard; None: inside the run directory.
+        summary_dir: TensorBoard's, with a folder for each run; None: inside the run directory.
         resume: checkpoint to continue.
         tuning: checkpoint to fine-tune.
         tuning_class_map: file that says which of its classes become which of the data set's.

@@ -33,7 +33,8 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.7,
     "legend.fontsize": 8.5,
     "font.size": 9,
     "lines.linewidth": 1.6,
@@ -215,11 +216,12 @@ def _draw_best(axes: Axes, run: RunCurves) -> None:
     axes.plot([epoch], [value], marker="*", markersize=13, color=_COLORS[0],
               markeredgecolor="white", linestyle="none", zorder=5)  # fmt: skip
     middle = (run.rows[0]["epoch"] + run.rows[-1]["epoch"]) / 2 + 1
+    low = value < 0.15 * axes.get_ylim()[1]
     axes.annotate(
         f"AP {value:.3f} in epoch {epoch}",
         (epoch, value),
         textcoords="offset points",
-        xytext=(-8, -14) if epoch > middle else (8, -14),
+        xytext=(-8 if epoch > middle else 8, 8 if low else -14),
         ha="right" if epoch > middle else "left",
         fontsize=8.5,
         fontweight="bold",

@@ -31,6 +31,8 @@ log = logging.getLogger("detrkit")
 
 #: Optimizers of torch with a fused implementation on CPU and CUDA.
 _FUSED = ("AdamW", "Adam", "SGD")
+#: Parts of a detector in the order in which an image passes them.
+_PARTS = ("backbone", "encoder", "decoder")
 
 
 @dataclass
@@ -139,14 +141,15 @@ def group_names(optimizer: Optimizer, model: nn.Module) -> dict[str, int]:
     "_no_decay" where only other groups decay: {"backbone": 0, "encoder_decoder_no_decay": 1, …}.
     """
     part_of = {id(p): name.partition(".")[0] for name, p in model.named_parameters()}
+    order = [*_PARTS, *dict.fromkeys(part_of.values()), "other"]
     everything = set(part_of.values())
     decays = any(group.get("weight_decay") for group in optimizer.param_groups)
     found: dict[str, int] = {}
     for position, group in enumerate(optimizer.param_groups):
-        parts = dict.fromkeys(part_of.get(id(p), "other") for p in group["params"])
+        parts = {part_of.get(id(p), "other") for p in group["params"]}
         if not parts:
             continue
-        name = "all" if set(parts) == everything else "_".join(parts)
+        name = "all" if parts == everything else "_".join(sorted(parts, key=order.index))
         if decays and not group.get("weight_decay"):
             name += "_no_decay"
         number = 1 + sum(known == name or known.startswith(f"{name}-") for known in found)

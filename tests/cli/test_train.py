@@ -85,7 +85,7 @@ def test_a_run_leaves_what_it_promises(place: Path) -> None:
     names = {p.name for p in (place / "whole").iterdir()}
     assert {
         "config.yml", "args.json", "environment.json", "log.jsonl", "results.csv", "batches",
-        "best.pth", "last.pth", "best_stg1.pth", "detections.jpg",
+        "best.pth", "last.pth", "best_stg1.pth", "detections.jpg", "curves.png",
     } <= names  # fmt: skip
     assert any(name.startswith("events.out") for name in names)
     assert len((place / "whole" / "log.jsonl").read_text().splitlines()) == EPOCHS

@@ -32,8 +32,9 @@ class TensorBoard(Tracker):
 
     def begin(self, run: RunFacts) -> Mapping[str, str]:
         """Opens a new file of events beside those of the run's earlier parts."""
-        first = run.first_step or None
-        self.writer = self._open(str(self.folder or run.folder), purge_step=first)
+        folder = self.folder or run.folder
+        self.writer = self._open(str(folder), purge_step=run.first_step or None)
+        self.where = f"tensorboard --logdir {folder}"
         return {}
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

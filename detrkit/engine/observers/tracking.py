@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ START, END = 15.0, 30.0
 #: Calls that may wait in a queue.
 _WAITING = 2000
 _PICTURES = (".png", ".jpg")
+_OF_EPOCH = re.compile(r"^epoch_\d+_")
 
 
 class Tracking(Observer):
@@ -103,7 +105,8 @@ class Tracking(Observer):
         for path in self._pictures():
             if path not in self._drawn:
                 self._drawn.add(path)
-                self._picture(f"batches/{path.stem}", path)
+                # one name for all epochs: TensorBoard and W&B leaf through them
+                self._picture(f"batches/{_OF_EPOCH.sub('', path.stem)}", path)
 
     def end(self, error: BaseException | None) -> None:
         """Hands on what a run leaves, and waits a little for all of it to arrive."""

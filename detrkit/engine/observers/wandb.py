@@ -32,6 +32,7 @@ class WandB(Tracker):
     name = "wandb"
 
     def __init__(self) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # read by the import; we say what matters
         try:
             import wandb
         except ImportError as error:
@@ -50,7 +51,10 @@ class WandB(Tracker):
             if mode == "offline":
                 raise
             log.warning("W&B cannot be reached (%s): %s", type(error).__name__, _kept_in(run))
-            self._run = self._start(run, number, "offline")
+            # the failed attempt still holds the id in this process
+            offline = secrets.token_hex(4)
+            self._run = self._start(run, offline, "offline")
+            number = run.kept.get("id") or offline
         # no step= below: W&B drops steps that lie behind, as those after an interruption do
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("epoch", hidden=True)
