@@ -211,6 +211,18 @@ def test_a_tracker_that_hangs_does_not_slow_the_run(
     hanging.let_go.set()
 
 
+def test_a_slow_tracker_hears_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_WAITING", 2)
+
+    class Slow(Listener):
+        def scalars(self, values: Mapping[str, float], step: int) -> None:
+            time.sleep(0.05)
+
+    slow = Slow()
+    run(tmp_path, slow)
+    assert slow.calls[-1][:2] == ("end", "finished")
+
+
 def test_a_start_that_hangs_is_waited_for_only_so_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,8 +121,9 @@ class Tracking(Observer):
             if path.suffix in _PICTURES:
                 self._picture(path.stem, path)
         files = [path for path in there if path.suffix not in _PICTURES]
-        self._tell(lambda tracker: tracker.end(outcome, numbers, files))
         until = time.monotonic() + END
+        for worker in self._workers:
+            worker.put(lambda tracker: tracker.end(outcome, numbers, files), until)
         for worker in self._workers:
             worker.finish(until)
 
@@ -174,12 +175,12 @@ class _Worker:
         self._thread = threading.Thread(target=self._work, name=tracker.name, daemon=True)
         self._thread.start()
 
-    def put(self, call: Callable[[Tracker], object]) -> None:
-        """Has the tracker do something as soon as it can."""
+    def put(self, call: Callable[[Tracker], object], until: float = 0.0) -> None:
+        """Has the tracker do something as soon as it can; waits for room in the queue `until`."""
         if not self.on:
             return
         try:
-            self._calls.put_nowait(call)
+            self._calls.put(call, timeout=max(until - time.monotonic(), 0.0))
         except queue.Full:
             if not self._dropped:
                 self._dropped = True
@@ -188,11 +189,11 @@ class _Worker:
     def wait(self, until: float) -> bool:
         """Whether all that was put so far is done before the time has come."""
         done = threading.Event()
-        self.put(lambda _: done.set())
+        self.put(lambda _: done.set(), until)
         while self.on and time.monotonic() < until:
             if done.wait(0.05):
                 return True
-        return not self.on
+        return done.is_set() or not self.on
 
     def finish(self, until: float) -> None:
         """Waits once more, then lets the thread go."""
