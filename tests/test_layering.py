@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrkit"
 #: A package may import from strictly lower layers and from itself.
 LAYERS = {
     "errors": 0,
+    "files": 1,
     "registry": 1,
     "ops": 1,
     "structures": 2,
@@ -22,6 +23,7 @@ LAYERS = {
     "losses": 3,
     "metrics": 3,
     "drawing": 3,
+    "convert": 4,
     "engine": 4,
     "api": 5,
     "cli": 6,

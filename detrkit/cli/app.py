@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval",),
     "Deploy": ("infer", "weights"),
-    "Data": (),
+    "Data": ("convert",),
     "Understand": ("info", "show-config", "models", "modules"),
 }
 

@@ -175,7 +175,7 @@ class IndexBuilder:
             label: contiguous class index.
             where: id within the image's annotation file, for messages.
             iscrowd: whether it is a region of many objects.
-            area: square pixels; not finite means the box's.
+            area: square pixels, or a fraction of the image; not finite means the box's.
             annotation_id: the data set's id, if it has one.
         """
         rows = self._rows
@@ -302,7 +302,7 @@ class IndexBuilder:
         report(FaultKind.CLIPPED, clipped)
         limits = np.stack([w, h, w, h], 1)
         corners[clipped] = np.clip(corners[clipped], 0, limits[clipped])
-        area = boxes.area * images.scales[boxes.images].prod(1)
+        area = boxes.area * scales.prod(1)
         area = np.where(np.isfinite(area) & (area > 0) & ~clipped, area, _area(corners))
         checked = replace(boxes, boxes_xyxy=corners.astype(np.float32), area=area)
         return checked.select(keep)

@@ -9,6 +9,7 @@ for its boxes and not for its text. The lists may come in any order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from detrkit.data.faults import Fault, FaultKind, FaultReport
 from detrkit.data.files import Folders, ImageFinder
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index, cached_value
 from detrkit.data.json_stream import JsonStream, NotUtf8
+from detrkit.data.sources import Sources
 from detrkit.data.text import read_json
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import ClassMap
@@ -61,13 +64,13 @@ def read_categories(ann_file: str | Path) -> dict[int | str, str]:
             for key in stream:
                 keys.append(key)
                 if key == "categories":
-                    return _not_empty(ann_file, _categories(ann_file, stream.value()))
+                    return named_categories(ann_file, stream.value())
     except NotUtf8:
         content = read_json(ann_file)
         keys = list(content) if isinstance(content, Mapping) else []
         if "categories" in keys:
-            return _not_empty(ann_file, _categories(ann_file, content["categories"]))
-    raise _not_a_list(ann_file, "categories", keys)
+            return named_categories(ann_file, content["categories"])
+    raise not_a_list(ann_file, "categories", keys)
 
 
 def read_coco(
@@ -101,6 +104,46 @@ def read_coco(
     return reader.index(class_map)
 
 
+def open_coco(
+    ann_file: str | Path,
+    img_folder: str | Path | Sequence[Path] | None = None,
+    *,
+    class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
+) -> DatasetIndex:
+    """`read_coco`, or what it gave the last time if neither file nor folders changed since."""
+    folders = [img_folder] if isinstance(img_folder, str | Path) else img_folder
+    key = {
+        "reader": "coco",
+        "path": str(ann_file),
+        "img_folder": folders and [[str(f), os.path.abspath(f)] for f in folders],
+        "class_map": class_map and class_map.to_dict(),
+        "check_images": check_images,
+    }
+
+    def read(sources: Sources) -> DatasetIndex:
+        sources.add_file(ann_file)
+        return read_coco(
+            ann_file,
+            img_folder,
+            class_map=class_map,
+            check_images=check_images,
+            folders=sources.folders,
+        )
+
+    return cached_index(key, read)
+
+
+def open_categories(ann_file: str | Path) -> dict[int | str, str]:
+    """`read_categories`, or what it gave the last time if the file did not change since."""
+
+    def read(sources: Sources) -> list[tuple[int | str, str]]:
+        sources.add_file(ann_file)
+        return list(read_categories(ann_file).items())
+
+    return dict(cached_value({"reader": "coco categories", "path": str(ann_file)}, read))
+
+
 class _Reader:
     """Collects the lists of one file; parameters as of `read_coco`."""
 
@@ -130,7 +173,7 @@ class _Reader:
                 if key not in _LISTS:
                     continue
                 if not stream.is_list():
-                    raise _not_a_list(self.file, key, self.keys)
+                    raise not_a_list(self.file, key, self.keys)
                 if key == "categories":
                     self.categories = _categories(self.file, stream.value())
                 elif key == "images":
@@ -149,7 +192,7 @@ class _Reader:
         self.check_keys()
         for key in _LISTS:
             if not isinstance(content[key], list):
-                raise _not_a_list(self.file, key, self.keys)
+                raise not_a_list(self.file, key, self.keys)
         self.categories = _categories(self.file, content["categories"])
         self.add_images(None, content["images"])
         self.boxes.add(None, content["annotations"])
@@ -157,7 +200,7 @@ class _Reader:
     def check_keys(self) -> None:
         for key in _LISTS:
             if key not in self.keys:
-                raise _not_a_list(self.file, key, self.keys)
+                raise not_a_list(self.file, key, self.keys)
 
     def add_images(self, typed: list[Image] | None, plain: list[Any] | None) -> None:
         """Adds entries of `images`."""
@@ -227,7 +270,7 @@ def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
     report = FaultReport()
     found: dict[int | str, str] = {}
     if not isinstance(entries, list):
-        raise _not_a_list(ann_file, "categories", ["categories"])
+        raise not_a_list(ann_file, "categories", ["categories"])
     for number, entry in enumerate(entries):
         place = f"categories[{number}]"
         category = id_of(entry.get("id")) if isinstance(entry, Mapping) else None
@@ -241,13 +284,22 @@ def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
     return found
 
 
+def named_categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
+    """{category id: name} of the list `categories`, parsed.
+
+    Raises:
+        DataError: as in `read_categories`.
+    """
+    return _not_empty(ann_file, _categories(ann_file, entries))
+
+
 def _not_empty(ann_file: str | Path, found: dict[int | str, str]) -> dict[int | str, str]:
     if not found:
         FaultReport().add(FaultKind.BAD_STRUCTURE, ann_file, "categories", "the list is empty")
     return found
 
 
-def _not_a_list(file: str | Path, key: str, keys: Sequence[str]) -> DataError:
+def not_a_list(file: str | Path, key: str, keys: Sequence[str]) -> DataError:
     """The error for a list that is missing, or something else."""
     detail = f"`{key}` must be a list"
     if key not in keys:

@@ -13,11 +13,12 @@ import torch
 from torch.utils.data import Dataset
 
 from detrkit.data.canvas import Canvas
-from detrkit.data.coco import read_coco
+from detrkit.data.coco import open_coco
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
 from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
+from detrkit.data.picture_store import Picture, PictureStore, limited
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.data.text import read_text
 from detrkit.data.transforms import Compose
@@ -50,6 +51,11 @@ class DetectionDataset(Dataset[Sample]):
         training: replace unreadable images and leave crowd regions out of the targets.
         seed: of all randomness.
         epoch: used when a sample is asked for by a bare number.
+
+    Attributes:
+        max_side: in training, images are shrunk to at most this many pixels before anything else
+            happens to them; None: never.
+        store: pictures that are decoded already (`detrkit.data.caching`); None: there are none.
     """
 
     def __init__(
@@ -66,6 +72,8 @@ class DetectionDataset(Dataset[Sample]):
         self.training = training
         self.seed = seed
         self.epoch = epoch
+        self.max_side: int | None = None
+        self.store: PictureStore | None = None
         self._reported: set[int] = set()
 
     @property
@@ -132,22 +140,47 @@ class DetectionDataset(Dataset[Sample]):
             hint="is the disk or the mount still there?",
         )
 
+    def picture(self, number: int) -> Picture:
+        """Image `number`, from the store if it is there.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        picture = self.store.get(number) if self.store is not None else None
+        if picture is None:
+            picture = self.decoded(number)
+            if self.store is not None:
+                self.store.mend(number, picture)
+        return picture
+
+    def decoded(self, number: int) -> Picture:
+        """Image `number`, from its file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        found = read_indexed(self.index, number)
+        size = (found.image.shape[-2], found.image.shape[-1])
+        smaller = limited(size, self.max_side if self.training else None)
+        pixels = found.image
+        if smaller != size:
+            pixels, _ = Canvas.of(pixels, exact=False).render(smaller)
+        return Picture(pixels, size, found.scale, found.fault)
+
     def _read(self, number: int, key: SampleKey) -> Sample:
         index = self.index
-        found = read_indexed(index, number)
-        if found.fault is not None:
-            self.broken[number] = _MET.index(found.fault)
-        size = (found.image.shape[-2], found.image.shape[-1])
-        scale = np.array(found.scale * 2, np.float32)
+        picture = self.picture(number)
+        if picture.fault is not None:
+            self.broken[number] = _MET.index(picture.fault)
         rows = index.boxes_of(number)
         sample = Sample(
-            Canvas.of(found.image, exact=not self.training),
-            index.boxes_xyxy[rows] * scale,
+            Canvas.of(picture.pixels, exact=not self.training),
+            index.boxes_xyxy[rows] * np.array(picture.box_scale * 2, np.float32),
             index.labels[rows].copy(),
-            index.area[rows] * float(found.scale[0] * found.scale[1]),
+            index.area[rows] * float(picture.scale[0] * picture.scale[1]),
             image_id=index.image_id(number),
             # what is found is told in pixels of the index, with which it will be compared
-            orig_size=index.size(number) if found.scale != (1.0, 1.0) else size,
+            orig_size=index.size(number) if picture.scale != (1.0, 1.0) else picture.size,
             path=index.paths[number],
             key=key,
         )
@@ -236,7 +269,7 @@ class CocoDetection(DetectionDataset):
         self.remap_mscoco_category = remap_mscoco_category
 
     def _open(self) -> DatasetIndex:
-        index = read_coco(self.ann_file, self.img_folder)
+        index = open_coco(self.ann_file, self.img_folder)
         index.faults.log()
         return index
 

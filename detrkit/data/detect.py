@@ -22,7 +22,7 @@ from typing import Protocol
 
 from detrkit.data import shapes
 from detrkit.data.classes import merge_categories
-from detrkit.data.coco import looks_like_coco, read_categories, read_coco
+from detrkit.data.coco import looks_like_coco, open_categories, open_coco
 from detrkit.data.faults import FaultReport
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
@@ -72,7 +72,7 @@ class CocoLayout:
 
     def categories(self) -> ClassMap:
         """The classes of all files, sorted by id."""
-        return merge_categories([(str(f), read_categories(f)) for f in self.files.values()])
+        return merge_categories([(str(f), open_categories(f)) for f in self.files.values()])
 
     def read(
         self,
@@ -81,7 +81,7 @@ class CocoLayout:
         check_images: CheckImages = "auto",
     ) -> DatasetIndex:
         """One split as an index."""
-        return read_coco(self.files[split], class_map=class_map, check_images=check_images)
+        return open_coco(self.files[split], class_map=class_map, check_images=check_images)
 
 
 def open_dataset(

@@ -60,6 +60,7 @@ class FaultKind(Enum):
     SIZE_MISMATCH = (Policy.FIX, "image size differs from the annotation, file believed")
     EXIF_ROTATION = (Policy.FIX, "annotated on the stored pixels, EXIF orientation ignored")
     IMAGE_WITHOUT_LABELS = (Policy.KEEP, "no annotation file, used as background")
+    RENAMED_IMAGE = (Policy.FIX, "name is taken, image renamed")
     # boxes
     UNKNOWN_KEY = (Policy.SKIP, "misspelt key, annotation skipped")
     WRONG_TYPE = (Policy.SKIP, "value of the wrong type, annotation skipped")
@@ -72,6 +73,8 @@ class FaultKind(Enum):
     CLIPPED = (Policy.FIX, "box reaches over the border, clipped")
     DUPLICATE_ANNOTATION_ID = (Policy.FIX, "annotation id used twice, second one renumbered")
     POLYGON = (Policy.FIX, "polygon, its bounding box used")
+    REPEATED_BOX = (Policy.SKIP, "same box of the same class again, skipped")
+    CROWD_REGION = (Policy.SKIP, "crowd region, which the format cannot mark, left out")
     # classes
     DUPLICATE_CATEGORY_ID = (Policy.STOP, "one category id for two classes")
     CLASS_WITHOUT_BOXES = (Policy.KEEP, "class without boxes, kept")

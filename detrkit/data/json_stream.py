@@ -101,11 +101,13 @@ class JsonStream:
             self._file.close()
 
     def __iter__(self) -> Iterator[str]:
-        self._fill(self.block)
+        self._fill(len(codecs.BOM_UTF8))
         if self._buffer.startswith(codecs.BOM_UTF8):
             self._at = len(codecs.BOM_UTF8)
         if self._peek() != b"{":
-            self._value()  # says what is wrong, if it is not JSON
+            self.skip()  # says what is wrong, if it is not JSON
+            if self._peek():
+                self._stop("Extra data")
             FaultReport().add(FaultKind.BAD_STRUCTURE, self.path, "", "expected a JSON object")
         self._at += 1
         first = True
@@ -240,7 +242,7 @@ class JsonStream:
             whole = self._ended and len(self._buffer) - self._at <= window
             try:
                 value, end = _DECODER.raw_decode(text)
-                if end < len(text) or whole:
+                if end + 2 < len(text) or whole:  # `1.` and `1e-` may go on
                     self._skip_text(text, end)
                     return value
             except (ValueError, RecursionError) as error:

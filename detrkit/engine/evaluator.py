@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
-from detrkit.engine.files import write_atomically
 from detrkit.engine.predictor import read_ahead
 from detrkit.engine.runtime import PostProcessor, Runtime
 from detrkit.errors import DataError
+from detrkit.files import write_atomically
 from detrkit.metrics import CocoEvaluator, Metrics
 from detrkit.metrics.coco import Backend, GroundTruth
 from detrkit.structures import Batch, ClassMap, Detections, ImageSpec

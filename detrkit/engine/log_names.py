@@ -14,7 +14,9 @@
     val/APs, val/APm, val/APl     of small, medium and large boxes
     val/AR1, val/AR10, val/AR100  recall with at most so many detections per image
     val/ARs, val/ARm, val/ARl     recall of small, medium and large boxes
-    resources/train_seconds, resources/eval_seconds, resources/images_per_second,
+    resources/train_seconds, resources/eval_seconds, resources/images_per_second
+    resources/wait_seconds        of the training, without work because a batch was not there
+    resources/data_wait           the same as a share, 0 to 1
     resources/memory_gib          peak of the device's memory
 
 The table of epochs also has `epoch` (from 0), `stage`, `step` and `best`.
@@ -30,6 +32,8 @@ LR = "lr"
 GRAD_NORM = "train/grad_norm"
 EMA_DECAY = "train/ema_decay"
 TRAIN_SECONDS = "resources/train_seconds"
+WAIT_SECONDS = "resources/wait_seconds"
+DATA_WAIT = "resources/data_wait"
 EVAL_SECONDS = "resources/eval_seconds"
 IMAGES_PER_SECOND = "resources/images_per_second"
 MEMORY_GIB = "resources/memory_gib"

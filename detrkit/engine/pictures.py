@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from detrkit.drawing import draw_detections, draw_targets, grid
-from detrkit.engine.files import write_atomically
 from detrkit.engine.runtime import PostProcessor
+from detrkit.files import write_atomically
 from detrkit.structures import Batch, ClassMap, ImageSpec
 
 #: Pictures on one sheet.

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detrkit.engine.files import cannot_write, write_atomically
 from detrkit.errors import UsageError
+from detrkit.files import cannot_write, write_atomically
 
 #: How many numbers are tried before giving up.
 _MOST = 100_000

@@ -36,6 +36,7 @@ from detrkit.engine.parts import (
     load_pretrained_backbone,
     split_of,
 )
+from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
@@ -77,7 +78,7 @@ def open_session(cfg: Config) -> Session:
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
-    cfg = _with_absolute_data(cfg)
+    cfg = _with_absolute_paths(cfg)
     run = cfg.run
     device = choose_device(run.device or None)
     seed = run.seed if run.seed is not None else secrets.randbelow(2**31)
@@ -106,13 +107,17 @@ def open_session(cfg: Config) -> Session:
     )
 
 
-def _with_absolute_data(cfg: Config) -> Config:
-    """`data` as an absolute path, so that `resume` finds it from any working folder."""
-    data = cfg.run.data
-    if not data or not Path(data).expanduser().exists():
-        return cfg
-    path = str(Path(data).expanduser().resolve())
-    return cfg.with_values({"data": path}, origin=str(cfg.origin("data")))
+def _with_absolute_paths(cfg: Config) -> Config:
+    """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
+    data, cache = cfg.run.data, cfg.run.disk_cache
+    if data and Path(data).expanduser().exists():
+        cfg = _with_absolute(cfg, "data", data)
+    return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
+
+
+def _with_absolute(cfg: Config, key: str, path: str) -> Config:
+    absolute = str(Path(path).expanduser().resolve())
+    return cfg.with_values({key: absolute}, origin=str(cfg.origin(key)))
 
 
 def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
@@ -128,6 +133,7 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
         train = _dataset_of(cfg, "train_dataloader", training=True)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
         val = _dataset_of(cfg, "val_dataloader", training=False) if has_val else None
+    train.max_side = cfg.run.cache_imgsz if cache_kind(cfg.run) else None
     if not len(train):
         raise DataError(f"{train.index.source} has no training images")
     if val is not None and val.class_map.names != train.class_map.names:
@@ -207,6 +213,7 @@ def _loader(
         drop_last=bool(section.get("drop_last", training)),
         collate=build_component(cfg, collate) if collate else None,
         pin_memory=device.type == "cuda",
+        device=device,
     )
 
 

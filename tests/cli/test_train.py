@@ -76,7 +76,7 @@ def content(folder: Path) -> dict[str, Any]:
         "ema": checkpoint.ema,
         "optimizer": checkpoint.optimizer,
         "position": {k: v for k, v in checkpoint.position.items() if "seconds" not in k},
-        "log": [{k: v for k, v in row.items() if "second" not in k} for row in rows],
+        "log": [{k: v for k, v in row.items() if not k.startswith("resources/")} for row in rows],
         "best": Checkpoint.load(folder / "best.pth").weights,
     }
 

@@ -47,6 +47,7 @@ def epoch(number: int, **more: Any) -> EpochReport:
         "images_per_second": 10.0,
         "memory_gib": None,
         "step": 10 * (number + 1),
+        "wait_seconds": 12.0,
     }
     return EpochReport(**{**values, **more})
 
@@ -63,6 +64,8 @@ def step(number: int, **more: Any) -> StepReport:
             "losses": {"loss_vfl": torch.tensor(2.0), "loss_vfl_aux_0": torch.tensor(1.0)},
             "lr": 1e-4,
             "grad_norm": torch.tensor(0.5),
+            "seconds": 2.0,
+            "wait_seconds": 0.5,
             **more,
         }
     )
@@ -81,6 +84,7 @@ def test_logs_forget_epochs_that_will_be_done_again(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
     assert [(r["epoch"], r["stage"]) for r in rows] == [(0, "train"), (1, "again")]
     assert rows[0]["val/AP"] == 0.25
+    assert rows[0]["resources/wait_seconds"] == 12.0
     with (tmp_path / "t").open() as file:
         assert [(r["epoch"], r["stage"]) for r in csv.DictReader(file)] == [
             ("0", "train"),
@@ -104,9 +108,9 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     progress.epoch(epoch(1, metrics={}, is_best=False, losses={}))
     progress.close()
     lines = text.getvalue().splitlines()
-    assert lines[0] == "epoch 1/3  batch 1/10  loss 3.000"
-    assert lines[2].split() == ["1/3", "1.500", "0.250", "0.500", "1:01", "2:02", "best"]
-    assert lines[3].split() == ["2/3", "nan", "-", "-", "1:01", "1:01"]
+    assert lines[0] == "epoch 1/3  batch 1/10  loss 3.000  waits for data 25%"
+    assert lines[2].split() == ["1/3", "1.500", "0.250", "0.500", "1:01", "2:02", "20%", "best"]
+    assert lines[3].split() == ["2/3", "nan", "-", "-", "1:01", "1:01", "20%"]
     assert "\x1b" not in text.getvalue()
 
 
@@ -120,6 +124,7 @@ def test_a_live_bar_in_a_terminal() -> None:
     progress.step(step(1, epoch=1))
     progress.close()
     assert "loss 3.000" in text.getvalue()
+    assert "waits for data 25%" in text.getvalue()
     assert "evaluate" in text.getvalue()
 
 
@@ -167,6 +172,7 @@ def test_origin_prints_as_the_authors_do() -> None:
     assert "aux" not in train[-1]
     assert "lr: 0.000100" in train[-1]
     assert "eta: 0:00:00" in train[-1]
+    assert train[-1].endswith("data: 0.5000")  # the mean wait of a step
     assert [line for line in lines if line.startswith("Test:  [")][-1].startswith("Test:  [2/3]")
     assert lines[-4:] == [
         "Epoch: [0/3] Total time: 0:01:00",

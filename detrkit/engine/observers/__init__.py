@@ -1,7 +1,8 @@
-"""What watches a run without changing it: progress, logs, curves, pictures, trackers."""
+"""What watches a run without changing it: progress, logs, curves, pictures, trackers, advice."""
 
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport, until_the_end
 from detrkit.engine.observers.batches import BatchPictures
+from detrkit.engine.observers.bottleneck import Bottleneck, LoaderFacts
 from detrkit.engine.observers.curves import Curves
 from detrkit.engine.observers.logs import CSVLog, JSONLog
 from detrkit.engine.observers.origin import OriginLines
@@ -11,10 +12,12 @@ from detrkit.engine.observers.tracking import Tracking
 
 __all__ = [
     "BatchPictures",
+    "Bottleneck",
     "CSVLog",
     "Curves",
     "EpochReport",
     "JSONLog",
+    "LoaderFacts",
     "Observer",
     "OriginLines",
     "Progress",

@@ -28,6 +28,9 @@ class StepReport:
         data: the batch, on the device.
         lrs: rate of each parameter group by its name; empty where there is only one.
         ema_decay: in force for the averaged weights; None: there are none.
+        seconds: wall time since the step before, or since the epoch began.
+        wait_seconds: of them, without work because the batch was not there; on a GPU possibly of
+            the step before.
     """
 
     phase: str
@@ -42,6 +45,8 @@ class StepReport:
     data: Batch | None = None
     lrs: Mapping[str, float] = field(default_factory=dict)
     ema_decay: float | None = None
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class EpochReport:
         is_best: whether AP is the best so far.
         best_ap, best_epoch: best so far.
         train_seconds, eval_seconds: wall time.
+        wait_seconds: of the training, without work because a batch was not there.
         images_per_second: of the training part.
         memory_gib: peak of the device's memory, None on a CPU.
         step: optimizer steps done so far.
@@ -79,6 +85,12 @@ class EpochReport:
     step: int
     lrs: Mapping[str, float] = field(default_factory=dict)
     ema_decay: float | None = None
+    wait_seconds: float = 0.0
+
+    @property
+    def data_wait(self) -> float:
+        """The share of the training time, 0 to 1, that was spent waiting for batches."""
+        return min(self.wait_seconds / max(self.train_seconds, 1e-9), 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Flat plain data, one line of the log, under the names of `detrkit.engine.log_names`."""
@@ -93,6 +105,8 @@ class EpochReport:
             **{names.metric_name(name): value for name, value in self.metrics.items()},
             "best": self.is_best,
             names.TRAIN_SECONDS: round(self.train_seconds, 3),
+            names.WAIT_SECONDS: round(self.wait_seconds, 3),
+            names.DATA_WAIT: round(self.data_wait, 4),
             names.EVAL_SECONDS: round(self.eval_seconds, 3),
             names.IMAGES_PER_SECOND: round(self.images_per_second, 2),
             names.MEMORY_GIB: self.memory_gib,

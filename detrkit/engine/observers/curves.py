@@ -6,9 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from detrkit.engine.files import write_atomically
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.run_log import read_log
+from detrkit.files import write_atomically
 
 log = logging.getLogger("detrkit")
 

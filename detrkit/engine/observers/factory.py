@@ -7,17 +7,22 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 
 from detrkit.config.schema import RunConfig
+from detrkit.data.caching import picture_folder
+from detrkit.engine.machine import look
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.observers.batches import BatchPictures
+from detrkit.engine.observers.bottleneck import Bottleneck, LoaderFacts
 from detrkit.engine.observers.curves import Curves
 from detrkit.engine.observers.logs import CSVLog, JSONLog
 from detrkit.engine.observers.origin import OriginLines
 from detrkit.engine.observers.progress import Progress
 from detrkit.engine.observers.tracker import RunFacts, Tracker
 from detrkit.engine.observers.tracking import Tracking
+from detrkit.engine.picture_cache import disk_room, memory_room
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory, environment
 from detrkit.errors import MissingExtraError
@@ -69,6 +74,7 @@ def build_observers(
             session.image_spec,
             drawn_epochs(plan, run.plot_train_batch_freq),
         ),
+        Bottleneck(_loader_facts(session)),
         Curves(directory.curves, directory.log, directory.path.name, plan.epochs, stages),
     ]
     trackers = _trackers(run, directory, resumed=first_step > 0)
@@ -94,6 +100,22 @@ def drawn_epochs(plan: Plan, every: int | None) -> frozenset[int]:
         return frozenset()
     repeated = range(0, plan.epochs, every) if every else (0,)
     return frozenset({*repeated, *(stage.first for stage in plan.stages)})
+
+
+def _loader_facts(session: Session) -> LoaderFacts:
+    dataset = session.train.dataset
+    chosen = session.config.run.disk_cache
+    root = Path(chosen) if isinstance(chosen, str) else None
+    return LoaderFacts(
+        workers=session.train.num_workers,
+        cores=look().cores,
+        busy=torch.get_num_threads() if session.device.type == "cpu" else 1,
+        input_side=max(session.image_spec.size),
+        cached=dataset.store is not None,
+        memory=memory_room,
+        disk=lambda: disk_room(picture_folder(dataset, root)),
+        dataset=dataset,
+    )
 
 
 def _trackers(run: RunConfig, directory: RunDirectory, *, resumed: bool) -> list[Tracker]:

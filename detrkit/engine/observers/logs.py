@@ -13,10 +13,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from detrkit.engine.files import write_atomically
 from detrkit.engine.observers.base import EpochReport, Observer
 from detrkit.engine.run_log import read_log
 from detrkit.errors import DetrkitError
+from detrkit.files import write_atomically
 
 log = logging.getLogger("detrkit")
 

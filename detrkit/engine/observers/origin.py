@@ -43,6 +43,7 @@ class OriginLines(Observer):
         if (report.phase, report.epoch) != self._phase:
             self._start(report, now)
         self._steps += 1
+        self._waited += report.wait_seconds
         if report.losses:
             self._collect(report)
         is_last = report.batch + 1 == report.batches
@@ -51,6 +52,7 @@ class OriginLines(Observer):
 
     def _start(self, report: StepReport, now: float) -> None:
         self._phase, self._started, self._steps = (report.phase, report.epoch), now, 0
+        self._waited = 0.0
         self._terms: list[str] = []
         self._recent: deque[Tensor] = deque(maxlen=_WINDOW)
         self._sum: Tensor | None = None
@@ -90,6 +92,8 @@ class OriginLines(Observer):
             ]
         if self._steps > 1:
             parts.append(f"time: {seconds:.4f}")
+        if train:
+            parts.append(f"data: {self._waited / self._steps:.4f}")
         if report.data is not None and report.data.images.is_cuda:
             parts.append(f"max mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}")
         self._line("  ".join(parts))

@@ -25,11 +25,11 @@ import torch
 
 from detrkit.data.text import read_json
 from detrkit.engine import log_names as names
-from detrkit.engine.files import write_atomically
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.observers.tracker import Outcome, RunFacts, Tracker
 from detrkit.engine.run_log import best_row, read_log
 from detrkit.errors import DetrkitError, Interrupted
+from detrkit.files import write_atomically
 
 log = logging.getLogger("detrkit")
 
