@@ -1,4 +1,4 @@
-"""Imports point downwards only: cli, engine, the parts, the ground."""
+"""Imports point downwards only: cli, engine, analysis, the parts, the ground."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ LAYERS = {
     "losses": 3,
     "metrics": 3,
     "drawing": 3,
+    "report": 3,
+    "analysis": 4,
     "convert": 4,
-    "engine": 4,
-    "api": 5,
-    "cli": 6,
+    "engine": 5,
+    "api": 6,
+    "cli": 7,
 }
 
 #: `Detections.draw` and `ClassMap` live below drawing; the method imports it when called.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -61,12 +59,12 @@ def eval(
 
     Without --data the validation set that the weights were trained with is used.
     """  # fmt: skip
-    from detrkit.cli.console import err, out, print_json
+    from detrkit.cli.console import err, out, print_json, progress_bar
     from detrkit.engine.derive import parse_size
     from detrkit.engine.evaluation import evaluate_weights
     from detrkit.engine.evaluator import write_predictions
 
-    with _bar(json) as progress:
+    with progress_bar("evaluating", quiet=json) as progress:
         evaluation = evaluate_weights(
             weights, data=data, split=split, config=config, update=update or (), device=device,
             batch=batch, size=parse_size(size) if size else None,
@@ -133,18 +131,3 @@ def _class_table(metrics: Metrics) -> object:
 def _shown(value: float) -> str:
     """-1, COCO's "nothing to count", is a dash."""
     return "–" if value < 0 else f"{value:.3f}"
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal; its value is the callback."""
-    from detrkit.cli.console import err
-
-    if quiet or not err.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("evaluating", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

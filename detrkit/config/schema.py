@@ -38,6 +38,8 @@ class RunConfig:
         find_unused_parameters: of DistributedDataParallel.
         num_classes: None: as the data set has.
         eval_spatial_size: (h, w) of the model's input.
+        in_channels: C of the images: 3 for RGB, 1 for gray, another number for files with as
+            many bands.
         use_focal_loss: sigmoid class scores.
         num_top_queries: detections per image.
         remap_mscoco_category: detections leave with COCO's 91 ids.
@@ -89,6 +91,7 @@ class RunConfig:
     find_unused_parameters: bool = False
     num_classes: int | None = None
     eval_spatial_size: tuple[int, int] | None = None
+    in_channels: int = 3
     use_focal_loss: bool = False
     num_top_queries: int | None = None
     remap_mscoco_category: bool = False

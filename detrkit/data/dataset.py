@@ -51,6 +51,7 @@ class DetectionDataset(Dataset[Sample]):
         training: replace unreadable images and leave crowd regions out of the targets.
         seed: of all randomness.
         epoch: used when a sample is asked for by a bare number.
+        in_channels: C of the images: 3 for RGB, 1 for gray, else the bands of the files.
 
     Attributes:
         max_side: in training, images are shrunk to at most this many pixels before anything else
@@ -66,12 +67,14 @@ class DetectionDataset(Dataset[Sample]):
         training: bool = True,
         seed: int = 0,
         epoch: int = 0,
+        in_channels: int = 3,
     ) -> None:
         self._index = index
         self.transforms = transforms
         self.training = training
         self.seed = seed
         self.epoch = epoch
+        self.in_channels = in_channels
         self.max_side: int | None = None
         self.store: PictureStore | None = None
         self._reported: set[int] = set()
@@ -159,7 +162,7 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             DataError: it cannot be read.
         """
-        found = read_indexed(self.index, number)
+        found = read_indexed(self.index, number, self.in_channels)
         size = (found.image.shape[-2], found.image.shape[-1])
         smaller = limited(size, self.max_side if self.training else None)
         pixels = found.image
@@ -193,7 +196,7 @@ class DetectionDataset(Dataset[Sample]):
         size = self.index.size(number)
         rows = self.index.boxes_of(number)
         return Sample(
-            Canvas.of(torch.full((3, *size), 114, dtype=torch.uint8)),
+            Canvas.of(torch.full((self.in_channels, *size), 114, dtype=torch.uint8)),
             self.index.boxes_xyxy[rows].copy(),
             self.index.labels[rows].copy(),
             self.index.area[rows].copy(),
@@ -238,7 +241,9 @@ def _compose(transforms: Any) -> Compose | Transform | None:
     raise ConfigError(f"transforms must be a Compose or a list, got {transforms!r}")
 
 
-@MODULES.register(family="data", inject=("transforms",), share=("remap_mscoco_category",))
+@MODULES.register(
+    family="data", inject=("transforms",), share=("remap_mscoco_category", "in_channels")
+)
 class CocoDetection(DetectionDataset):
     """A COCO file and its images, read when first needed.
 
@@ -251,6 +256,7 @@ class CocoDetection(DetectionDataset):
         transforms: applied to each sample.
         return_masks: only False: there is no segmentation.
         remap_mscoco_category: accepted for the authors' files.
+        in_channels: of the images.
     """
 
     def __init__(
@@ -260,10 +266,11 @@ class CocoDetection(DetectionDataset):
         transforms: Any = None,
         return_masks: bool = False,
         remap_mscoco_category: bool = False,
+        in_channels: int = 3,
     ) -> None:
         if return_masks:
             raise ConfigError("CocoDetection: return_masks is not supported, detrkit detects boxes")
-        super().__init__(self._open, _compose(transforms))
+        super().__init__(self._open, _compose(transforms), in_channels=in_channels)
         self.img_folder = img_folder
         self.ann_file = ann_file
         self.remap_mscoco_category = remap_mscoco_category
@@ -274,7 +281,7 @@ class CocoDetection(DetectionDataset):
         return index
 
 
-@MODULES.register(family="data", inject=("transforms",))
+@MODULES.register(family="data", inject=("transforms",), share=("in_channels",))
 class VOCDetection(DetectionDataset):
     """A list of image and XML pairs, as the authors' VOC files have it.
 
@@ -283,6 +290,7 @@ class VOCDetection(DetectionDataset):
         ann_file: lines of `image.jpg annotation.xml`.
         label_file: one class name per line.
         transforms: applied to each sample.
+        in_channels: of the images.
     """
 
     def __init__(
@@ -291,8 +299,9 @@ class VOCDetection(DetectionDataset):
         ann_file: str = "trainval.txt",
         label_file: str = "label_list.txt",
         transforms: Any = None,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(self._open, _compose(transforms))
+        super().__init__(self._open, _compose(transforms), in_channels=in_channels)
         self.root = root
         self.ann_file = ann_file
         self.label_file = label_file

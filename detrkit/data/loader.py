@@ -177,6 +177,10 @@ class Loader:
             self.dataset.report_broken()
 
     def _batches(self) -> Iterator[PixelBatch | Batch]:
+        if self.num_workers:
+            # Transforms import it when they first need it: forked workers have it from here.
+            import torchvision.transforms.v2  # noqa: F401
+
         with _any_number_of_workers(), shielded():
             return iter(self._loader)
 

@@ -120,17 +120,20 @@ class SharedFile:
         return _reopened, (str(self.path), self._temporary)
 
 
-def _opened(path: Path, *, temporary: bool = False) -> IO[bytes]:
-    opener = _passing if temporary else None
+def _opened(path: Path) -> IO[bytes]:
     try:
-        return open(path, "r+b", buffering=0, opener=opener)
+        return path.open("r+b", buffering=0)
     except OSError:  # reading is enough
-        return open(path, "rb", buffering=0, opener=opener)
+        return path.open("rb", buffering=0)
 
 
-def _passing(path: str, flags: int) -> int:
-    """Windows lets those open a temporary file who agree that it goes with its last user."""
-    return os.open(path, flags | getattr(os, "O_TEMPORARY", 0))
+def _memory(path: str) -> IO[bytes]:
+    """Memory of another process, for reading: where that path leads on another machine is unknown.
+
+    Windows lets those open a temporary file who agree that it goes with its last user.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_TEMPORARY", 0)
+    return os.fdopen(os.open(path, flags), "rb", buffering=0)
 
 
 def _reopened(path: str, temporary: bool) -> SharedFile | None:
@@ -138,7 +141,7 @@ def _reopened(path: str, temporary: bool) -> SharedFile | None:
     file = SharedFile.__new__(SharedFile)
     file._lock, file._temporary, file.path = threading.Lock(), temporary, Path(path)
     try:
-        file._file = _opened(file.path, temporary=temporary)
+        file._file = _memory(path) if temporary else _opened(file.path)
     except OSError as error:
         logger.warning("%s: cannot be opened (%s), images are decoded again", path, error.strerror)
         return None

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from detrkit.config.schema import RunConfig
 from detrkit.data.caching import (
-    Filled,
     ProgressCallback,
     Room,
     amount,
@@ -102,14 +101,18 @@ def cache_pictures(session: Session, console: Console | None = None) -> None:
             limit,
             longest,
         )
-    _tell("training", kind, _cache(train, kind, session, "training", console))
+    _cache(train, kind, session, "training", console)
     if session.val is not None:
         try:
-            filled = _cache(session.val.dataset, kind, session, "validation", console)
+            _cache(session.val.dataset, kind, session, "validation", console)
         except DataError as error:
             log.info("validation images are not cached: %s", error.message)
-        else:
-            _tell("validation", kind, filled)
+
+
+def picture_place(session: Session, dataset: DetectionDataset) -> Path:
+    """The folder of a data set's pictures on the disk."""
+    chosen = session.config.run.disk_cache
+    return picture_folder(dataset, Path(chosen) if isinstance(chosen, str) else None)
 
 
 def _cache(
@@ -118,21 +121,17 @@ def _cache(
     session: Session,
     name: str,
     console: Console | None,
-) -> Filled:
-    threads = look().cores
+) -> None:
+    threads, place = look().cores, "memory"
     with _bar(console, f"{name} images") as progress:
         if kind == "ram":
-            return cache_in_memory(dataset, memory_room(), threads=threads, progress=progress)
-        chosen = session.config.run.disk_cache
-        root = Path(chosen) if isinstance(chosen, str) else None
-        folder = picture_folder(dataset, root)
-        return cache_on_disk(dataset, folder, disk_room(folder), threads=threads, progress=progress)
-
-
-def _tell(name: str, kind: CacheKind, filled: Filled) -> None:
-    place = "in memory" if kind == "ram" else "on disk"
+            filled = cache_in_memory(dataset, memory_room(), threads=threads, progress=progress)
+        else:
+            folder = picture_place(session, dataset)
+            room, place = disk_room(folder), str(folder)
+            filled = cache_on_disk(dataset, folder, room, threads=threads, progress=progress)
     log.info(
-        "%d %s images decoded %s: %s, %.1f s%s",
+        "%d %s images lie decoded in %s: %s, %.1f s%s",
         filled.images,
         name,
         place,

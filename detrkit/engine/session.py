@@ -15,6 +15,7 @@ from torch import nn
 from detrkit.config import Config, build_component
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import open_splits
+from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
@@ -93,7 +94,12 @@ def open_session(cfg: Config) -> Session:
     batches = len(_loader(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
-    train.transforms = transforms_of(cfg, "train_dataloader")
+    train.transforms = transforms = transforms_of(cfg, "train_dataloader")
+    if run.in_channels != 3 and "RandomPhotometricDistort" in transforms.names:
+        log.info(
+            "in_channels: %d: RandomPhotometricDistort changes brightness and contrast only",
+            run.in_channels,
+        )
     return Session(
         config=cfg,
         train=_loader(cfg, "train_dataloader", train, seed, device),
@@ -124,11 +130,15 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
     """Training and validation data: of `data`, or of the loaders' own sections."""
     if cfg.run.data:
         train_index, val_index = _indices_of(cfg, seed)
-        train = DetectionDataset(train_index, transforms_of(cfg, "train_dataloader"), seed=seed)
+        channels = cfg.run.in_channels
+        transforms = transforms_of(cfg, "train_dataloader")
+        train = DetectionDataset(train_index, transforms, seed=seed, in_channels=channels)
         val = None
         if val_index is not None:
             transforms = transforms_of(cfg, "val_dataloader")
-            val = DetectionDataset(val_index, transforms, training=False, seed=seed)
+            val = DetectionDataset(
+                val_index, transforms, training=False, seed=seed, in_channels=channels
+            )
     else:
         train = _dataset_of(cfg, "train_dataloader", training=True)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
@@ -142,6 +152,8 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
             f"and {_names(val.class_map)}",
             hint="both annotation files need the same `categories`",
         )
+    for dataset in (train, val) if val is not None else (train,):
+        check_bands(dataset.index, dataset.in_channels)
     return train, val
 
 
@@ -187,6 +199,7 @@ def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset
     if not isinstance(dataset, DetectionDataset):
         raise ConfigError(f"{loader}.dataset: `{section.get('type')}` is not a DetectionDataset")
     dataset.training = training
+    dataset.in_channels = cfg.run.in_channels  # also where its constructor does not take it
     return dataset
 
 
@@ -195,7 +208,9 @@ def transforms_of(cfg: Config, loader: str) -> Any:
     section = cfg.get(f"{loader}.dataset.transforms") or {}
     if isinstance(section, Sequence):
         section = {"ops": section}
-    return build_component(cfg, {"type": "Compose", **section})
+    compose = build_component(cfg, {"type": "Compose", **section})
+    compose.check_channels(cfg.run.in_channels)
+    return compose
 
 
 def _loader(

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from detrkit.data.caching import (
     largest_side,
     picture_bytes,
     picture_folder,
+    pixel_bytes,
 )
 from detrkit.data.coco import read_coco
 from detrkit.data.images import read_image
@@ -264,6 +266,25 @@ def test_too_large_is_refused_with_numbers(path: Path, tmp_path: Path, kind: str
     with pytest.raises(DataError) as caught:
         cache(make_data(path), kind, tmp_path / "d", Room(10))
     assert "--cache-size" not in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("where", ["ram", "disk"])
+def test_images_of_other_channels(tmp_path: Path, where: str) -> None:
+    entries = [{"id": i, "file_name": f"{i}.npy", "height": 12, "width": 20} for i in range(3)]
+    json = tmp_path / "train.json"
+    json.write_text(
+        dumps({"images": entries, "annotations": [], "categories": [{"id": 1, "name": "a"}]})
+    )
+    for i in range(3):
+        np.save(tmp_path / f"{i}.npy", np.random.default_rng(i).random((12, 20, 5), np.float32))
+    data = DetectionDataset(read_coco(json), in_channels=5)
+    fresh = DetectionDataset(read_coco(json), in_channels=5)
+    assert pixel_bytes(data) == 5 * 4
+    with pytest.raises(DataError, match="3 decoded images need"):
+        cache_in_memory(data, Room(3 * 12 * 20 * 5), threads=1)  # enough for bytes
+    cache(data, where, tmp_path / "cache")
+    assert len(data.store or ()) == 3
+    assert all(torch.equal(data[i].image, fresh[i].image) for i in range(3))
 
 
 def test_amounts_for_people() -> None:

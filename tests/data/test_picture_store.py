@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +134,21 @@ def test_other_processes_read_the_same_pictures(tmp_path: Path, method: str, on_
 
 
 def test_a_copy_in_the_same_process() -> None:
-    assert same(pickle.loads(pickle.dumps(filled())).get(4), picture(4))
+    store = filled()
+    assert same(pickle.loads(pickle.dumps(store)).get(4), picture(4))
+
+
+def test_systems_without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows: a temporary file, read at a position that is moved."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.delattr(os, "preadv", raising=False)
+    store = filled()
+    path = store._files[0].path  # type: ignore[union-attr]
+    assert path.is_file()
+    assert all(same(pickle.loads(pickle.dumps(store)).get(n), picture(n)) for n in range(5))
+    assert all(same(store.get(n), picture(n)) for n in range(5))
+    del store
+    assert not path.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory without a name")
@@ -172,6 +186,9 @@ def test_a_file_that_is_another_s_is_noticed() -> None:
     store._files[0].path = other._files[0].path
     elsewhere = pickle.loads(pickle.dumps(store))
     assert [elsewhere.get(number) is None for number in range(5)] == [True, True, False, True, True]
+    for number in range(5):
+        elsewhere.mend(number, picture(number))
+    assert all(same(other.get(number), picture(number)) for number in range(5))
 
 
 # Folders ---------------------------------------------------------------------------------------
@@ -266,14 +283,14 @@ def test_a_folder_that_can_only_be_read(tmp_path: Path, monkeypatch: pytest.Monk
     data = bytearray(pixels.read_bytes())
     data[0] ^= 1
     pixels.write_bytes(data)
-    plain_open = open
+    plain_open = Path.open
 
-    def refuse(path: object, mode: str = "r", **options: object) -> object:
+    def refuse(path: Path, mode: str = "r", **options: Any) -> Any:
         if "+" in mode:
             raise PermissionError(13, "Permission denied")
-        return plain_open(path, mode, **options)  # type: ignore[call-overload]
+        return plain_open(path, mode, **options)
 
-    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     store = open_folder(tmp_path, KEYS)
     store.mend(0, picture(0))
     assert store.get(0) is None

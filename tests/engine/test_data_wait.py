@@ -146,7 +146,7 @@ def test_the_cache_that_fits_is_named(facts: LoaderFacts) -> None:
     large(facts)  # 8 of them: 3 GiB
     assert "--cache ram (" in advice(facts, 0.5)
     little = replace(facts, memory=lambda: Room(4 << 30, 2 << 30))
-    assert "--cache disk (" in advice(little, 0.5)
+    assert "--cache disk, if it is fast (" in advice(little, 0.5)
     assert "3 GiB of 100 GiB free" in advice(little, 0.5)
     nothing = replace(little, disk=lambda: Room(1 << 30))
     assert "--cache ram --cache-size 9440 (" in advice(nothing, 0.5)

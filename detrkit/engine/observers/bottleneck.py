@@ -135,7 +135,9 @@ def _cache(facts: LoaderFacts) -> list[str]:
         return [f"--cache ram ({why}; {amount(needed)} of {amount(memory.free)} free memory)"]
     disk = facts.disk()
     if needed <= disk.usable:
-        return [f"--cache disk ({why}; {amount(needed)} of {amount(disk.free)} free)"]
+        return [
+            f"--cache disk, if it is fast ({why}; {amount(needed)} of {amount(disk.free)} free)"
+        ]
     side = largest_side(sizes, memory.usable)
     if side is None or side < facts.input_side:
         return []

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 
 from detrkit.config.schema import RunConfig
-from detrkit.data.caching import picture_folder
 from detrkit.engine.machine import look
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.observers.batches import BatchPictures
@@ -22,7 +21,7 @@ from detrkit.engine.observers.origin import OriginLines
 from detrkit.engine.observers.progress import Progress
 from detrkit.engine.observers.tracker import RunFacts, Tracker
 from detrkit.engine.observers.tracking import Tracking
-from detrkit.engine.picture_cache import disk_room, memory_room
+from detrkit.engine.picture_cache import disk_room, memory_room, picture_place
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory, environment
 from detrkit.errors import MissingExtraError
@@ -104,8 +103,6 @@ def drawn_epochs(plan: Plan, every: int | None) -> frozenset[int]:
 
 def _loader_facts(session: Session) -> LoaderFacts:
     dataset = session.train.dataset
-    chosen = session.config.run.disk_cache
-    root = Path(chosen) if isinstance(chosen, str) else None
     return LoaderFacts(
         workers=session.train.num_workers,
         cores=look().cores,
@@ -113,7 +110,7 @@ def _loader_facts(session: Session) -> LoaderFacts:
         input_side=max(session.image_spec.size),
         cached=dataset.store is not None,
         memory=memory_room,
-        disk=lambda: disk_room(picture_folder(dataset, root)),
+        disk=lambda: disk_room(picture_place(session, dataset)),
         dataset=dataset,
     )
 
