@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import Config, Flag, load_config
+from detrkit.config.schema import LOGGERS
 from detrkit.engine.automatic import automatic, epoch_values
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class TrainFlags:
         val_fraction: share of the training images held out.
         epochs: passes over the training set.
         batch: images per step over all devices.
+        accumulate: parts in which a batch goes through the model.
         size: "640" or "480x640", height first.
         lr: main learning rate.
         amp: "bf16", "fp16" or "off".
@@ -46,12 +48,14 @@ class TrainFlags:
         cache_size: longest side of images in it.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
+        loggers: where curves go as well; each one name, or several with commas between.
     """
 
     data: str | None = None
     val_fraction: float | None = None
     epochs: int | None = None
     batch: int | None = None
+    accumulate: int | None = None
     size: str | None = None
     lr: float | None = None
     amp: str | None = None
@@ -62,6 +66,7 @@ class TrainFlags:
     cache_size: int | None = None
     tune: str | None = None
     class_map: str | None = None
+    loggers: tuple[str, ...] = ()
 
 
 def load_with_flags(
@@ -98,6 +103,7 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     for name, flag, low in (
         ("epochs", "--epochs", 1),
         ("batch", "--batch", 1),
+        ("accumulate", "--accumulate", 1),
         ("workers", "--workers", 0),
         ("cache_size", "--cache-size", 32),
     ):
@@ -110,6 +116,10 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("val_fraction", flags.val_fraction, "--val-fraction")
     if flags.seed is not None:
         put("seed", flags.seed, "--seed")
+    if flags.accumulate is not None:
+        put("accumulate", flags.accumulate, "--accumulate")
+    if flags.loggers:
+        put("loggers", _loggers(flags.loggers, cfg), "--logger")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:
@@ -153,6 +163,18 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
             _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
     return values
+
+
+def _loggers(flags: Sequence[str], cfg: Config) -> list[str]:
+    """The configuration's loggers and those of the flags."""
+    asked = [name.strip() for flag in flags for name in flag.split(",") if name.strip()]
+    for name in asked:
+        if name not in LOGGERS:
+            raise UsageError(
+                f"--logger {name}: no such logger{did_you_mean(name, LOGGERS)}",
+                hint=f"choose of {', '.join(LOGGERS)}",
+            )
+    return list(dict.fromkeys([*cfg.run.chosen_loggers, *asked]))
 
 
 def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
