@@ -1,4 +1,4 @@
-"""Imports point downwards only: cli, engine, the parts, the ground."""
+"""Imports point downwards only: cli, engine, analysis, the parts, the ground."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ LAYERS = {
     "models": 3,
     "losses": 3,
     "metrics": 3,
-    "drawing": 3,
+    "report": 3,
+    "drawing": 4,
     "convert": 4,
-    "engine": 4,
-    "api": 5,
-    "cli": 6,
+    "analysis": 5,
+    "engine": 6,
+    "api": 7,
+    "cli": 8,
 }
 
 #: `Detections.draw` and `ClassMap` live below drawing; the method imports it when called.

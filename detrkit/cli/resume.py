@@ -7,6 +7,14 @@ from typing import Annotated, Optional
 import typer
 
 from detrkit.cli.options import Data, Device, JsonOut
+from detrkit.cli.processes import (
+    RESTARTS,
+    AutoResume,
+    Devices,
+    MaxRestarts,
+    Nproc,
+    run_in_processes,
+)
 
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
 # ruff: noqa: UP045
@@ -21,22 +29,43 @@ def resume(
     ],
     data: Data = None,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     workers: Annotated[
         Optional[int],
         typer.Option("-j", "--workers", metavar="N", help="Processes that load images."),
     ] = None,
+    cache: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="ram|disk|off", help="Where images are kept decoded.", show_default=False
+        ),
+    ] = None,
+    auto_resume: AutoResume = False,
+    max_restarts: MaxRestarts = RESTARTS,
     json: JsonOut = False,
 ) -> None:
     """Continue a run exactly where it stopped.
 
     The result is the same as if it had never stopped, on a CPU bit for bit (as long as the
     number of threads is the same).
-    Settings come from the checkpoint; --data, --device and --workers say what is elsewhere on
-    this machine.
+    Settings come from the checkpoint; --data, --device, --workers and --cache say what is
+    elsewhere on this machine. --devices or --nproc may differ from before as long as they can
+    share the batch.
     """
+    numbers = run_in_processes(
+        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+    )
+
     from detrkit.cli import console
     from detrkit.cli.train import report
+    from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import resume as continue_run
 
-    result = continue_run(run, data=data, device=device, workers=workers, console=console.err)
-    report(result, json)
+    with meet() as place:
+        result = continue_run(
+            run, data=data, device=device, workers=workers, cache=cache, console=console.err,
+            devices=numbers,
+        )  # fmt: skip
+    if place.rank == 0:
+        report(result, json)

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates
+from detrkit.cli.processes import (
+    RESTARTS,
+    AutoResume,
+    Devices,
+    MaxRestarts,
+    Nproc,
+    run_in_processes,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +41,17 @@ Epochs = Annotated[
 Batch = Annotated[
     Optional[int],
     typer.Option(
-        "-b", "--batch", metavar="N", help="Images per step; learning rates follow (square root)."
+        "-b",
+        "--batch",
+        metavar="N",
+        help="Images per step on all devices; learning rates follow (square root).",
+    ),
+]
+Accumulate = Annotated[
+    Optional[int],
+    typer.Option(
+        metavar="K",
+        help="Split each batch into K parts that fit into memory; the gradient stays that of all.",
     ),
 ]
 Size = Annotated[
@@ -57,6 +75,22 @@ Seed = Annotated[
 Workers = Annotated[
     Optional[int], typer.Option("-j", "--workers", metavar="N", help="Processes that load images.")
 ]
+Cache = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="ram|disk|off",
+        help="Decode all images once, before the run, and keep them. Changes no result.",
+        show_default=False,
+    ),
+]
+CacheSize = Annotated[
+    Optional[int],
+    typer.Option(
+        metavar="N",
+        help="Shrink training images in the cache to at most N pixels; small objects suffer.",
+        show_default=False,
+    ),
+]
 Tune = Annotated[
     Optional[str],
     typer.Option(
@@ -71,13 +105,18 @@ def train(
     val_fraction: ValFraction = None,
     epochs: Epochs = None,
     batch: Batch = None,
+    accumulate: Accumulate = None,
     size: Size = None,
     lr: LR = None,
     amp: Amp = None,
     use_amp: Annotated[bool, typer.Option("--use-amp", hidden=True)] = False,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
     tune: Tune = None,
     resume: Annotated[
         Optional[str],
@@ -85,6 +124,8 @@ def train(
     ] = None,
     test_only: Annotated[bool, typer.Option("--test-only", hidden=True)] = False,
     output: Output = None,
+    auto_resume: AutoResume = False,
+    max_restarts: MaxRestarts = RESTARTS,
     update: Updates = None,
     plugin: Plugins = None,
     json: JsonOut = False,
@@ -94,6 +135,9 @@ def train(
     [bold]detrkit train quickstart[/] needs no data; [bold]detrkit train dfine_n_coco --data
     DIR[/] reads COCO, YOLO and Pascal VOC folders as they are. Everything goes to a new folder
     [bold]runs/NAME-N[/], which the last lines name.
+
+    Several GPUs: [bold]--devices 0,1[/]. Several machines: [bold]torchrun -m detrkit train …[/]
+    or Slurm's [bold]srun detrkit train …[/]. The batch is that of all devices together.
     """
     from detrkit.errors import UsageError
 
@@ -104,26 +148,35 @@ def train(
     if resume is not None:
         from detrkit.cli.resume import resume as continue_run
 
-        return continue_run(resume, data, device, workers, json)
+        return continue_run(
+            resume, data, device, devices, nproc, workers, cache, auto_resume, max_restarts, json
+        )
     from detrkit.engine.derive import TrainFlags
+
+    numbers = run_in_processes(
+        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+    )
 
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
         batch=batch,
+        accumulate=accumulate,
         size=size,
         lr=lr,
         amp=amp,
         device=device,
         seed=seed,
         workers=workers,
+        cache=cache,
+        cache_size=cache_size,
         tune=tune,
     )
     updates = [*(update or ())]
     if use_amp:
         updates.insert(0, "use_amp=True")
-    run(cfg, flags, updates, plugin, output, json)
+    run(cfg, flags, updates, plugin, output, json, numbers, auto_resume)
 
 
 def run(
@@ -133,18 +186,30 @@ def run(
     plugin: Sequence[Path] | None,
     output: Path | None,
     json: bool,
+    devices: list[int] | None = None,
+    auto_resume: bool = False,
 ) -> None:
     """Loads the configuration, trains, prints the result; shared with `tune`."""
     from dataclasses import asdict
 
     from detrkit.cli import console
     from detrkit.engine.derive import load_with_flags
+    from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import train as train_run
 
-    config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
-    arguments = {"config": cfg, "update": list(update), **asdict(flags)}
-    result = train_run(config, output=output, arguments=arguments, console=console.err)
-    report(result, json)
+    with meet() as place:
+        config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+        arguments = {"config": cfg, "update": list(update), **asdict(flags)}
+        result = train_run(
+            config,
+            output=output,
+            arguments=arguments,
+            console=console.err,
+            devices=devices,
+            auto_resume=auto_resume,
+        )
+    if place.rank == 0:
+        report(result, json)
 
 
 def report(result: RunResult, json: bool) -> None:

@@ -7,7 +7,27 @@ from typing import Annotated, Optional
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates, Weights
-from detrkit.cli.train import LR, Amp, Batch, Epochs, Seed, Size, ValFraction, Workers
+from detrkit.cli.processes import (
+    RESTARTS,
+    AutoResume,
+    Devices,
+    MaxRestarts,
+    Nproc,
+    run_in_processes,
+)
+from detrkit.cli.train import (
+    LR,
+    Accumulate,
+    Amp,
+    Batch,
+    Cache,
+    CacheSize,
+    Epochs,
+    Seed,
+    Size,
+    ValFraction,
+    Workers,
+)
 from detrkit.cli.train import run as _run
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -32,13 +52,20 @@ def tune(
     val_fraction: ValFraction = None,
     epochs: Epochs = None,
     batch: Batch = None,
+    accumulate: Accumulate = None,
     size: Size = None,
     lr: LR = None,
     amp: Amp = None,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
     output: Output = None,
+    auto_resume: AutoResume = False,
+    max_restarts: MaxRestarts = RESTARTS,
     update: Updates = None,
     plugin: Plugins = None,
     json: JsonOut = False,
@@ -51,18 +78,24 @@ def tune(
     """
     from detrkit.engine.derive import TrainFlags
 
+    numbers = run_in_processes(
+        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+    )
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
         batch=batch,
+        accumulate=accumulate,
         size=size,
         lr=lr,
         amp=amp,
         device=device,
         seed=seed,
         workers=workers,
+        cache=cache,
+        cache_size=cache_size,
         tune=weights,
         class_map=class_map,
     )
-    _run(cfg, flags, update or [], plugin, output, json)
+    _run(cfg, flags, update or [], plugin, output, json, numbers, auto_resume)

@@ -14,6 +14,7 @@ Recognised, in this order:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -132,12 +133,14 @@ def open_splits(
     splits: Mapping[str, str] | None = None,
     only: str | None = None,
     check_images: CheckImages = "auto",
+    log: bool = True,
 ) -> dict[str, DatasetIndex]:
     """Reads the splits of a data set; all of them share one class map.
 
     Args:
         path, val_fraction, seed, class_map, splits, check_images: as in `open_dataset`.
         only: read just this split.
+        log: warn of faults and of images in two splits; a caller that shows them itself does not.
 
     Raises:
         DataError: as in `open_dataset`.
@@ -146,7 +149,7 @@ def open_splits(
         return shapes.open_shapes(str(path), only=only, class_map=class_map)
     if only is not None and only not in SPLIT_NAMES:
         raise UsageError(f"unknown split `{only}`: train, val and test are possible")
-    layout = find_layout(Path(path).expanduser(), splits)
+    layout = find_layout(Path(os.path.expanduser(path)), splits)
     classes = class_map or layout.categories()
     wanted = layout.splits if only is None else [only]
     if val_fraction is not None and only in ("train", "val"):
@@ -162,8 +165,9 @@ def open_splits(
     parts = {name: layout.read(name, classes, check_images) for name in wanted}
     if val_fraction is not None and "train" in parts:
         parts["train"], parts["val"] = parts["train"].split(val_fraction, seed)
-    FaultReport.merge(part.faults for part in parts.values()).log()
-    _warn_of_leaks(parts)
+    if log:
+        FaultReport.merge(part.faults for part in parts.values()).log()
+        _warn_of_leaks(parts)
     return parts
 
 
@@ -188,9 +192,9 @@ def find_layout(path: Path, splits: Mapping[str, str] | None = None) -> Layout:
     Raises:
         DataError: there is nothing, or nothing known.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return _layout_of_file(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(
             f"{path}: no such file or folder", hint="`--data` names a data set's folder"
         )

@@ -36,12 +36,15 @@ class TrainFlags:
         val_fraction: share of the training images held out.
         epochs: passes over the training set.
         batch: images per step over all devices.
+        accumulate: parts in which a batch goes through the model.
         size: "640" or "480x640", height first.
         lr: main learning rate.
         amp: "bf16", "fp16" or "off".
         device: "cpu", "cuda:1".
         seed: of everything random.
         workers: loader processes.
+        cache: where images are kept decoded: "ram", "disk" or "off".
+        cache_size: longest side of images in it.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
     """
@@ -50,12 +53,15 @@ class TrainFlags:
     val_fraction: float | None = None
     epochs: int | None = None
     batch: int | None = None
+    accumulate: int | None = None
     size: str | None = None
     lr: float | None = None
     amp: str | None = None
     device: str | None = None
     seed: int | None = None
     workers: int | None = None
+    cache: str | None = None
+    cache_size: int | None = None
     tune: str | None = None
     class_map: str | None = None
 
@@ -94,7 +100,9 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     for name, flag, low in (
         ("epochs", "--epochs", 1),
         ("batch", "--batch", 1),
+        ("accumulate", "--accumulate", 1),
         ("workers", "--workers", 0),
+        ("cache_size", "--cache-size", 32),
     ):
         value = getattr(flags, name)
         if value is not None and value < low:
@@ -105,6 +113,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("val_fraction", flags.val_fraction, "--val-fraction")
     if flags.seed is not None:
         put("seed", flags.seed, "--seed")
+    if flags.accumulate is not None:
+        put("accumulate", flags.accumulate, "--accumulate")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:
@@ -124,6 +134,16 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     if flags.workers is not None:
         for loader in ("train_dataloader", "val_dataloader"):
             put(f"{loader}.num_workers", flags.workers, "--workers")
+    if flags.cache is not None:
+        for key, value in cache_values(flags.cache, cfg).items():
+            put(key, value, "--cache")
+    if flags.cache_size is not None:
+        cached = cfg.get("ram_cache") or cfg.get("disk_cache")
+        if flags.cache == "off" or not (flags.cache or cached):
+            raise UsageError(
+                "--cache-size without a cache has no effect", hint="add --cache ram or --cache disk"
+            )
+        put("cache_imgsz", flags.cache_size, "--cache-size")
     if flags.batch is not None:
         _set_batch(put, flags.batch, cfg)
     if flags.lr is not None:
@@ -138,6 +158,18 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
             _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
     return values
+
+
+def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
+    """Keys and values of `--cache`; a folder that the configuration names stays.
+
+    Raises:
+        UsageError: `cache` is not "ram", "disk" or "off".
+    """
+    if cache not in ("ram", "disk", "off"):
+        raise UsageError(f"--cache {cache}: choose ram, disk or off")
+    folder = cfg.get("disk_cache")
+    return {"ram_cache": cache == "ram", "disk_cache": cache == "disk" and (folder or True)}
 
 
 def _set_batch(put: Any, batch: int, cfg: Config) -> None:

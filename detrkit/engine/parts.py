@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from detrkit.config import Config, build, build_component
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.download import fetch, is_url
 from detrkit.engine.randomness import seed_everything
+from detrkit.engine.recognise import component
 from detrkit.engine.weights import load_weights
 from detrkit.errors import ConfigError, WeightsError
+from detrkit.registry import MODULES
 from detrkit.structures import ImageSpec
 
 if TYPE_CHECKING:
@@ -32,10 +35,29 @@ def build_model(cfg: Config, *, seed: int | None = None) -> nn.Module:
     """
     if seed is not None:
         seed_everything(seed)
+    _check_backbone_channels(cfg)
     model = build(cfg, "model")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: `{cfg.get('model')}` is a {type(model).__name__}, no module")
     return model
+
+
+def _check_backbone_channels(cfg: Config) -> None:
+    """Whether the backbone takes as many channels as the images have.
+
+    Raises:
+        ConfigError: its constructor has no such argument.
+    """
+    channels = cfg.run.in_channels
+    if channels == 3:
+        return
+    name, _ = component(cfg, "backbone")
+    if "in_channels" not in MODULES.get(name).share:
+        raise ConfigError(
+            f"in_channels is {channels}, but the backbone {name} takes images of 3 channels",
+            hint="let its constructor take `in_channels` and register it with "
+            'share=("in_channels",)',
+        )
 
 
 def build_criterion(cfg: Config) -> nn.Module:
@@ -54,7 +76,7 @@ def image_spec_of(cfg: Config) -> ImageSpec:
     """How validation images become the model's input, from the transforms of `val_dataloader`."""
     section = cfg.get("val_dataloader.dataset.transforms") or {}
     transforms = build_component(cfg, {"type": "Compose", **section})
-    spec = transforms.image_spec(cfg.run.eval_spatial_size)
+    spec = transforms.image_spec(cfg.run.eval_spatial_size, cfg.run.in_channels)
     assert isinstance(spec, ImageSpec)
     return spec
 
@@ -87,7 +109,9 @@ def load_pretrained_backbone(model: nn.Module) -> None:
         state, source = Checkpoint.load(path).weights, str(path)
     report = load_weights(getattr(backbone, "pretrained_part", backbone), state, source=source)
     # the classifier on top of the ImageNet model is of no use here
-    log.info("backbone: %d tensors from %s", len(report.loaded), source)
+    log.info("backbone: %d tensors from %s", len(report.copied), source)
+    for name, channels in report.folded.items():
+        log.info("backbone: its stem %s: 3 channels folded into %d", name, channels)
     if getattr(backbone, "pretrained_partial", False):
         return
     if report.missing or report.mismatched:
@@ -126,8 +150,16 @@ def split_of(cfg: Config, name: str) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def batch_size_of(section: Mapping[str, Any], world_size: int = 1, default: int = 1) -> int:
+def batch_size_of(
+    section: Mapping[str, Any], world_size: int = 1, default: int = 1, *, even: bool = True
+) -> int:
     """Images per process and step: `batch_size`, or `total_batch_size` over all processes.
+
+    Args:
+        section: of a loader.
+        world_size: how many processes share a step.
+        default: where the section says nothing.
+        even: every process must get as many; in evaluation the last gets fewer.
 
     Raises:
         ConfigError: both or neither usable, or not divisible.
@@ -140,6 +172,37 @@ def batch_size_of(section: Mapping[str, Any], world_size: int = 1, default: int 
         )
     if total is None:
         return int(own if own is not None else default)
-    if int(total) % world_size:
-        raise ConfigError(f"total_batch_size {total} cannot be shared by {world_size} devices")
-    return int(total) // world_size
+    if int(total) % world_size and even:
+        below = int(total) // world_size * world_size
+        near = " or ".join(str(n) for n in (below, below + world_size) if n)
+        raise ConfigError(
+            f"total_batch_size {total} cannot be shared evenly by {world_size} processes",
+            hint=f"use --batch {near}, or another number of processes",
+        )
+    return math.ceil(int(total) / world_size)
+
+
+def with_total_batch(cfg: Config, world_size: int) -> Config:
+    """`batch_size`, which counts one process, as `total_batch_size`.
+
+    So a run keeps its batches when it is resumed by another number of processes.
+
+    Raises:
+        ConfigError: fewer images per process and step than `accumulate` parts.
+    """
+    values: dict[str, Any] = {}
+    for name in ("train_dataloader", "val_dataloader"):
+        section = split_of(cfg, name)
+        own = section.get("batch_size")
+        if own is not None and section.get("total_batch_size") is None:
+            values[f"{name}.total_batch_size"] = int(own) * world_size
+            values[f"{name}.batch_size"] = None
+    if values:
+        cfg = cfg.with_values(values, origin=f"batch_size of {world_size} processes")
+    images = batch_size_of(split_of(cfg, "train_dataloader"), world_size, default=4)
+    if not 1 <= cfg.run.accumulate <= images:
+        raise ConfigError(
+            f"accumulate: {cfg.run.accumulate} parts of {images} images per process and step",
+            hint="--accumulate splits the batch, it does not enlarge it: use a larger --batch",
+        )
+    return cfg
