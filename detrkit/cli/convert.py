@@ -82,7 +82,7 @@ GroupBy = Annotated[
         "--group-by",
         metavar="REGEX",
         help="Images whose file names match the same text stay together, e.g. the frames of a "
-        r"video: [bold]'^(.*)_\\d+'[/].",
+        r"video: [bold]'^(.*)_\d+'[/].",
         show_default=False,
     ),
 ]
