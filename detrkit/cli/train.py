@@ -131,12 +131,22 @@ def train(
         from detrkit.cli.resume import resume as continue_run
 
         return continue_run(
-            resume, data, device, devices, nproc, workers, auto_resume, max_restarts, plugin, json
+            resume,
+            data=data,
+            device=device,
+            devices=devices,
+            nproc=nproc,
+            workers=workers,
+            accumulate=accumulate,
+            auto_resume=auto_resume,
+            max_restarts=max_restarts,
+            plugin=plugin,
+            json=json,
         )
     from detrkit.engine.derive import TrainFlags
 
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
 
     flags = TrainFlags(
