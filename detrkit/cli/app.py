@@ -38,9 +38,12 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval",),
     "Deploy": ("infer", "weights"),
-    "Data": (),
+    "Data": ("dataset-analyze", "convert"),
     "Understand": ("info", "show-config", "models", "modules"),
 }
+
+#: Other names of commands; help and suggestions know them.
+ALIASES = {"analyze": "dataset-analyze"}
 
 #: Options before or after the command's name.
 GLOBAL_FLAGS = {
@@ -118,7 +121,10 @@ class LazyGroup(SuggestingGroup):
     """Commands from `PANELS`, imported when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for names in PANELS.values() for name in names]
+        return [*(name for names in PANELS.values() for name in names), *ALIASES]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, [ALIASES.get(args[0], args[0]), *args[1:]])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         for panel, names in PANELS.items():
@@ -133,6 +139,7 @@ class LazyGroup(SuggestingGroup):
             epilog=self.epilog or "",
             options=options_of(self, ctx),
             panels=PANELS,
+            aliases=ALIASES,
         )
 
 

@@ -15,7 +15,7 @@ from detrkit.cli.processes import (
     Nproc,
     run_in_processes,
 )
-from detrkit.cli.train import Accumulate, Workers
+from detrkit.cli.train import Accumulate, Cache, Workers
 
 
 def resume(
@@ -30,6 +30,7 @@ def resume(
     devices: Devices = None,
     nproc: Nproc = None,
     workers: Workers = None,
+    cache: Cache = None,
     accumulate: Accumulate = None,
     auto_resume: AutoResume = False,
     max_restarts: MaxRestarts = RESTARTS,
@@ -40,9 +41,9 @@ def resume(
 
     The result is the same as if it had never stopped, on a CPU bit for bit (as long as the
     number of threads is the same).
-    Settings come from the checkpoint; --data, --device and --workers say what is elsewhere on
-    this machine. The number of devices may be another than before as long as they can share the
-    batch; on fewer of them --accumulate makes it fit.
+    Settings come from the checkpoint; --data, --device, --workers and --cache say what is
+    elsewhere on this machine. The number of devices may be another than before as long as they
+    can share the batch; on fewer of them --accumulate makes it fit.
     """
     numbers = run_in_processes(
         devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
@@ -58,13 +59,8 @@ def resume(
         for file in plugin or ():
             load_plugin(file)
         result = continue_run(
-            run,
-            data=data,
-            device=device,
-            workers=workers,
-            accumulate=accumulate,
-            console=console.err,
-            devices=numbers,
-        )
+            run, data=data, device=device, workers=workers, cache=cache, accumulate=accumulate,
+            console=console.err, devices=numbers,
+        )  # fmt: skip
     if place.rank == 0:
         report(result, json)

@@ -15,7 +15,20 @@ from detrkit.cli.processes import (
     Nproc,
     run_in_processes,
 )
-from detrkit.cli.train import LR, Accumulate, Amp, Batch, Epochs, Seed, Size, ValFraction, Workers
+from detrkit.cli.train import (
+    LR,
+    Accumulate,
+    Amp,
+    Batch,
+    Cache,
+    CacheSize,
+    Epochs,
+    Loggers,
+    Seed,
+    Size,
+    ValFraction,
+    Workers,
+)
 from detrkit.cli.train import run as _run
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -49,6 +62,9 @@ def tune(
     nproc: Nproc = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
+    logger: Loggers = None,
     output: Output = None,
     auto_resume: AutoResume = False,
     max_restarts: MaxRestarts = RESTARTS,
@@ -79,7 +95,10 @@ def tune(
         device=device,
         seed=seed,
         workers=workers,
+        cache=cache,
+        cache_size=cache_size,
         tune=weights,
         class_map=class_map,
+        loggers=tuple(logger or ()),
     )
     _run(cfg, flags, update or [], plugin, output, json, numbers, auto_resume)

@@ -2,63 +2,85 @@
 
 Image, annotation and category ids may be any ints or strings, with gaps. Crowd regions are kept
 for evaluation; `DetectionDataset` leaves them out of training targets.
+
+The file is read piece by piece (`json_stream`), so that a file of millions of boxes needs memory
+for its boxes and not for its text. The lists may come in any order.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt, merge_categories
-from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import ImageFinder
+from detrkit.data.coco_boxes import CocoBoxes
+from detrkit.data.coco_entries import ANNOTATIONS, IMAGES, Image, id_of, number_of
+from detrkit.data.faults import Fault, FaultKind, FaultReport
+from detrkit.data.files import Folders, ImageFinder
+from detrkit.data.ids import Lookup
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index, cached_value
+from detrkit.data.json_stream import JsonStream, NotUtf8
+from detrkit.data.sources import Sources
 from detrkit.data.text import read_json
-from detrkit.errors import did_you_mean
+from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import ClassMap
 
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+_LISTS = ("images", "annotations", "categories")
 
 
-def is_coco(content: object) -> bool:
-    """Whether parsed JSON looks like a COCO data set."""
-    return (
-        isinstance(content, Mapping)
-        and "images" in content
-        and ("annotations" in content or "categories" in content)
-    )
-
-
-def read_categories(ann_file: str | Path, content: Mapping[str, Any]) -> dict[int | str, str]:
-    """{category id: name} of a parsed file.
+def looks_like_coco(ann_file: str | Path) -> bool:
+    """Whether a file has the lists of a COCO data set; no more of it is read than that takes.
 
     Raises:
-        DataError: categories are missing or malformed, or two share an id.
+        DataError: it is missing or, as far as it was read, not JSON.
     """
-    report = FaultReport()
-    found: dict[int | str, str] = {}
-    for number, entry in enumerate(_list_of(ann_file, content, "categories")):
-        place = f"categories[{number}]"
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("id"), int | str):
-            report.add(FaultKind.BAD_STRUCTURE, ann_file, place, "needs an `id`, int or str")
-        name = str(entry.get("name", entry["id"]))
-        if found.setdefault(entry["id"], name) != name:
-            detail = f"`{found[entry['id']]}` and `{name}`"
-            report.add(FaultKind.DUPLICATE_CATEGORY_ID, ann_file, f"category {entry['id']}", detail)
-    if not found:
-        report.add(FaultKind.BAD_STRUCTURE, ann_file, "categories", "the list is empty")
-    return found
+    keys: set[str] = set()
+    try:
+        with JsonStream(ann_file) as stream:
+            for key in stream:
+                keys.add(key)
+                if "images" in keys and keys & {"annotations", "categories"}:
+                    return True
+    except NotUtf8:
+        content = read_json(ann_file)
+        keys = set(content) if isinstance(content, Mapping) else set()
+    return "images" in keys and bool(keys & {"annotations", "categories"})
+
+
+def read_categories(ann_file: str | Path) -> dict[int | str, str]:
+    """{category id: name} of a file.
+
+    Raises:
+        DataError: the file cannot be read, categories are missing or malformed, or two share an
+            id.
+    """
+    keys: list[str] = []
+    try:
+        with JsonStream(ann_file) as stream:
+            for key in stream:
+                keys.append(key)
+                if key == "categories":
+                    return named_categories(ann_file, stream.value())
+    except NotUtf8:
+        content = read_json(ann_file)
+        keys = list(content) if isinstance(content, Mapping) else []
+        if "categories" in keys:
+            return named_categories(ann_file, content["categories"])
+    raise not_a_list(ann_file, "categories", keys)
 
 
 def read_coco(
     ann_file: str | Path,
     img_folder: str | Path | Sequence[Path] | None = None,
     *,
-    content: Mapping[str, Any] | None = None,
     class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
+    folders: Folders | None = None,
 ) -> DatasetIndex:
     """Reads a COCO annotation file.
 
@@ -66,150 +88,229 @@ def read_coco(
         ann_file: the JSON file.
         img_folder: folder of the images, or several to look through; None looks in the usual
             places around `ann_file`.
-        content: the parsed file, when it is at hand.
         class_map: classes to use, matched by name; None takes the file's, sorted by id.
+        check_images: how thoroughly images are compared with their annotations (see
+            `detrkit.data.image_check`).
+        folders: knows which files exist.
 
     Raises:
         DataError: the file is missing, not JSON, not COCO, or none of its images can be found.
     """
-    if content is None:
-        content = read_json(ann_file)
-    if not isinstance(content, Mapping):
-        FaultReport().add(FaultKind.BAD_STRUCTURE, ann_file, "", "expected a JSON object")
-    images = _list_of(ann_file, content, "images")
-    annotations = _list_of(ann_file, content, "annotations")
-    found = merge_categories([(str(ann_file), read_categories(ann_file, content))])
-    classes, matches = adopt(class_map or found, found)
-    builder = IndexBuilder(classes, str(ann_file))
-    numbers = _add_images(builder, ann_file, images, ImageFinder.around(ann_file, img_folder))
-    _add_boxes(builder, str(ann_file), annotations, numbers, found, matches)
-    return builder.build()
+    reader = _Reader(ann_file, img_folder, check_images, folders)
+    try:
+        reader.read_stream()
+    except NotUtf8:
+        reader = _Reader(ann_file, img_folder, check_images, folders)
+        reader.read_content(read_json(ann_file))
+    return reader.index(class_map)
 
 
-def _add_images(
-    builder: IndexBuilder, ann_file: str | Path, images: list[Any], finder: ImageFinder
-) -> dict[int | str, int | None]:
-    """{image id: number in the builder, None for entries without a usable file}."""
-    files: dict[int | str, str] = {}
-    numbers: dict[int | str, int | None] = {}
-    text_ids = any(isinstance(i, Mapping) and isinstance(i.get("id"), str) for i in images)
-    for position, entry in enumerate(images):
-        place = f"images[{position}]"
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
-            detail = "needs `id` and `file_name`"
-            builder.faults.add(FaultKind.WRONG_TYPE, ann_file, place, detail)
-            continue
-        image_id, name = entry.get("id"), entry["file_name"]
-        if not isinstance(image_id, int | str) or isinstance(image_id, bool):
-            builder.faults.add(FaultKind.WRONG_TYPE, ann_file, place, f"`id` is {image_id!r}")
-            continue
-        if image_id in files:
-            kind = FaultKind.DUPLICATE_IMAGE_ID
-            if files[image_id] != name:
-                kind = FaultKind.AMBIGUOUS_IMAGE_ID
-            builder.faults.add(
-                kind,
-                ann_file,
-                f"image {image_id}",
-                f"{files[image_id]} and {name}",
-                hint="give every image its own id: boxes cannot be told apart otherwise",
-            )
-            continue
-        files[image_id] = name
-        path, repaired = finder.find(name)
-        if repaired:
-            builder.faults.add(FaultKind.REPAIRED_PATH, ann_file, f"image {image_id}", f"{path}")
-        size = (_number(entry.get("height")), _number(entry.get("width")))
-        own_id = str(image_id) if text_ids else image_id
-        numbers[image_id] = builder.add_image(
-            path, own_id, (int(size[0]), int(size[1])) if size[0] and size[1] else None
-        )
-    return numbers
+def open_coco(
+    ann_file: str | Path,
+    img_folder: str | Path | Sequence[Path] | None = None,
+    *,
+    class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
+) -> DatasetIndex:
+    """`read_coco`, or what it gave the last time if neither file nor folders changed since."""
+    folders = [img_folder] if isinstance(img_folder, str | Path) else img_folder
+    key = {
+        "reader": "coco",
+        "path": str(ann_file),
+        "img_folder": folders and [[str(f), os.path.abspath(f)] for f in folders],
+        "class_map": class_map and class_map.to_dict(),
+        "check_images": check_images,
+    }
 
-
-def _add_boxes(
-    builder: IndexBuilder,
-    file: str,
-    annotations: list[Any],
-    numbers: Mapping[int | str, int | None],
-    found: ClassMap,
-    matches: Mapping[int, int],
-) -> None:
-    faults = builder.faults
-    text_keys: dict[str, int | str] = {str(i): i for i in numbers}
-    left_out: defaultdict[str, int] = defaultdict(int)
-    for position, entry in enumerate(annotations):
-        if not isinstance(entry, Mapping):
-            faults.add(FaultKind.WRONG_TYPE, file, f"annotations[{position}]", "not an object")
-            continue
-        where = f"annotation {entry.get('id', f'number {position}')}"
-        missing = [k for k in ("image_id", "category_id", "bbox") if k not in entry]
-        if missing:
-            unknown = [k for k in entry if k not in _ANNOTATION_KEYS]
-            near = [f"`{k}`{did_you_mean(k, missing)}" for k in unknown if did_you_mean(k, missing)]
-            detail = f"unknown key {near[0]}" if near else f"key `{missing[0]}` is missing"
-            faults.add(FaultKind.UNKNOWN_KEY, file, where, detail)
-            continue
-        image_id, category, box = entry["image_id"], entry["category_id"], entry["bbox"]
-        if not isinstance(image_id, int | str) or not isinstance(category, int | str):
-            faults.add(FaultKind.WRONG_TYPE, file, where, "`image_id` or `category_id`")
-            continue
-        image = numbers.get(image_id, numbers.get(text_keys.get(str(image_id), image_id)))
-        if image is None:
-            faults.add(FaultKind.UNKNOWN_IMAGE, file, where, f"image {image_id}")
-            continue
-        if category not in found.index_of_id:
-            faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"category {category}")
-            continue
-        if found.index_of_id[category] not in matches:
-            left_out[found.names[found.index_of_id[category]]] += 1
-            continue
-        values = [_number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [None]
-        if None in values:
-            faults.add(FaultKind.WRONG_TYPE, file, where, f"`bbox` is {box!r}")
-            continue
-        x, y, w, h = (float(v) for v in values if v is not None)
-        number = entry.get("id")
-        area = _number(entry.get("area"))
-        builder.add_box(
-            image,
-            (x, y, x + w, y + h),
-            matches[found.index_of_id[category]],
-            file=file,
-            where=where,
-            iscrowd=bool(entry.get("iscrowd", 0)),
-            area=float("nan") if area is None else area,
-            annotation_id=number if isinstance(number, int) and abs(number) < 1 << 62 else None,
-        )
-    for name, count in left_out.items():
-        faults.add(
-            FaultKind.UNKNOWN_CLASS, file, f"class `{name}`", f"{count} boxes; not in the model"
+    def read(sources: Sources) -> DatasetIndex:
+        sources.add_file(ann_file)
+        return read_coco(
+            ann_file,
+            img_folder,
+            class_map=class_map,
+            check_images=check_images,
+            folders=sources.folders,
         )
 
+    return cached_index(key, read)
 
-def _list_of(file: str | Path, content: Mapping[str, Any], key: str) -> list[Any]:
-    value = content.get(key)
-    if not isinstance(value, list):
-        detail = f"`{key}` must be a list"
-        if key not in content:
-            detail = f"`{key}` is missing{did_you_mean(key, list(content))}"
-        FaultReport().add(
-            FaultKind.BAD_STRUCTURE,
-            file,
-            "",
-            detail,
-            hint="a COCO file has the lists `images`, `annotations` and `categories`",
+
+def open_categories(ann_file: str | Path) -> dict[int | str, str]:
+    """`read_categories`, or what it gave the last time if the file did not change since."""
+
+    def read(sources: Sources) -> list[tuple[int | str, str]]:
+        sources.add_file(ann_file)
+        return list(read_categories(ann_file).items())
+
+    return dict(cached_value({"reader": "coco categories", "path": str(ann_file)}, read))
+
+
+class _Reader:
+    """Collects the lists of one file; parameters as of `read_coco`."""
+
+    def __init__(
+        self,
+        ann_file: str | Path,
+        img_folder: str | Path | Sequence[Path] | None,
+        check_images: CheckImages,
+        folders: Folders | None,
+    ) -> None:
+        self.file = str(ann_file)
+        self.finder = ImageFinder.around(ann_file, img_folder, folders)
+        self.builder = IndexBuilder(
+            self.file, check_images=check_images, folders=self.finder.folders
         )
-    return list(value or [])
+        self.faults = self.builder.faults
+        self.boxes = CocoBoxes(self.file, self.faults)
+        self.categories: dict[int | str, str] = {}
+        self.names: dict[int | str, str] = {}  # of the files, by image id
+        self.positions = 0  # entries of `images` so far
+        self.keys: list[str] = []
+
+    def read_stream(self) -> None:
+        with JsonStream(self.file) as stream:
+            for key in stream:
+                self.keys.append(key)
+                if key not in _LISTS:
+                    continue
+                if not stream.is_list():
+                    raise not_a_list(self.file, key, self.keys)
+                if key == "categories":
+                    self.categories = _categories(self.file, stream.value())
+                elif key == "images":
+                    for images in stream.elements(IMAGES):
+                        self.add_images(images.typed, images.plain)
+                else:
+                    for boxes in stream.elements(ANNOTATIONS):
+                        self.boxes.add(boxes.typed, boxes.plain)
+        self.check_keys()
+
+    def read_content(self, content: Any) -> None:
+        """Takes a file that was parsed as a whole."""
+        if not isinstance(content, Mapping):
+            FaultReport().add(FaultKind.BAD_STRUCTURE, self.file, "", "expected a JSON object")
+        self.keys = list(content)
+        self.check_keys()
+        for key in _LISTS:
+            if not isinstance(content[key], list):
+                raise not_a_list(self.file, key, self.keys)
+        self.categories = _categories(self.file, content["categories"])
+        self.add_images(None, content["images"])
+        self.boxes.add(None, content["annotations"])
+
+    def check_keys(self) -> None:
+        for key in _LISTS:
+            if key not in self.keys:
+                raise not_a_list(self.file, key, self.keys)
+
+    def add_images(self, typed: list[Image] | None, plain: list[Any] | None) -> None:
+        """Adds entries of `images`."""
+        for entry in typed if typed is not None else self.understood(plain or []):
+            self.add_image(entry.id, entry.file_name, entry.height, entry.width)
+        self.positions += len(typed or plain or [])
+
+    def understood(self, entries: list[Any]) -> Iterator[Image]:
+        """Entries of any content, without those that make no sense."""
+        for position, entry in enumerate(entries, self.positions):
+            place = f"images[{position}]"
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("file_name"), str):
+                detail = "needs `id` and `file_name`"
+                self.faults.add(FaultKind.WRONG_TYPE, self.file, place, detail)
+                continue
+            image_id = id_of(entry.get("id"))
+            if image_id is None:
+                detail = f"`id` is {entry.get('id')!r}"
+                self.faults.add(FaultKind.WRONG_TYPE, self.file, place, detail)
+                continue
+            h, w = number_of(entry.get("height")), number_of(entry.get("width"))
+            yield Image(image_id, entry["file_name"], h, w)
+
+    def add_image(
+        self, image_id: int | str, name: str, height: float | None, width: float | None
+    ) -> None:
+        if image_id in self.names:
+            self._twice(image_id, self.names[image_id], name)
+            return
+        self.names[image_id] = name
+        if self.builder.check_images == "none":
+            path = self.finder.guess(name)
+        else:
+            path, repaired = self.finder.find(name)
+            if repaired:
+                where = f"image {image_id}"
+                self.faults.add(FaultKind.REPAIRED_PATH, self.file, where, path)
+        self.builder.add_image(path, image_id, (_pixels(height), _pixels(width)))
+
+    def _twice(self, image_id: int | str, first: str, second: str) -> None:
+        self.faults.add(
+            FaultKind.DUPLICATE_IMAGE_ID if first == second else FaultKind.AMBIGUOUS_IMAGE_ID,
+            self.file,
+            f"image {image_id}",
+            f"{first} and {second}",
+            hint="give every image its own id: boxes cannot be told apart otherwise",
+        )
+
+    def index(self, class_map: ClassMap | None) -> DatasetIndex:
+        """Brings images, boxes and classes together."""
+        if any(isinstance(i, str) for i in self.names):
+            seen: dict[str, str] = {}
+            for image_id, name in self.names.items():
+                if seen.setdefault(str(image_id), name) is not name:  # 1 and "1"
+                    self._twice(image_id, seen[str(image_id)], name)
+        found = merge_categories([(self.file, _not_empty(self.file, self.categories))])
+        classes, matches = adopt(class_map or found, found)
+        images = Lookup(list(self.names))
+        self.names.clear()
+        for boxes in self.boxes.resolved(images, found, matches):
+            self.builder.add_boxes(boxes)
+        return self.builder.build(classes)
 
 
-def _number(value: object) -> float | None:
-    """A JSON number, also when written as text; None for anything else."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int | float | str):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            return None
-    return None
+def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
+    """{category id: name} of the list `categories`."""
+    report = FaultReport()
+    found: dict[int | str, str] = {}
+    if not isinstance(entries, list):
+        raise not_a_list(ann_file, "categories", ["categories"])
+    for number, entry in enumerate(entries):
+        place = f"categories[{number}]"
+        category = id_of(entry.get("id")) if isinstance(entry, Mapping) else None
+        if category is None:
+            report.add(FaultKind.BAD_STRUCTURE, ann_file, place, "needs an `id`, int or str")
+            continue
+        name = str(entry.get("name", category))
+        if found.setdefault(category, name) != name:
+            detail = f"`{found[category]}` and `{name}`"
+            report.add(FaultKind.DUPLICATE_CATEGORY_ID, ann_file, f"category {category}", detail)
+    return found
+
+
+def named_categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
+    """{category id: name} of the list `categories`, parsed.
+
+    Raises:
+        DataError: as in `read_categories`.
+    """
+    return _not_empty(ann_file, _categories(ann_file, entries))
+
+
+def _not_empty(ann_file: str | Path, found: dict[int | str, str]) -> dict[int | str, str]:
+    if not found:
+        FaultReport().add(FaultKind.BAD_STRUCTURE, ann_file, "categories", "the list is empty")
+    return found
+
+
+def not_a_list(file: str | Path, key: str, keys: Sequence[str]) -> DataError:
+    """The error for a list that is missing, or something else."""
+    detail = f"`{key}` must be a list"
+    if key not in keys:
+        detail = f"`{key}` is missing{did_you_mean(key, keys)}"
+    return DataError(
+        str(Fault(FaultKind.BAD_STRUCTURE, str(file), "", detail)),
+        hint="a COCO file has the lists `images`, `annotations` and `categories`",
+    )
+
+
+def _pixels(value: float | None) -> int:
+    """A side of an image; 0 where it is not known."""
+    return int(value) if value is not None and 0 < value < 1 << 31 else 0

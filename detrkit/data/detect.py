@@ -14,19 +14,21 @@ Recognised, in this order:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from detrkit.data import shapes
 from detrkit.data.classes import merge_categories
-from detrkit.data.coco import is_coco, read_categories, read_coco
+from detrkit.data.coco import looks_like_coco, open_categories, open_coco
 from detrkit.data.faults import FaultReport
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.splits import SPLIT_NAMES, split_of
-from detrkit.data.text import read_json, read_yaml
+from detrkit.data.text import read_yaml
 from detrkit.data.voc import VocLayout
 from detrkit.data.yolo import YoloLayout
 from detrkit.errors import DataError, UsageError
@@ -45,7 +47,12 @@ class Layout(Protocol):
     def categories(self) -> ClassMap:
         """The classes of all splits together."""
 
-    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+    def read(
+        self,
+        split: str,
+        class_map: ClassMap | None = None,
+        check_images: CheckImages = "auto",
+    ) -> DatasetIndex:
         """Reads one split with the given classes."""
 
 
@@ -58,31 +65,24 @@ class CocoLayout:
     """
 
     files: dict[str, Path]
-    _contents: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def splits(self) -> list[str]:
         """Names of the splits."""
         return list(self.files)
 
-    def _content(self, split: str) -> Any:
-        if split not in self._contents:
-            self._contents[split] = read_json(self.files[split])
-        return self._contents[split]
-
     def categories(self) -> ClassMap:
         """The classes of all files, sorted by id."""
-        return merge_categories(
-            [
-                (str(file), read_categories(file, _mapping(self._content(split))))
-                for split, file in self.files.items()
-            ]
-        )
+        return merge_categories([(str(f), open_categories(f)) for f in self.files.values()])
 
-    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+    def read(
+        self,
+        split: str,
+        class_map: ClassMap | None = None,
+        check_images: CheckImages = "auto",
+    ) -> DatasetIndex:
         """One split as an index."""
-        content = _mapping(self._content(split))
-        return read_coco(self.files[split], content=content, class_map=class_map)
+        return open_coco(self.files[split], class_map=class_map, check_images=check_images)
 
 
 def open_dataset(
@@ -93,6 +93,7 @@ def open_dataset(
     seed: int = 0,
     class_map: ClassMap | None = None,
     splits: Mapping[str, str] | None = None,
+    check_images: CheckImages = "auto",
 ) -> DatasetIndex:
     """Reads a data set of any known layout.
 
@@ -103,6 +104,8 @@ def open_dataset(
         seed: of that cut.
         class_map: classes to use, matched by name; None takes the data set's own.
         splits: which list or file to use for a split, e.g. {"train": "trainval", "val": "test"}.
+        check_images: how thoroughly images are compared with their annotations: "all", "sample",
+            "none", or "auto" by their number (see `detrkit.data.image_check`).
 
     Raises:
         DataError: nothing known lies there, it cannot be read, or it has no such split.
@@ -114,6 +117,7 @@ def open_dataset(
         class_map=class_map,
         splits=splits,
         only=split,
+        check_images=check_images,
     )
     if split is None:
         return DatasetIndex.concat(list(parts.values()))
@@ -128,12 +132,15 @@ def open_splits(
     class_map: ClassMap | None = None,
     splits: Mapping[str, str] | None = None,
     only: str | None = None,
+    check_images: CheckImages = "auto",
+    log: bool = True,
 ) -> dict[str, DatasetIndex]:
     """Reads the splits of a data set; all of them share one class map.
 
     Args:
-        path, val_fraction, seed, class_map, splits: as in `open_dataset`.
+        path, val_fraction, seed, class_map, splits, check_images: as in `open_dataset`.
         only: read just this split.
+        log: warn of faults and of images in two splits; a caller that shows them itself does not.
 
     Raises:
         DataError: as in `open_dataset`.
@@ -142,7 +149,7 @@ def open_splits(
         return shapes.open_shapes(str(path), only=only, class_map=class_map)
     if only is not None and only not in SPLIT_NAMES:
         raise UsageError(f"unknown split `{only}`: train, val and test are possible")
-    layout = find_layout(Path(path).expanduser(), splits)
+    layout = find_layout(Path(os.path.expanduser(path)), splits)
     classes = class_map or layout.categories()
     wanted = layout.splits if only is None else [only]
     if val_fraction is not None and only in ("train", "val"):
@@ -155,11 +162,12 @@ def open_splits(
                 if name == "val"
                 else f"use --split {layout.splits[0]}",
             )
-    parts = {name: layout.read(name, classes) for name in wanted}
+    parts = {name: layout.read(name, classes, check_images) for name in wanted}
     if val_fraction is not None and "train" in parts:
         parts["train"], parts["val"] = parts["train"].split(val_fraction, seed)
-    sum((part.faults for part in parts.values()), FaultReport()).log()
-    _warn_of_leaks(parts)
+    if log:
+        FaultReport.merge(part.faults for part in parts.values()).log()
+        _warn_of_leaks(parts)
     return parts
 
 
@@ -184,9 +192,9 @@ def find_layout(path: Path, splits: Mapping[str, str] | None = None) -> Layout:
     Raises:
         DataError: there is nothing, or nothing known.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return _layout_of_file(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(
             f"{path}: no such file or folder", hint="`--data` names a data set's folder"
         )
@@ -277,8 +285,4 @@ def _coco_files(root: Path, splits: Mapping[str, str] | None) -> dict[str, Path]
 
 
 def _looks_like_coco(file: Path) -> bool:
-    return file.name.startswith("instances") or is_coco(read_json(file))
-
-
-def _mapping(content: Any) -> Mapping[str, Any]:
-    return content if isinstance(content, Mapping) else {}
+    return file.name.startswith("instances") or looks_like_coco(file)

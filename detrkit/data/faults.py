@@ -7,21 +7,26 @@ Every fault has one policy, so that the same file always gives the same boxes:
     keep   nothing is changed; it is counted because it is worth knowing
     stop   the data set cannot be used: `DataError`, exit code 4
 
-A `FaultReport` counts every case and keeps one line for each, naming the file and the id. `log`
-shows the first few of each kind; the whole list is in `faults`.
+A `FaultReport` counts every case and keeps a line for each of the first thousand of a kind, naming
+the file and the id, so that a million faults cost no memory. `log` shows the first few.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
+from typing import Any, TypeVar
 
 from detrkit.errors import DataError
 
 logger = logging.getLogger("detrkit")
+
+#: So many cases of a kind are kept with file and id; all are counted.
+KEPT = 1000
+
+Case = TypeVar("Case")
 
 
 class Policy(str, Enum):
@@ -52,6 +57,7 @@ class FaultKind(Enum):
     SIZE_MISMATCH = (Policy.FIX, "image size differs from the annotation, file believed")
     EXIF_ROTATION = (Policy.FIX, "annotated on the stored pixels, EXIF orientation ignored")
     IMAGE_WITHOUT_LABELS = (Policy.KEEP, "no annotation file, used as background")
+    RENAMED_IMAGE = (Policy.FIX, "name is taken, image renamed")
     # boxes
     UNKNOWN_KEY = (Policy.SKIP, "misspelt key, annotation skipped")
     WRONG_TYPE = (Policy.SKIP, "value of the wrong type, annotation skipped")
@@ -60,9 +66,12 @@ class FaultKind(Enum):
     NOT_FINITE = (Policy.SKIP, "coordinate is not a finite number, box skipped")
     EMPTY_BOX = (Policy.SKIP, "zero or negative size, box skipped")
     OUTSIDE = (Policy.SKIP, "box outside the image, skipped")
+    SKIPPED_WITH_IMAGE = (Policy.SKIP, "box of an image that was skipped, skipped with it")
     CLIPPED = (Policy.FIX, "box reaches over the border, clipped")
     DUPLICATE_ANNOTATION_ID = (Policy.FIX, "annotation id used twice, second one renumbered")
     POLYGON = (Policy.FIX, "polygon, its bounding box used")
+    REPEATED_BOX = (Policy.SKIP, "same box of the same class again, skipped")
+    CROWD_REGION = (Policy.SKIP, "crowd region, which the format cannot mark, left out")
     # classes
     DUPLICATE_CATEGORY_ID = (Policy.STOP, "one category id for two classes")
     CLASS_WITHOUT_BOXES = (Policy.KEEP, "class without boxes, kept")
@@ -80,26 +89,50 @@ class FaultKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One case: which kind, in which file, at which id, and the details."""
+    """One case: which kind, in which file, at which id, and the details.
+
+    Attributes:
+        kind: what is wrong.
+        file: where it was found.
+        where: id within the file.
+        detail: the offending value.
+        count: how many boxes or images it stands for.
+    """
 
     kind: FaultKind
     file: str
     where: str
     detail: str = ""
+    count: int = 1
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.where}" if self.where else self.file
         return f"{place}: {self.kind.what}" + (f" ({self.detail})" if self.detail else "")
 
 
-@dataclass
 class FaultReport:
-    """All faults of one data set, in the order in which they were met."""
+    """The faults of one data set, in the order in which they were met.
 
-    faults: list[Fault] = field(default_factory=list)
+    Attributes:
+        faults: the first `KEPT` of each kind.
+        counts: how often each kind occurred, those that were not kept included.
+    """
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self.faults: list[Fault] = []
+        self.counts: dict[FaultKind, int] = {}
+        self._kept: dict[FaultKind, int] = {}
+        for fault in faults:
+            self._put(fault)
 
     def add(
-        self, kind: FaultKind, file: object, where: str = "", detail: str = "", hint: str = ""
+        self,
+        kind: FaultKind,
+        file: object,
+        where: str = "",
+        detail: str = "",
+        hint: str = "",
+        count: int = 1,
     ) -> None:
         """Counts one fault.
 
@@ -109,51 +142,99 @@ class FaultReport:
             where: id within the file, e.g. "annotation 17" or "line 3".
             detail: the offending value.
             hint: what the user can do; shown when the policy is to stop.
+            count: how many boxes or images this one line stands for.
 
         Raises:
             DataError: the policy of `kind` is to stop.
         """
-        fault = Fault(kind, str(file), where, detail)
+        fault = Fault(kind, _shown(str(file), 1000), _shown(where), _shown(detail), count)
         if kind.policy is Policy.STOP:
             raise DataError(str(fault), hint=hint or None)
-        self.faults.append(fault)
+        self._put(fault)
+
+    def add_all(
+        self,
+        kind: FaultKind,
+        cases: Iterable[Case],
+        describe: Callable[[Case], tuple[object, str, str]],
+    ) -> None:
+        """Counts a fault for each of `cases`; only those that are kept are described.
+
+        Args:
+            kind: what is wrong; its policy is not to stop.
+            cases: e.g. numbers of boxes.
+            describe: (file, where, detail) of a case, as in `add`.
+        """
+        for case in cases:
+            if self._kept.get(kind, 0) < KEPT:
+                self.add(kind, *describe(case))
+            else:
+                self.counts[kind] += 1
+
+    def _put(self, fault: Fault) -> None:
+        self.counts[fault.kind] = self.counts.get(fault.kind, 0) + fault.count
+        if self._kept.get(fault.kind, 0) < KEPT:
+            self._kept[fault.kind] = self._kept.get(fault.kind, 0) + 1
+            self.faults.append(fault)
 
     def __len__(self) -> int:
-        return len(self.faults)
+        """How many occurred."""
+        return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[Fault]:
         return iter(self.faults)
 
-    def __add__(self, other: FaultReport) -> FaultReport:
-        """Both reports; a fault that stands in both is counted once."""
-        return FaultReport(list(dict.fromkeys([*self.faults, *other.faults])))
+    def __repr__(self) -> str:
+        return f"FaultReport({', '.join(f'{k.name.lower()}: {n}' for k, n in self.counts.items())})"
 
-    @property
-    def counts(self) -> dict[FaultKind, int]:
-        """How often each kind occurred."""
-        return dict(Counter(fault.kind for fault in self.faults))
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FaultReport):
+            return NotImplemented
+        return self.faults == other.faults and self.counts == other.counts
+
+    @staticmethod
+    def merge(reports: Iterable[FaultReport]) -> FaultReport:
+        """All reports as one; what stands in several is counted once.
+
+        That holds for reports that are the same object, e.g. of two parts of one data set, and
+        for single faults as far as they are kept.
+        """
+        merged = FaultReport()
+        seen: set[Fault] = set()
+        for report in {id(report): report for report in reports}.values():
+            new = [fault for fault in report.faults if fault not in seen]
+            seen.update(new)
+            for fault in new:
+                merged._put(fault)
+            for kind, count in report.counts.items():
+                beyond = count - sum(f.count for f in report.faults if f.kind is kind)
+                merged.counts[kind] = merged.counts.get(kind, 0) + beyond
+        return merged
 
     def lines(self, first: int = 3) -> list[str]:
         """One line for each of the first cases of a kind, and how many more there are."""
-        lines = []
+        lines: list[str] = []
         for kind, count in self.counts.items():
-            cases = [str(fault) for fault in self.faults if fault.kind is kind]
-            lines += cases[:first]
-            if count > first:
-                lines.append(f"… and {count - first} more: {kind.what}")
+            cases = [fault for fault in self.faults if fault.kind is kind][:first]
+            lines += map(str, cases)
+            more = count - sum(fault.count for fault in cases)
+            if more:
+                lines.append(f"… and {more} more: {kind.what}")
         return lines
 
     def log(self, first: int = 3) -> None:
         """Warns with `lines`; what is merely worth knowing goes out as information."""
-        for policy, level in ((Policy.KEEP, logging.INFO), (None, logging.WARNING)):
-            chosen = [
-                f for f in self.faults if (f.kind.policy is Policy.KEEP) == (policy is not None)
-            ]
-            for line in FaultReport(chosen).lines(first):
+        for keep, level in ((True, logging.INFO), (False, logging.WARNING)):
+            chosen = FaultReport()
+            chosen.faults = [f for f in self.faults if (f.kind.policy is Policy.KEEP) is keep]
+            chosen.counts = {
+                k: n for k, n in self.counts.items() if (k.policy is Policy.KEEP) is keep
+            }
+            for line in chosen.lines(first):
                 logger.log(level, line)
 
     def to_dict(self) -> dict[str, object]:
-        """Counts and all cases as plain values, for JSON."""
+        """Counts and the kept cases as plain values, for JSON."""
         return {
             "counts": {kind.name.lower(): count for kind, count in self.counts.items()},
             "faults": [
@@ -163,7 +244,32 @@ class FaultReport:
                     "file": fault.file,
                     "where": fault.where,
                     "detail": fault.detail,
+                    "count": fault.count,
                 }
                 for fault in self.faults
             ],
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FaultReport:
+        """Inverse of `to_dict`."""
+        report = cls(
+            Fault(FaultKind[f["kind"].upper()], f["file"], f["where"], f["detail"], f["count"])
+            for f in data["faults"]
+        )
+        report.counts = {FaultKind[name.upper()]: n for name, n in data["counts"].items()}
+        return report
+
+
+def one_line(text: str) -> str:
+    """Text that others wrote, fit for a message: no line breaks or control characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shown(text: str, limit: int = 300) -> str:
+    """At most so many characters, the middle left out."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
+    return one_line(text)

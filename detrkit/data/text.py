@@ -42,13 +42,12 @@ def read_json(path: str | Path) -> Any:
         FaultReport().add(FaultKind.MISSING_FILE, path)
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        place = (
-            f"line {error.lineno}, column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else ""
-        )
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as error:
+        place, reason = "", str(error)  # e.g. a number of 5,000 digits
+        if isinstance(error, RecursionError):
+            reason = "nested too deeply"
+        elif isinstance(error, json.JSONDecodeError):
+            place, reason = f"line {error.lineno}, column {error.colno}", error.msg
         FaultReport().add(FaultKind.BAD_JSON, path, place, reason)
         raise AssertionError from error  # the line above raises
 

@@ -6,7 +6,8 @@ says which, and the difference is one pixel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -15,8 +16,11 @@ from xml.etree.ElementTree import Element
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import ImageFinder
+from detrkit.data.files import Folders, ImageFinder, Listing
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index, cached_value
+from detrkit.data.sources import Sources
 from detrkit.data.splits import split_of
 from detrkit.data.text import read_text, read_xml
 from detrkit.errors import DataError, did_you_mean
@@ -87,35 +91,88 @@ class VocLayout:
             if file is not None:
                 names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
             else:
-                found: set[str] = set()
-                for xml in self.annotations.glob("*.xml"):
-                    with suppress(DataError):  # reported when its image is read
-                        found.update(_text(o, "name") or "" for o in read_xml(xml).iter("object"))
-                names = sorted(found - {""})
+                names = cached_value(
+                    {"reader": "voc classes", "path": str(self.annotations)},
+                    self._names,
+                    contents=True,
+                )
             if not names:
                 detail = "no annotation file names a class"
                 FaultReport().add(FaultKind.BAD_STRUCTURE, self.annotations, "", detail)
             self._classes = ClassMap.from_names(dict.fromkeys(names))
         return self._classes
 
-    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+    def annotation_files(self, split: str, folders: Folders) -> tuple[Path, list[Path]]:
+        """The list file (or folder) of a split, and its annotation files, which may be missing."""
+        if split not in self.lists:
+            names = _xml_files(folders.listing(self.annotations))
+            return self.annotations, [self.annotations / name for name in names]
+        source = self.lists[split]
+        listed = [self._listed(line.strip(), folders) for line in read_text(source).splitlines()]
+        return source, [self._annotation_file(name, folders) for name in listed if name]
+
+    def _listed(self, line: str, folders: Folders) -> str:
+        """The name in a line `name`, or `name 1`; empty for `name -1`.
+
+        Lists of a single class say -1 where the image lacks it. A name may have spaces.
+        """
+        flagged = re.fullmatch(r"(.*\S)\s+(-1|0|1)", line)
+        if flagged is None or folders.is_file(self._annotation_file(line, folders)):
+            return line
+        return "" if flagged[2] == "-1" else flagged[1]
+
+    def _annotation_file(self, name: str, folders: Folders) -> Path:
+        """The file of an image, which lists name with or without its ending."""
+        base = PureWindowsPath(name)
+        whole = self.annotations / f"{base.name}.xml"
+        return whole if folders.is_file(whole) else self.annotations / f"{base.stem}.xml"
+
+    def read(
+        self,
+        split: str,
+        class_map: ClassMap | None = None,
+        check_images: CheckImages = "auto",
+    ) -> DatasetIndex:
         """One split as an index."""
-        if split in self.lists:
-            source = self.lists[split]
-            lines = [line.split() for line in read_text(source).splitlines() if line.strip()]
-            # lists of a single class say -1 where the image lacks it
-            names = [line[0] for line in lines if line[1:2] != ["-1"]]
-        else:
-            source = self.annotations
-            names = sorted(f.stem for f in source.glob("*.xml"))
-        files = [self.annotations / f"{PureWindowsPath(name).stem}.xml" for name in names]
-        return read_voc(
-            files,
-            ImageFinder(self.image_folders),
-            self.categories(),
-            source,
-            class_map=class_map,
-        )
+        classes = self.categories()
+        source = self.lists.get(split, self.annotations)
+        key = {
+            "reader": "voc",
+            "path": str(source),
+            "annotations": str(self.annotations),
+            "images": [str(folder) for folder in self.image_folders],
+            "classes": classes.to_dict(),
+            "class_map": class_map and class_map.to_dict(),
+            "check_images": check_images,
+        }
+
+        def read(sources: Sources) -> DatasetIndex:
+            if split in self.lists:
+                sources.add_file(source)
+            _, files = self.annotation_files(split, sources.folders)
+            return read_voc(
+                files,
+                ImageFinder(self.image_folders, sources.folders),
+                classes,
+                source,
+                class_map=class_map,
+                check_images=check_images,
+            )
+
+        return cached_index(key, read, contents=True)
+
+    def _names(self, sources: Sources) -> list[str]:
+        """The names of the classes of all annotation files, sorted."""
+        found: set[str] = set()
+        for name in _xml_files(sources.folders.listing(self.annotations)):
+            with suppress(DataError):  # reported when its image is read
+                root = read_xml(self.annotations / name)
+                found.update(_text(o, "name") or "" for o in root.iter("object"))
+        return sorted(found - {""})
+
+
+def _xml_files(listing: Listing) -> list[str]:
+    return sorted(name for name in listing.files if name.endswith(".xml"))
 
 
 def read_voc(
@@ -126,6 +183,7 @@ def read_voc(
     *,
     images: Sequence[Path] | None = None,
     class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
 ) -> DatasetIndex:
     """Reads VOC annotation files; image ids are their names without ending.
 
@@ -136,23 +194,63 @@ def read_voc(
         source: list file or folder, for messages.
         images: the image of each file; None finds them by what the file says.
         class_map: classes to use, matched by name; None takes `classes`.
+        check_images: as in `read_coco`.
 
     Raises:
         DataError: none of the images can be read.
     """
     wanted, matches = adopt(class_map or classes, classes)
-    builder = IndexBuilder(wanted, str(source))
-    faults = builder.faults
+    builder = IndexBuilder(str(source), check_images=check_images, folders=finder.folders)
+    labels = {name: matches[i] for name, i in classes.index_of_name.items() if i in matches}
+    for found in read_images(files, finder, source, builder.faults, images=images):
+        size = None if found.root is None else annotated_size(found.root)
+        number = builder.add_image(found.path, found.file.stem, size, file=found.file)
+        for where, item in found.objects():
+            parsed = parse_object(item, found.file, where, labels, builder.faults)
+            if parsed is not None:
+                label, corners = parsed
+                builder.add_box(number, corners, label, where=f"{where} `{wanted.names[label]}`")
+    return builder.build(wanted)
+
+
+@dataclass(frozen=True)
+class VocImage:
+    """An image and its annotation file, of which `root` is the parsed content, if there is one."""
+
+    path: Path
+    file: Path
+    root: Element | None
+
+    def objects(self) -> Iterator[tuple[str, Element]]:
+        """Pairs of the place for messages and the element."""
+        items = () if self.root is None else self.root.iter("object")
+        return ((f"object {number}", item) for number, item in enumerate(items, start=1))
+
+
+def read_images(
+    files: Sequence[Path],
+    finder: ImageFinder,
+    source: Path,
+    faults: FaultReport,
+    *,
+    images: Sequence[Path] | None = None,
+) -> Iterator[VocImage]:
+    """The images of VOC annotation files; files that cannot be read are left out.
+
+    Args:
+        files, finder, source, images: as in `read_voc`.
+        faults: report to add to.
+    """
     seen: set[Path] = set()
     for place, file in enumerate(files):
         if file in seen:
             faults.add(FaultKind.DUPLICATE_IMAGE_ID, source, f"image {file.stem}")
             continue
         seen.add(file)
-        if not file.is_file():
-            image = images[place] if images else finder.find(f"{file.stem}.jpg")[0]
-            builder.add_image(image, file.stem)
+        if not finder.folders.is_file(file):
+            image = images[place] if images else Path(finder.find(f"{file.stem}.jpg")[0])
             faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {file.stem}")
+            yield VocImage(image, file, None)
             continue
         try:
             root = read_xml(file)
@@ -161,21 +259,21 @@ def read_voc(
             faults.add(FaultKind.BAD_ANNOTATION_FILE, file, f"image {file.stem}", reason)
             continue
         image = images[place] if images else _image_of(file, root, finder, faults)
-        number = builder.add_image(image, file.stem, _size(root))
-        for position, item in enumerate(root.iter("object"), start=1):
-            _add_object(builder, str(file), f"object {position}", item, number, classes, matches)
-    return builder.build()
+        yield VocImage(image, file, root)
 
 
-def _add_object(
-    builder: IndexBuilder,
-    file: str,
-    where: str,
-    item: Element,
-    image: int,
-    classes: ClassMap,
-    matches: Mapping[int, int],
-) -> None:
+def parse_object(
+    item: Element, file: Path, where: str, labels: Mapping[str, int], faults: FaultReport
+) -> tuple[int, tuple[float, float, float, float]] | None:
+    """The label and the corners (x1, y1, x2, y2) of an `<object>`; None after a fault.
+
+    Args:
+        item: the element.
+        file: annotation file, for messages.
+        where: place in it, for messages.
+        labels: {class name: label}.
+        faults: report to add to.
+    """
     name = _text(item, "name")
     box = item.find("bndbox")
     keys = ("xmin", "ymin", "xmax", "ymax")
@@ -185,41 +283,42 @@ def _add_object(
         needed = ("name", "bndbox", *keys)
         missing = next((k for k in needed if k not in have), None)
         detail = f"`{missing}` is missing{did_you_mean(missing, have)}" if missing else "no value"
-        builder.faults.add(FaultKind.UNKNOWN_KEY, file, where, detail)
-        return
-    if classes.index_of_name.get(name) not in matches:
-        builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class `{name}`")
-        return
+        faults.add(FaultKind.UNKNOWN_KEY, file, where, detail)
+        return None
+    if name not in labels:
+        faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class `{name}`")
+        return None
     try:
         x1, y1, x2, y2 = (float(t) for t in texts if t is not None)
     except ValueError:
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, f"box {texts}")
-        return
-    label = matches[classes.index_of_name[name]]
-    builder.add_box(image, (x1, y1, x2, y2), label, file=file, where=f"{where} `{name}`")
+        faults.add(FaultKind.WRONG_TYPE, file, where, f"box {texts}")
+        return None
+    return labels[name], (x1, y1, x2, y2)
 
 
 def _image_of(file: Path, root: Element, finder: ImageFinder, faults: FaultReport) -> Path:
     """The image of an annotation file: as it says, else the one of the same name."""
     name = PureWindowsPath(_text(root, "filename") or "").name
-    path, repaired = finder.find(name) if name else (Path(), True)
-    if path.is_file() and (not repaired or path.stem == file.stem):
+    found, repaired = finder.find(name) if name else ("", True)
+    path = Path(found)
+    if finder.folders.is_file(path) and (not repaired or path.stem == file.stem):
         if repaired:
             faults.add(FaultKind.REPAIRED_PATH, file, f"`{name}`", f"{path.name}")
         return path
-    same, _ = finder.find(f"{file.stem}.jpg")
-    if same.is_file() and name:
+    same = Path(finder.find(f"{file.stem}.jpg")[0])
+    if finder.folders.is_file(same) and name:
         faults.add(FaultKind.REPAIRED_PATH, file, f"`{name}`", f"{same.name}")
     return same
 
 
-def _size(root: Element) -> tuple[int, int] | None:
+def annotated_size(root: Element) -> tuple[int, int] | None:
+    """(h, w) as an annotation file says, zeros included; None where it does not."""
     size = root.find("size")
     if size is None:
         return None
     try:
         return int(float(_text(size, "height") or 0)), int(float(_text(size, "width") or 0))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

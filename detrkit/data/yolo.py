@@ -6,8 +6,9 @@ numbers are polygons, `class x1 y1 x2 y2 …`; their bounding box is used.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import list_images
-from detrkit.data.images import read_header
+from detrkit.data.files import Folders
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
+from detrkit.data.index_cache import cached_index
+from detrkit.data.sources import Sources
 from detrkit.data.splits import SPLIT_NAMES
 from detrkit.data.text import read_text, read_yaml
 from detrkit.errors import DataError, did_you_mean
@@ -102,10 +105,43 @@ class YoloLayout:
         """The classes of all splits."""
         return self.classes
 
-    def read(self, split: str, class_map: ClassMap | None = None) -> DatasetIndex:
+    def read(
+        self,
+        split: str,
+        class_map: ClassMap | None = None,
+        check_images: CheckImages = "auto",
+    ) -> DatasetIndex:
         """One split as an index."""
-        files = [image for place in self.images[split] for image in _images_at(place)]
-        return read_yolo(files, self.classes, self.source, self.faults, class_map=class_map)
+        places = self.images[split]
+        key = {
+            "reader": "yolo",
+            "path": str(self.source),
+            "images": [str(place) for place in places],
+            "classes": self.classes.to_dict(),
+            "class_map": class_map and class_map.to_dict(),
+            "check_images": check_images,
+            "faults": self.faults.to_dict(),
+        }
+
+        def read(sources: Sources) -> DatasetIndex:
+            for place in places:
+                if place.is_file():
+                    sources.add_file(place)
+            return read_yolo(
+                self.image_files(split, sources.folders),
+                self.classes,
+                self.source,
+                self.faults,
+                class_map=class_map,
+                check_images=check_images,
+                folders=sources.folders,
+            )
+
+        return cached_index(key, read, contents=True)
+
+    def image_files(self, split: str, folders: Folders) -> list[Path]:
+        """The images of a split."""
+        return [image for place in self.images[split] for image in _images_at(place, folders)]
 
 
 def read_yolo(
@@ -115,6 +151,8 @@ def read_yolo(
     faults: FaultReport | None = None,
     *,
     class_map: ClassMap | None = None,
+    check_images: CheckImages = "auto",
+    folders: Folders | None = None,
 ) -> DatasetIndex:
     """Reads the label files of `images`.
 
@@ -126,78 +164,143 @@ def read_yolo(
             to it without their ending.
         faults: faults found so far.
         class_map: classes to use, matched by name; None takes `classes`.
+        check_images: as in `read_coco`; labels are fractions, so every header is read anyway.
+        folders: knows which files exist.
 
     Raises:
         DataError: none of the images can be read.
     """
-    root = source if source.is_dir() else source.parent
     wanted, matches = adopt(class_map or classes, classes)
-    builder = IndexBuilder(wanted, str(source), FaultReport(list(faults or [])))
+    folders = folders or Folders()
+    builder = IndexBuilder(
+        str(source),
+        FaultReport.merge([faults] if faults else []),
+        check_images=check_images,
+        folders=folders,
+        fractions=True,
+    )
+    for image in read_labels(images, source, folders, builder.faults):
+        number = builder.add_image(image.path, image.image_id, file=image.labels)
+        for where, line in image.lines:
+            parsed = parse_line(line, image.labels, where, matches, builder.faults)
+            if parsed is not None:
+                box, area = parsed.box_xyxy, parsed.area
+                builder.add_box(number, box, parsed.label, where=where, area=area)
+    return builder.build(wanted)
+
+
+@dataclass(frozen=True)
+class YoloImage:
+    """An image and the lines of its label file.
+
+    Attributes:
+        path: the image.
+        image_id: its path relative to the data set, without the ending.
+        labels: the label file; it may be missing.
+        lines: pairs of the place for messages and the text.
+    """
+
+    path: Path
+    image_id: str
+    labels: Path
+    lines: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class YoloObject:
+    """One line of a label file: a box (cx, cy, w, h) or a polygon (x1, y1, x2, y2, …), 0–1."""
+
+    label: int
+    values: tuple[float, ...]
+
+    @property
+    def is_polygon(self) -> bool:
+        """Whether the values are corners."""
+        return len(self.values) > 4
+
+    @property
+    def box_xyxy(self) -> tuple[float, float, float, float]:
+        """Corners as fractions; NaN where a corner of the polygon is not finite."""
+        if self.is_polygon:
+            if not all(map(math.isfinite, self.values)):  # which `min` may not notice
+                return (math.nan,) * 4
+            xs, ys = self.values[0::2], self.values[1::2]
+            return min(xs), min(ys), max(xs), max(ys)
+        cx, cy, w, h = self.values
+        return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+
+    @property
+    def area(self) -> float:
+        """Of the polygon, as a fraction of the image; NaN for a box, which has no other area."""
+        if not self.is_polygon:
+            return math.nan
+        xs, ys = self.values[0::2], self.values[1::2]
+        corners = zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True)
+        return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in corners)) / 2
+
+
+def read_labels(
+    images: Sequence[Path], source: Path, folders: Folders, faults: FaultReport
+) -> Iterator[YoloImage]:
+    """The images and their label files.
+
+    Args:
+        images, source, folders: as in `read_yolo`.
+        faults: report to add to.
+    """
+    root = source if source.is_dir() else source.parent
     images = list(dict.fromkeys(images))
     used: dict[Path, set[str]] = {}
     for path, image_id in zip(images, _image_ids(images, root), strict=True):
-        labels = _label_file(path)
+        labels = _label_file(path, folders)
         used.setdefault(labels.parent, set()).add(labels.name)
-        try:
-            size = read_header(path).shown_size
-        except DataError as error:
-            kind = FaultKind.CORRUPT_IMAGE if path.is_file() else FaultKind.MISSING_IMAGE
-            reason = error.message.removeprefix(f"{path}: ")
-            builder.faults.add(kind, path, f"image {image_id}", reason)
-            continue
-        number = builder.add_image(path, image_id)
-        if not labels.is_file():
-            builder.faults.add(FaultKind.IMAGE_WITHOUT_LABELS, path, f"image {image_id}")
-            continue
-        try:
-            lines = read_text(labels).splitlines()
-        except DataError as error:
-            builder.faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", error.message)
-            continue
-        for row, line in enumerate(lines, start=1):
-            if line.strip():
-                _add_line(builder, (str(labels), f"line {row}"), line, number, size, matches)
+        lines: list[str] = []
+        if not folders.is_file(labels):
+            faults.add(FaultKind.IMAGE_WITHOUT_LABELS, path, f"image {image_id}")
+        else:
+            try:
+                lines = read_text(labels).splitlines()
+            except DataError as error:
+                reason = error.message.removeprefix(f"{labels}: ")
+                faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", reason)
+        places = [(f"line {row}", line) for row, line in enumerate(lines, 1) if line.strip()]
+        yield YoloImage(path, image_id, labels, places)
     for folder, names in used.items():
-        if "labels" in folder.parts and folder.is_dir():
-            for name in sorted(f.name for f in folder.glob("*.txt")):
-                if name not in names and name != "classes.txt":
-                    builder.faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
-    return builder.build()
+        if "labels" in folder.parts:
+            for name in sorted(folders.listing(folder).files):
+                if name.endswith(".txt") and name not in names and name != "classes.txt":
+                    faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
 
 
-def _add_line(
-    builder: IndexBuilder,
-    place: tuple[str, str],
-    line: str,
-    image: int,
-    size: tuple[int, int],
-    matches: Mapping[int, int],
-) -> None:
-    """One object: `class cx cy w h` or `class x1 y1 x2 y2 …`."""
-    file, where = place
+def parse_line(
+    line: str, file: Path, where: str, labels: Mapping[int, int], faults: FaultReport
+) -> YoloObject | None:
+    """One object; None after a fault.
+
+    Args:
+        line: `class cx cy w h` or `class x1 y1 x2 y2 …`.
+        file: the label file, for messages.
+        where: place in it, for messages.
+        labels: {class of the file: label}.
+        faults: report to add to.
+    """
     fields = line.split()
     try:
-        category, values = float(fields[0]), [float(v) for v in fields[1:]]
+        category, values = float(fields[0]), tuple(float(v) for v in fields[1:])
     except ValueError:
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, f"not numbers: {line.strip()[:60]!r}")
-        return
+        faults.add(FaultKind.WRONG_TYPE, file, where, f"not numbers: {line.strip()[:60]!r}")
+        return None
     polygon = len(values) >= 6 and len(values) % 2 == 0
     if len(values) != 4 and not polygon:
         detail = f"{len(fields)} numbers in place of 5, or of a polygon's 7, 9, …"
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, detail)
-        return
-    if category not in matches:
-        builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
-        return
-    h, w = size
+        faults.add(FaultKind.WRONG_TYPE, file, where, detail)
+        return None
+    if category not in labels:
+        faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
+        return None
     if polygon:
-        builder.faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
-        xs, ys = values[0::2], values[1::2]
-        box = (min(xs) * w, min(ys) * h, max(xs) * w, max(ys) * h)
-    else:
-        cx, cy, bw, bh = values
-        box = ((cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h)
-    builder.add_box(image, box, matches[int(category)], file=file, where=where)
+        faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
+    return YoloObject(labels[int(category)], values)
 
 
 def _classes(path: Path, content: Mapping[str, Any]) -> ClassMap:
@@ -222,35 +325,35 @@ def _locate(here: Path, base: object, value: str, split: str) -> tuple[Path | No
     value = value.replace("\\", "/")
     bases = [here]
     if isinstance(base, str) and base.strip():
-        bases.insert(0, here / Path(base).expanduser())
+        bases.insert(0, here / os.path.expanduser(base))
     for root in bases:
-        if (root / value).exists():
+        if os.path.exists(root / value):  # also for what cannot be a path
             return root / value, root is not bases[0]
     parts = [p for p in value.split("/") if p not in ("", ".", "..")]
     guesses = [here.joinpath(*parts[i:]) for i in range(len(parts))]
     for alias in SPLIT_NAMES[split]:
         swapped = [alias if p in SPLIT_NAMES[split] else p for p in parts]
         guesses += [here.joinpath(*swapped), here / alias / "images", here / "images" / alias]
-    found = list(dict.fromkeys(g for g in guesses if g.exists() and g != here))
+    found = list(dict.fromkeys(g for g in guesses if os.path.exists(g) and g != here))
     return (found[0], True) if found else (None, False)
 
 
-def _images_at(place: Path) -> list[Path]:
+def _images_at(place: Path, folders: Folders) -> list[Path]:
     """Images of a folder, or those that a list file names."""
     if place.is_dir():
-        return list_images(place)
+        return list(folders.images(place))
     lines = (line.strip().replace("\\", "/") for line in read_text(place).splitlines())
     return [place.parent / line for line in lines if line]
 
 
-def _label_file(image: Path) -> Path:
+def _label_file(image: Path, folders: Folders) -> Path:
     """`a/images/train/x.jpg` -> `a/labels/train/x.txt`; beside the image where that is missing."""
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i].lower() == "images":
             mirrored = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
             beside = image.with_suffix(".txt")
-            return mirrored if mirrored.is_file() or not beside.is_file() else beside
+            return mirrored if folders.is_file(mirrored) or not folders.is_file(beside) else beside
     return image.with_suffix(".txt")
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import Config, Flag, load_config
+from detrkit.config.schema import LOGGERS
 from detrkit.engine.automatic import automatic, epoch_values
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ class TrainFlags:
         device: "cpu", "cuda:1".
         seed: of everything random.
         workers: loader processes.
+        cache: where images are kept decoded: "ram", "disk" or "off".
+        cache_size: longest side of images in it.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
+        loggers: where curves go as well; each one name, or several with commas between.
     """
 
     data: str | None = None
@@ -58,8 +62,11 @@ class TrainFlags:
     device: str | None = None
     seed: int | None = None
     workers: int | None = None
+    cache: str | None = None
+    cache_size: int | None = None
     tune: str | None = None
     class_map: str | None = None
+    loggers: tuple[str, ...] = ()
 
 
 def load_with_flags(
@@ -98,6 +105,7 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         ("batch", "--batch", 1),
         ("accumulate", "--accumulate", 1),
         ("workers", "--workers", 0),
+        ("cache_size", "--cache-size", 32),
     ):
         value = getattr(flags, name)
         if value is not None and value < low:
@@ -110,6 +118,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("seed", flags.seed, "--seed")
     if flags.accumulate is not None:
         put("accumulate", flags.accumulate, "--accumulate")
+    if flags.loggers:
+        put("loggers", _loggers(flags.loggers, cfg), "--logger")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:
@@ -129,6 +139,16 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     if flags.workers is not None:
         for loader in ("train_dataloader", "val_dataloader"):
             put(f"{loader}.num_workers", flags.workers, "--workers")
+    if flags.cache is not None:
+        for key, value in cache_values(flags.cache, cfg).items():
+            put(key, value, "--cache")
+    if flags.cache_size is not None:
+        cached = cfg.get("ram_cache") or cfg.get("disk_cache")
+        if flags.cache == "off" or not (flags.cache or cached):
+            raise UsageError(
+                "--cache-size without a cache has no effect", hint="add --cache ram or --cache disk"
+            )
+        put("cache_imgsz", flags.cache_size, "--cache-size")
     if flags.batch is not None:
         _set_batch(put, flags.batch, cfg)
     if flags.lr is not None:
@@ -143,6 +163,30 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
             _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
     return values
+
+
+def _loggers(flags: Sequence[str], cfg: Config) -> list[str]:
+    """The configuration's loggers and those of the flags."""
+    asked = [name.strip() for flag in flags for name in flag.split(",") if name.strip()]
+    for name in asked:
+        if name not in LOGGERS:
+            raise UsageError(
+                f"--logger {name}: no such logger{did_you_mean(name, LOGGERS)}",
+                hint=f"choose of {', '.join(LOGGERS)}",
+            )
+    return list(dict.fromkeys([*cfg.run.chosen_loggers, *asked]))
+
+
+def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
+    """Keys and values of `--cache`; a folder that the configuration names stays.
+
+    Raises:
+        UsageError: `cache` is not "ram", "disk" or "off".
+    """
+    if cache not in ("ram", "disk", "off"):
+        raise UsageError(f"--cache {cache}: choose ram, disk or off")
+    folder = cfg.get("disk_cache")
+    return {"ram_cache": cache == "ram", "disk_cache": cache == "disk" and (folder or True)}
 
 
 def _set_batch(put: Any, batch: int, cfg: Config) -> None:

@@ -23,8 +23,8 @@ import torch
 
 from detrkit.config.published import published
 from detrkit.data.cache import cache_dir
-from detrkit.engine.files import write_atomically
 from detrkit.errors import DetrkitError, MissingExtraError, WeightsError
+from detrkit.files import write_atomically
 
 log = logging.getLogger("detrkit")
 

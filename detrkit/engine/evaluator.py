@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detrkit.data.images import read_image
+from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
 from detrkit.engine.distributed.group import gathered, rank, shared, world_size
-from detrkit.engine.files import write_atomically
 from detrkit.engine.interrupt import Stop
 from detrkit.engine.predictor import read_ahead
 from detrkit.engine.runtime import PostProcessor, Runtime
 from detrkit.errors import DataError
+from detrkit.files import write_atomically
 from detrkit.metrics import CocoEvaluator, Metrics
 from detrkit.metrics.coco import Backend, CollectedState, GroundTruth
 from detrkit.structures import Batch, ClassMap, Detections, ImageSpec
@@ -183,8 +183,13 @@ def evaluate_runtime(
     chunks = chunks[rank() :: world_size()]
     started = time.perf_counter()
 
+    scales: dict[int, tuple[float, float]] = {}
+
     def load(number: int) -> Tensor:
-        return read_image(index.paths[number], apply_exif=bool(index.apply_exif[number]))
+        found = read_indexed(index, number, runtime.image_spec.in_channels)
+        if found.scale != (1.0, 1.0):
+            scales[number] = found.scale
+        return found.image
 
     images = read_ahead(itertools.chain(*chunks), load, 2 * batch)
     for done, numbers in enumerate(chunks, start=1):
@@ -200,6 +205,10 @@ def evaluate_runtime(
         )
         for (number, _), answer in zip(readable, answers, strict=True):
             answer.image_id, answer.class_map = index.image_id(number), index.class_map
+            if number in scales:  # the file has grown or shrunk: back to the index's pixels
+                back = 1 / np.array(scales[number] * 2, np.float32)
+                answer.boxes_xyxy = (answer.boxes_xyxy * back).astype(np.float32, copy=False)
+                answer.orig_size = index.size(number)
         counter.update(answers)
         found += answers
         if progress is not None:

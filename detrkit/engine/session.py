@@ -16,6 +16,7 @@ from torch import nn
 from detrkit.config import Config, build_component
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import open_splits
+from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
@@ -40,6 +41,7 @@ from detrkit.engine.parts import (
     split_of,
     with_total_batch,
 )
+from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.trainer import Trainer
@@ -84,7 +86,7 @@ def open_session(cfg: Config) -> Session:
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
-    cfg = _with_absolute_data(cfg)
+    cfg = _with_absolute_paths(cfg)
     run = cfg.run
     device = own_device(run.device or None)
     seed = run.seed if run.seed is not None else shared(lambda: secrets.randbelow(2**31))
@@ -100,7 +102,12 @@ def open_session(cfg: Config) -> Session:
     batches = len(_loader(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
-    train.transforms = transforms_of(cfg, "train_dataloader")
+    train.transforms = transforms = transforms_of(cfg, "train_dataloader")
+    if run.in_channels != 3 and "RandomPhotometricDistort" in transforms.names:
+        log.info(
+            "in_channels: %d: RandomPhotometricDistort changes brightness and contrast only",
+            run.in_channels,
+        )
     return Session(
         config=cfg,
         train=_loader(cfg, "train_dataloader", train, seed, device),
@@ -115,28 +122,37 @@ def open_session(cfg: Config) -> Session:
     )
 
 
-def _with_absolute_data(cfg: Config) -> Config:
-    """`data` as an absolute path, so that `resume` finds it from any working folder."""
-    data = cfg.run.data
-    if not data or not Path(data).expanduser().exists():
-        return cfg
-    path = str(Path(data).expanduser().resolve())
-    return cfg.with_values({"data": path}, origin=str(cfg.origin("data")))
+def _with_absolute_paths(cfg: Config) -> Config:
+    """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
+    data, cache = cfg.run.data, cfg.run.disk_cache
+    if data and Path(data).expanduser().exists():
+        cfg = _with_absolute(cfg, "data", data)
+    return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
+
+
+def _with_absolute(cfg: Config, key: str, path: str) -> Config:
+    absolute = str(Path(path).expanduser().resolve())
+    return cfg.with_values({key: absolute}, origin=str(cfg.origin(key)))
 
 
 def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
     """Training and validation data: of `data`, or of the loaders' own sections."""
     if cfg.run.data:
         train_index, val_index = _indices_of(cfg, seed)
-        train = DetectionDataset(train_index, transforms_of(cfg, "train_dataloader"), seed=seed)
+        channels = cfg.run.in_channels
+        transforms = transforms_of(cfg, "train_dataloader")
+        train = DetectionDataset(train_index, transforms, seed=seed, in_channels=channels)
         val = None
         if val_index is not None:
             transforms = transforms_of(cfg, "val_dataloader")
-            val = DetectionDataset(val_index, transforms, training=False, seed=seed)
+            val = DetectionDataset(
+                val_index, transforms, training=False, seed=seed, in_channels=channels
+            )
     else:
         train = _dataset_of(cfg, "train_dataloader", training=True)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
         val = _dataset_of(cfg, "val_dataloader", training=False) if has_val else None
+    train.max_side = cfg.run.cache_imgsz if cache_kind(cfg.run) else None
     if not len(train):
         raise DataError(f"{train.index.source} has no training images")
     if val is not None and val.class_map.names != train.class_map.names:
@@ -145,6 +161,8 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
             f"and {_names(val.class_map)}",
             hint="both annotation files need the same `categories`",
         )
+    for dataset in (train, val) if val is not None else (train,):
+        check_bands(dataset.index, dataset.in_channels)
     return train, val
 
 
@@ -190,6 +208,7 @@ def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset
     if not isinstance(dataset, DetectionDataset):
         raise ConfigError(f"{loader}.dataset: `{section.get('type')}` is not a DetectionDataset")
     dataset.training = training
+    dataset.in_channels = cfg.run.in_channels  # also where its constructor does not take it
     return dataset
 
 
@@ -198,7 +217,9 @@ def transforms_of(cfg: Config, loader: str) -> Any:
     section = cfg.get(f"{loader}.dataset.transforms") or {}
     if isinstance(section, Sequence):
         section = {"ops": section}
-    return build_component(cfg, {"type": "Compose", **section})
+    compose = build_component(cfg, {"type": "Compose", **section})
+    compose.check_channels(cfg.run.in_channels)
+    return compose
 
 
 def _loader(
@@ -216,6 +237,7 @@ def _loader(
         drop_last=bool(section.get("drop_last", training)),
         collate=build_component(cfg, collate) if collate else None,
         pin_memory=device.type == "cuda",
+        device=device,
         rank=rank(),
         world_size=world_size(),
         training=training,

@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 from detrkit.engine.accumulation import Backward
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.data_wait import DataWait
 from detrkit.engine.distributed.agreement import Agreement
 from detrkit.engine.distributed.group import (
     barrier,
@@ -45,7 +46,7 @@ from detrkit.engine.ema import ModelEMA
 from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
-from detrkit.engine.optim import set_lr_factor
+from detrkit.engine.optim import group_names, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.state import TrainState
@@ -118,7 +119,9 @@ class Trainer:
             # with a loss scaler infinite gradients are normal: the step is left out
             gradients=not self.scaler.is_enabled(),
         )
+        self.waits = DataWait(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.groups = group_names(self.optimizer, unwrapped(self.model))
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -161,12 +164,17 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.perf_counter()
-        for batch in self._batches():
+        for batch in self.waits.over(self._batches()):
             batch = batch.to(self.device, non_blocking=True)
             losses, norm = self.train_step(batch)
             self.watch.look(state.step, losses, norm, batch.targets)
             state.add(losses, len(batch) * world_size())
-            self._tell_step(losses, norm, batch)
+            now = time.perf_counter()
+            seconds, started = now - started, now
+            wait = self.waits.take()
+            state.train_seconds += seconds
+            state.wait_seconds += wait
+            self._tell_step(losses, norm, batch, seconds, wait)
             state.batch += 1
             state.step += 1
             state.schedule_step += 1
@@ -308,6 +316,12 @@ class Trainer:
         """The highest rate of any group: the main one, not the backbone's."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
+    @property
+    def lrs(self) -> dict[str, float]:
+        """The rate of each parameter group, where there are several."""
+        groups = self.groups if len(self.groups) > 1 else {}
+        return {n: float(self.optimizer.param_groups[i]["lr"]) for n, i in groups.items()}
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass."""
         return self.precision.autocast(self.device)
@@ -323,7 +337,14 @@ class Trainer:
                 raise Stop from None
             raise
 
-    def _tell_step(self, losses: Mapping[str, Tensor], norm: Tensor, batch: Batch) -> None:
+    def _tell_step(
+        self,
+        losses: Mapping[str, Tensor],
+        norm: Tensor,
+        batch: Batch,
+        seconds: float,
+        wait_seconds: float,
+    ) -> None:
         state = self.state
         report = StepReport(
             phase="train",
@@ -336,6 +357,10 @@ class Trainer:
             lr=self.lr,
             grad_norm=norm,
             data=batch,
+            lrs=self.lrs,
+            ema_decay=self.ema.decay_now() if self.ema else None,
+            seconds=seconds,
+            wait_seconds=wait_seconds,
         )
         for observer in self.observers:
             observer.step(report)
@@ -363,8 +388,11 @@ class Trainer:
             best_ap=state.best_ap,
             best_epoch=state.best_epoch,
             train_seconds=state.train_seconds,
+            wait_seconds=state.wait_seconds,
             eval_seconds=state.eval_seconds,
             images_per_second=state.images / max(state.train_seconds, 1e-9),
             memory_gib=memory,
             step=state.step,
+            lrs=self.lrs,
+            ema_decay=self.ema.decay_now() if self.ema else None,
         )
