@@ -22,13 +22,13 @@ LAYERS = {
     "models": 3,
     "losses": 3,
     "metrics": 3,
-    "drawing": 3,
     "report": 3,
-    "analysis": 4,
+    "drawing": 4,
     "convert": 4,
-    "engine": 5,
-    "api": 6,
-    "cli": 7,
+    "analysis": 5,
+    "engine": 6,
+    "api": 7,
+    "cli": 8,
 }
 
 #: `Detections.draw` and `ClassMap` live below drawing; the method imports it when called.

@@ -165,12 +165,13 @@ def read_image(path: str | Path, *, apply_exif: bool = True, channels: int | Non
         path: the file.
         apply_exif: turn and mirror the pixels as the EXIF orientation says.
         channels: C, how many the model takes: 3 for RGB, 1 for gray, another number for files
-            with as many bands. None: as the file has them, but RGB for pictures.
+            with as many bands. None, for looking at it: RGB for pictures, one band for gray of
+            more than 8 bits, all bands of arrays.
 
     Returns:
         (C, H, W), in memory the channels come last, as decoders and resizing like it. uint8; or
         float32 on the same scale of 0–255 for what has more than 8 bits, which for three channels
-        are arrays (`.npy`, TIFF of several bands) only.
+        are arrays only (`.npy`, TIFF that Pillow does not know).
 
     Raises:
         DataError: the file is missing, truncated, corrupt, not an image, or larger than

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import Sample, SampleKey
-from detrkit.data.workers import shielded, start_worker
+from detrkit.data.workers import shared_memory_room, shielded, start_worker
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch
@@ -129,6 +129,7 @@ class Loader:
         self.collate = collate
         self.batch_size = schedule.batch_size
         self.num_workers = num_workers
+        self.prefetch = prefetch
         self.device = device
         options: dict[str, Any] = {}
         if num_workers:
@@ -173,8 +174,29 @@ class Loader:
                 yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
         except DetrkitError as error:
             raise _unwrapped(error) from error
+        except RuntimeError as error:
+            known = self._out_of_shared_memory(error)
+            if known is None:
+                raise
+            raise known from error
         finally:
             self.dataset.report_broken()
+
+    def _out_of_shared_memory(self, error: RuntimeError) -> UsageError | None:
+        """What to say when workers find no room for their batches; None: it is something else."""
+        text = str(error)
+        if "shared memory" not in text and "Bus error" not in text:
+            return None
+        room = shared_memory_room()
+        side = max(getattr(self.collate, "scales", None) or [(640, 640)])
+        needed = self.num_workers * self.prefetch * self.batch_size * side[0] * side[1] * 3
+        return UsageError(
+            f"no room for the batches of loader processes: they pass through /dev/shm, which has "
+            f"{room >> 20} MiB; {self.num_workers} workers with batches of {self.batch_size} "
+            f"images keep up to {needed >> 20} MiB there",
+            hint="fewer --workers, a smaller --batch, or more room: "
+            "docker run --shm-size=4g (or --ipc=host)",
+        )
 
     def _batches(self) -> Iterator[PixelBatch | Batch]:
         if self.num_workers:

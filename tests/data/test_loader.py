@@ -217,6 +217,30 @@ def test_errors_of_workers_stay_one_line(path: Path, workers: int) -> None:
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: unable to allocate "
+        "shared memory(shm) for file </torch_1_2_3>: No space left on device (28)",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory.",
+    ],
+)
+def test_too_little_shared_memory(path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    loader = make_loader(path, num_workers=1)
+
+    def fail() -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(loader, "_batches", fail)
+    with pytest.raises(UsageError, match=r"/dev/shm, which has \d+ MiB; 1 workers") as caught:
+        list(loader)
+    assert "--shm-size" in (caught.value.hint or "")
+    text = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        list(loader)
+
+
 def test_workers_that_are_spawned(path: Path) -> None:
     """As on Windows and macOS: everything is pickled."""
     break_image(path, 3)
