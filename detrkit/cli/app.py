@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval",),
     "Deploy": ("infer", "weights"),
-    "Data": ("convert",),
+    "Data": ("doctor", "convert"),
     "Understand": ("info", "show-config", "models", "modules"),
 }
 

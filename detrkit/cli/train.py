@@ -31,9 +31,12 @@ Epochs = Annotated[
     typer.Option(metavar="N", help="Length of the run; stages, warm-up and averaging follow."),
 ]
 Batch = Annotated[
-    Optional[int],
+    Optional[str],
     typer.Option(
-        "-b", "--batch", metavar="N", help="Images per step; learning rates follow (square root)."
+        "-b",
+        "--batch",
+        metavar="N|auto",
+        help="Images per step; learning rates follow (square root). auto tries what fits.",
     ),
 ]
 Size = Annotated[
@@ -105,13 +108,14 @@ def train(
         from detrkit.cli.resume import resume as continue_run
 
         return continue_run(resume, data, device, workers, json)
-    from detrkit.engine.derive import TrainFlags
+    from detrkit.engine.derive import TrainFlags, parse_batch
 
+    images = parse_batch(batch)
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
-        batch=batch,
+        batch=None if images == "auto" else images,
         size=size,
         lr=lr,
         amp=amp,
@@ -123,7 +127,7 @@ def train(
     updates = [*(update or ())]
     if use_amp:
         updates.insert(0, "use_amp=True")
-    run(cfg, flags, updates, plugin, output, json)
+    run(cfg, flags, updates, plugin, output, json, auto_batch=images == "auto")
 
 
 def run(
@@ -133,15 +137,25 @@ def run(
     plugin: Sequence[Path] | None,
     output: Path | None,
     json: bool,
+    *,
+    auto_batch: bool = False,
 ) -> None:
     """Loads the configuration, trains, prints the result; shared with `tune`."""
-    from dataclasses import asdict
+    import logging
+    from dataclasses import asdict, replace
 
     from detrkit.cli import console
     from detrkit.engine.derive import load_with_flags
     from detrkit.engine.training import train as train_run
 
     config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+    if auto_batch:
+        from detrkit.engine.batch_size import choose_batch
+
+        choice = choose_batch(config)
+        logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
+        flags = replace(flags, batch=choice.batch)
+        config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
     arguments = {"config": cfg, "update": list(update), **asdict(flags)}
     result = train_run(config, output=output, arguments=arguments, console=console.err)
     report(result, json)

@@ -49,13 +49,14 @@ def tune(
     and what was not is printed. Weights of 80 classes are taken for COCO's, of 365 or 366 for
     those of Objects365.
     """
-    from detrkit.engine.derive import TrainFlags
+    from detrkit.engine.derive import TrainFlags, parse_batch
 
+    images = parse_batch(batch)
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
-        batch=batch,
+        batch=None if images == "auto" else images,
         size=size,
         lr=lr,
         amp=amp,
@@ -65,4 +66,4 @@ def tune(
         tune=weights,
         class_map=class_map,
     )
-    _run(cfg, flags, update or [], plugin, output, json)
+    _run(cfg, flags, update or [], plugin, output, json, auto_batch=images == "auto")

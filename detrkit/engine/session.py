@@ -77,11 +77,31 @@ def open_session(cfg: Config) -> Session:
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
-    cfg = _with_absolute_data(cfg)
+    cfg = with_absolute_data(cfg)
+    device = choose_device(cfg.run.device or None)
+    seed = cfg.run.seed if cfg.run.seed is not None else secrets.randbelow(2**31)
+    return session_of(cfg, *open_data(cfg, seed), seed, device)
+
+
+def session_of(
+    cfg: Config,
+    train: DetectionDataset,
+    val: DetectionDataset | None,
+    seed: int,
+    device: torch.device,
+) -> Session:
+    """Derives everything that depends on data that was read.
+
+    Args:
+        cfg: the configuration.
+        train, val: of `open_data`.
+        seed: of everything random.
+        device: to train on.
+
+    Raises:
+        ConfigError, DataError, UsageError: data and configuration do not go together.
+    """
     run = cfg.run
-    device = choose_device(run.device or None)
-    seed = run.seed if run.seed is not None else secrets.randbelow(2**31)
-    train, val = open_data(cfg, seed)
     class_map = train.class_map
     if not len(class_map):
         raise DataError(f"{train.index.source} has no classes")
@@ -89,14 +109,14 @@ def open_session(cfg: Config) -> Session:
         log.info("num_classes: %d, as the data set has (not %s)", len(class_map), run.num_classes)
     cfg = cfg.with_values({"num_classes": len(class_map)}, origin="data set")
     cfg = cfg.with_values({"seed": seed}, origin="drawn" if run.seed is None else "seed")
-    batches = len(_loader(cfg, "train_dataloader", train, seed, device))
+    batches = len(loader_of(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
     train.transforms = transforms_of(cfg, "train_dataloader")
     return Session(
         config=cfg,
-        train=_loader(cfg, "train_dataloader", train, seed, device),
-        val=_loader(cfg, "val_dataloader", val, seed, device) if val is not None else None,
+        train=loader_of(cfg, "train_dataloader", train, seed, device),
+        val=loader_of(cfg, "val_dataloader", val, seed, device) if val is not None else None,
         class_map=class_map,
         image_spec=image_spec_of(cfg),
         plan=Plan.from_tree(cfg.tree, batches),
@@ -106,7 +126,7 @@ def open_session(cfg: Config) -> Session:
     )
 
 
-def _with_absolute_data(cfg: Config) -> Config:
+def with_absolute_data(cfg: Config) -> Config:
     """`data` as an absolute path, so that `resume` finds it from any working folder."""
     data = cfg.run.data
     if not data or not Path(data).expanduser().exists():
@@ -125,9 +145,9 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
             transforms = transforms_of(cfg, "val_dataloader")
             val = DetectionDataset(val_index, transforms, training=False, seed=seed)
     else:
-        train = _dataset_of(cfg, "train_dataloader", training=True)
+        train = dataset_of(cfg, "train_dataloader", training=True)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
-        val = _dataset_of(cfg, "val_dataloader", training=False) if has_val else None
+        val = dataset_of(cfg, "val_dataloader", training=False) if has_val else None
     if not len(train):
         raise DataError(f"{train.index.source} has no training images")
     if val is not None and val.class_map.names != train.class_map.names:
@@ -166,7 +186,12 @@ def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | No
     return parts["train"].split(HELD_OUT, seed)
 
 
-def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset:
+def dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset:
+    """The data set of a loader's section; read when first needed.
+
+    Raises:
+        ConfigError: it names no data.
+    """
     section = split_of(cfg, loader).get("dataset")
     if not isinstance(section, Mapping):
         raise ConfigError(
@@ -192,9 +217,10 @@ def transforms_of(cfg: Config, loader: str) -> Any:
     return build_component(cfg, {"type": "Compose", **section})
 
 
-def _loader(
+def loader_of(
     cfg: Config, name: str, dataset: DetectionDataset, seed: int, device: torch.device
 ) -> Loader:
+    """The loader that the section `name` describes, over a data set."""
     section = split_of(cfg, name)
     training = name == "train_dataloader"
     collate = section.get("collate_fn")

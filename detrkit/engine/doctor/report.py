@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -65,26 +65,36 @@ class Check:
         }
 
 
-def ok(code: str, text: str, **values: Any) -> Check:
+def ok(code: str, text: str, *, details: Sequence[str] = (), **values: Any) -> Check:
     """All is well."""
-    return Check(code, Status.OK, text, values=values)
+    return Check(code, Status.OK, text, details=tuple(details), values=values)
 
 
-def note(code: str, text: str, hint: str = "", **values: Any) -> Check:
+def note(
+    code: str, text: str, hint: str = "", *, details: Sequence[str] = (), **values: Any
+) -> Check:
     """Worth knowing."""
-    return Check(code, Status.NOTE, text, hint, values=values)
+    return Check(code, Status.NOTE, text, hint, tuple(details), values)
 
 
-def warning(code: str, text: str, hint: str = "", **values: Any) -> Check:
+def warning(
+    code: str, text: str, hint: str = "", *, details: Sequence[str] = (), **values: Any
+) -> Check:
     """Slower or worse than it could be."""
-    return Check(code, Status.WARNING, text, hint, values=values)
+    return Check(code, Status.WARNING, text, hint, tuple(details), values)
 
 
 def problem(
-    code: str, text: str, hint: str = "", *, exit_code: int = GENERAL, **values: Any
+    code: str,
+    text: str,
+    hint: str = "",
+    *,
+    details: Sequence[str] = (),
+    exit_code: int = GENERAL,
+    **values: Any,
 ) -> Check:
     """Training would stop, or be spoilt."""
-    return Check(code, Status.PROBLEM, text, hint, values=values, exit_code=exit_code)
+    return Check(code, Status.PROBLEM, text, hint, tuple(details), values, exit_code)
 
 
 @dataclass
@@ -160,13 +170,5 @@ def of_error(code: str, error: DetrkitError) -> list[Check]:
             for p in error.problems
         ]
     first, *rest = error.message.splitlines()
-    return [
-        Check(
-            code,
-            Status.PROBLEM,
-            first,
-            error.hint or "",
-            details=tuple(line.strip() for line in rest),
-            exit_code=error.exit_code,
-        )
-    ]
+    details = [line.strip() for line in rest]
+    return [problem(code, first, error.hint or "", details=details, exit_code=error.exit_code)]

@@ -29,7 +29,7 @@ def count(number: int, thing: str) -> str:
     """ "1 image", "12 images", "2 boxes", "3 classes"."""
     if number == 1:
         return f"1 {thing}"
-    plural = thing + ("es" if thing.endswith(("s", "x", "ch")) else "s")
+    plural = thing + ("es" if thing.endswith(("s", "x", "match", "batch")) else "s")
     return f"{number:,} {plural}"
 
 

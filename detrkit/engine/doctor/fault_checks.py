@@ -1,0 +1,226 @@
+"""Faults of a data set as checks: one for each kind, with counts, examples and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from detrkit.data.faults import Fault, FaultKind, FaultReport, Policy
+from detrkit.data.index import DatasetIndex
+from detrkit.engine.doctor.report import Check, Status
+from detrkit.engine.doctor.words import count, share
+from detrkit.errors import DataError
+
+#: A part of which more than this share of the images or of the boxes is left out is spoilt: the
+#: exit code is 4. A hundredth of it is worth a warning.
+SPOILT = 0.1
+WORTH_A_WARNING = 0.01
+
+#: Examples that are shown of each kind.
+EXAMPLES = 3
+
+#: What to do, where it is not told by what was done.
+HINTS: Mapping[str, str] = {
+    "BAD_ANNOTATION_FILE": "repair or remove the file; its image is not trained on",
+    "REPAIRED_PATH": "nothing to do here; other programs need the right path in the file",
+    "MISSING_SPLIT": "correct the path in data.yaml, or remove the line",
+    "LABEL_WITHOUT_IMAGE": "copy the images that belong to these labels, or remove the labels",
+    "MISSING_IMAGE": "copy the images to where the annotations say, or name their folder",
+    "CORRUPT_IMAGE": "copy the images again, or leave them out: --fix",
+    "DUPLICATE_IMAGE_ID": "remove the second entry; --fix does",
+    "SIZE_MISMATCH": "were the images resized after annotating? then look whether boxes still fit: "
+    "`detrkit train` draws its first batches to batches/",
+    "EXIF_ROTATION": "nothing to do here; --fix writes boxes for the upright image",
+    "IMAGE_WITHOUT_LABELS": "background is fine if these images really show nothing",
+    "UNKNOWN_KEY": "correct the key in the annotation file",
+    "WRONG_TYPE": "correct the value in the annotation file; --fix leaves the entry out",
+    "UNKNOWN_IMAGE": "were images removed from the list? --fix removes their boxes as well",
+    "UNKNOWN_CLASS": "declare the class (`names:` in data.yaml, `categories` in COCO), or correct "
+    "the ids: are they counted from 0 or from 1?",
+    "NOT_FINITE": "look how the annotations were exported; --fix leaves the box out",
+    "EMPTY_BOX": "a click without a drag, or corners exchanged; --fix leaves the box out",
+    "OUTSIDE": "annotated at another image size? --fix leaves the box out",
+    "CLIPPED": "harmless where it is a few pixels; --fix writes the clipped boxes",
+    "DUPLICATE_ANNOTATION_ID": "harmless here; --fix writes ids that are unique",
+    "POLYGON": "nothing to do: boxes are what is trained on",
+    "CLASS_WITHOUT_BOXES": "remove the class from the list, or annotate it",
+}
+
+#: Kinds that cost images, and kinds that cost boxes.
+_COSTS_IMAGES = frozenset({"MISSING_IMAGE", "CORRUPT_IMAGE", "BAD_ANNOTATION_FILE"})
+_COSTS_BOXES = frozenset(
+    {
+        *("UNKNOWN_KEY", "WRONG_TYPE", "UNKNOWN_IMAGE", "UNKNOWN_CLASS", "NOT_FINITE"),
+        *("EMPTY_BOX", "OUTSIDE", "SKIPPED_WITH_IMAGE"),
+    }
+)
+
+
+def fault_checks(parts: Mapping[str, DatasetIndex]) -> list[Check]:
+    """A check for each kind of fault in the parts of a data set, the worst policy first.
+
+    Args:
+        parts: {"train": …, "val": …}.
+    """
+    order = [Policy.SKIP, Policy.FIX, Policy.KEEP]
+    kinds = {kind for part in parts.values() for kind in part.faults.counts}
+    kinds -= {FaultKind.CLASS_WITHOUT_BOXES}  # `data.classes` says that better
+    ordered = sorted(
+        kinds, key=lambda kind: (order.index(kind.policy), list(FaultKind).index(kind))
+    )
+    return [_of_kind(kind, parts) for kind in ordered]
+
+
+def _of_kind(kind: FaultKind, parts: Mapping[str, DatasetIndex]) -> Check:
+    by_part = {name: part.faults.counts.get(kind, 0) for name, part in parts.items()}
+    cases = list(dict.fromkeys(f for part in parts.values() for f in part.faults if f.kind is kind))
+    total = _total(kind, [part.faults for part in parts.values()])
+    where = ", ".join(f"{n:,} in {name}" for name, n in by_part.items() if n)
+    text = f"{total:,} × {kind.what} [{kind.policy.value}]"
+    if len(parts) > 1 and where:
+        text += f": {where}"
+    classes = Counter(label for f in cases if (label := getattr(f, "label", "")))
+    if classes:
+        shown = [f"{name} {number:,}" for name, number in classes.most_common(5)]
+        more = f", {len(classes) - 5} more classes" if len(classes) > 5 else ""
+        text += f" ({', '.join(shown)}{more})"
+    worst = max((_cost(kind, part) for part in parts.values()), default=0.0)
+    status = Status.WARNING if worst >= WORTH_A_WARNING or _is_serious(kind) else Status.NOTE
+    return Check(
+        f"data.{kind.name.lower()}",
+        status,
+        text,
+        HINTS.get(kind.name, ""),
+        details=tuple(_example(f) for f in cases[:EXAMPLES]),
+        values={
+            "kind": kind.name.lower(),
+            "policy": kind.policy.value,
+            "count": total,
+            "parts": by_part,
+            "classes": dict(classes),
+        },
+    )
+
+
+def _total(kind: FaultKind, reports: list[FaultReport]) -> int:
+    """Cases in all parts; those that several parts share (a path in data.yaml) count once."""
+    shared = Counter(f for report in reports for f in {*report.faults} if f.kind is kind)
+    twice = sum(n - 1 for n in shared.values())
+    return sum(report.counts.get(kind, 0) for report in reports) - twice
+
+
+def _is_serious(kind: FaultKind) -> bool:
+    return kind.name in ("MISSING_SPLIT", "LABEL_WITHOUT_IMAGE", "UNKNOWN_CLASS")
+
+
+def _cost(kind: FaultKind, part: DatasetIndex) -> float:
+    """Share of a part's images or boxes that a kind of fault costs."""
+    number = part.faults.counts.get(kind, 0)
+    if kind.name in _COSTS_IMAGES:
+        return number / max(len(part) + number, 1)
+    if kind.name in _COSTS_BOXES:
+        return number / max(part.num_boxes + number, 1)
+    return 0.0
+
+
+def _example(fault: Fault) -> str:
+    place = f"{fault.file}: {fault.where}" if fault.where else fault.file
+    return f"{place}: {fault.detail}" if fault.detail else place
+
+
+def skipped_check(parts: Mapping[str, DatasetIndex]) -> Check:
+    """How much is left out altogether; a problem where that spoils training or its numbers."""
+    values: dict[str, Any] = {}
+    words, worst = [], 0.0
+    for name, part in parts.items():
+        for what, kinds, kept in (
+            ("images", _COSTS_IMAGES, len(part)),
+            ("boxes", _COSTS_BOXES, part.num_boxes),
+        ):
+            lost = sum(n for kind, n in part.faults.counts.items() if kind.name in kinds)
+            values[f"{name}.{what}"] = {"left_out": lost, "kept": kept}
+            if lost:
+                worst = max(worst, lost / max(lost + kept, 1))
+                words.append(f"{share(lost, lost + kept)} of the {what} of {name}")
+    if not words:
+        return Check("data.skipped", Status.OK, "nothing is left out", values=values)
+    text = f"left out: {', '.join(words)}"
+    if worst > SPOILT:
+        return Check(
+            "data.skipped", Status.PROBLEM, f"{text}; more than {SPOILT:.0%} spoils training",
+            "see the faults above; correct the annotations", values=values,
+            exit_code=DataError.exit_code,
+        )  # fmt: skip
+    status = Status.WARNING if worst >= WORTH_A_WARNING else Status.NOTE
+    return Check("data.skipped", status, text, values=values)
+
+
+def class_checks(parts: Mapping[str, DatasetIndex]) -> list[Check]:
+    """Boxes of each class; classes that cannot be learned or measured."""
+    first = next(iter(parts.values()))
+    names = first.class_map.names
+    boxes = {
+        name: part.boxes_per_class().tolist()
+        for name, part in parts.items()
+        if part.class_map.names == names
+    }
+    rows = [
+        {
+            "name": name,
+            "category_id": first.class_map.category_ids[i],
+            **{f"{part}_boxes": numbers[i] for part, numbers in boxes.items()},
+        }
+        for i, name in enumerate(names)
+    ]
+    trained = boxes.get("train") or next(iter(boxes.values()))
+    ranked = sorted(range(len(names)), key=lambda i: -trained[i])
+    shown = [f"{names[i]} {trained[i]:,}" for i in ranked[:6]]
+    text = f"{count(len(names), 'class')}: {', '.join(shown)}"
+    if len(names) > 6:
+        text += f", … {names[ranked[-1]]} {trained[ranked[-1]]:,}"
+    checks = [Check("data.classes", Status.OK, text, values={"classes": rows})]
+    without = [names[i] for i in range(len(names)) if not trained[i]]
+    if without:
+        checks.append(
+            Check(
+                "data.classes.empty",
+                Status.WARNING,
+                f"{count(len(without), 'class')} without a training box: {_some(without)}",
+                HINTS["CLASS_WITHOUT_BOXES"],
+                values={"classes": without},
+            )
+        )
+    rare = [names[i] for i in range(len(names)) if 0 < trained[i] < RARE]
+    if rare:
+        checks.append(
+            Check(
+                "data.classes.rare",
+                Status.NOTE,
+                f"{count(len(rare), 'class')} with fewer than {RARE} training boxes: {_some(rare)}",
+                "annotate more of them, or join them with a class that looks alike",
+                values={"classes": rare},
+            )
+        )
+    measured = boxes.get("val")
+    unmeasured = [n for i, n in enumerate(names) if measured and trained[i] and not measured[i]]
+    if unmeasured:
+        checks.append(
+            Check(
+                "data.classes.unmeasured",
+                Status.NOTE,
+                f"{count(len(unmeasured), 'class')} without a validation box: {_some(unmeasured)}; "
+                "AP leaves them out",
+                "move some of their images to the validation part",
+                values={"classes": unmeasured},
+            )
+        )
+    return checks
+
+
+#: Training boxes below which a class is called rare.
+RARE = 10
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,201 @@
+"""What the measured numbers mean: batch, time, memory, disk, who waits for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from detrkit.engine.batch_size import SPARE, BatchChoice
+from detrkit.engine.doctor.forecast import Forecast
+from detrkit.engine.doctor.report import Check, note, ok, problem, warning
+from detrkit.engine.doctor.words import count, duration, gib
+from detrkit.engine.machine import Machine
+from detrkit.engine.plan import Plan
+
+#: An epoch of fewer steps: averaging, warm-up and the best epoch become coarse.
+FEW_STEPS = 10
+
+#: Runs that take longer deserve a word.
+LONG = 7 * 86400
+
+#: The loader is called slow when it costs more than this share of the time.
+WAITING = 0.2
+
+#: Equal steps that differ so many times are a sign of other programs.
+UNSTEADY = 3.0
+
+#: Batches that each loader worker keeps on their way (`build_loader`'s default), and the one that
+#: it is working on.
+ON_THEIR_WAY = 3
+
+
+def plan_check(plan: Plan) -> Check:
+    """The schedule in short, its stages as details."""
+    first, *rest = plan.describe().splitlines()
+    values = plan.to_dict()
+    del values["lr_factor_at_epoch_start"]
+    if plan.batches_per_epoch >= FEW_STEPS:
+        return ok("plan", first, details=rest, **values)
+    return note(
+        "plan",
+        f"{first}; {count(plan.batches_per_epoch, 'step')} are a short epoch",
+        "more epochs (--epochs), or a smaller batch (--batch)",
+        details=rest,
+        **values,
+    )
+
+
+def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
+    """What `--batch auto` came to, and what it does to the learning rates.
+
+    Args:
+        choice: of the search.
+        own: the configuration's batch.
+        rule: how rates follow the batch.
+    """
+    tried = [
+        f"{cost.batch}: {duration(cost.seconds)} a step, {cost.images_per_second:.3g} images/s"
+        + (f", {gib(cost.memory)}" if cost.memory else "")
+        for cost in sorted(choice.trials, key=lambda cost: cost.batch)
+    ]
+    tried += [f"{batch}: does not fit" for batch in sorted(choice.too_large)]
+    text = f"auto: {choice.batch} ({choice.reason})"
+    if choice.rate_factor and choice.batch != own:
+        text += f"; learning rates x {choice.rate_factor:.3g}, {rule} of {choice.batch} / {own}"
+    return ok("forecast.batch", text, details=tried, **choice.to_dict())
+
+
+def step_check(forecast: Forecast) -> Check:
+    """Seconds of a step."""
+    f = forecast
+    text = (
+        f"{duration(f.mean_seconds)} a step on average: batch {f.batch}, {_size(f.size)}, "
+        f"{f.model_rate:.3g} images/s"
+    )
+    if f.largest != f.size:
+        text += f"; {duration(f.largest_seconds)} at {_size(f.largest)}"
+    if f.measured < f.batch:
+        text += f" (measured with {count(f.measured, 'image')}, the rest is calculated)"
+    values = {
+        "seconds": f.mean_seconds, "batch": f.batch, "measured": f.measured, "size": list(f.size),
+        "largest": list(f.largest), "seconds_largest": f.largest_seconds, "spread": f.spread,
+    }  # fmt: skip
+    if f.spread > UNSTEADY:
+        return warning(
+            "forecast.step",
+            f"{text}; equal steps differ {f.spread:.0f} times: other programs compete",
+            "stop them, or give this one fewer cores: OMP_NUM_THREADS",
+            **values,
+        )
+    return ok("forecast.step", text, **values)
+
+
+def memory_check(forecast: Forecast) -> Check:
+    """Peak memory against what there is."""
+    f = forecast
+    values = {"peak": f.memory, "limit": f.memory_limit, "boxes": f.boxes}
+    if f.memory is None:
+        return note("forecast.memory", "the system does not tell how much a step takes", **values)
+    text = (
+        f"{gib(f.memory)} at most, for {count(f.batch, 'image')} of {_size(f.largest)} with "
+        f"{count(f.boxes, 'box')}"
+    )
+    if f.memory_limit is None:
+        return ok("forecast.memory", text, **values)
+    text += f"; there are {gib(f.memory_limit)}"
+    if f.memory > f.memory_limit:
+        return problem(
+            "forecast.memory", text, "a smaller --batch (or auto), or a smaller --size", **values
+        )
+    if f.memory > (1 - SPARE) * f.memory_limit:
+        return warning("forecast.memory", text, "a smaller --batch (or auto)", **values)
+    return ok("forecast.memory", text, **values)
+
+
+def loader_check(forecast: Forecast) -> Check:
+    """Who waits: the model for images, or the loader for the model."""
+    f = forecast
+    workers = "in the main process" if not f.workers else f"with {count(f.workers, 'worker')}"
+    text = f"{f.loader_rate:.3g} images/s {workers}, the model trains {f.model_rate:.3g}"
+    values = {
+        "loader": f.loader_rate, "model": f.model_rate, "together": f.rate, "workers": f.workers,
+    }  # fmt: skip
+    lost = 1 - f.rate / f.model_rate
+    if lost <= WAITING:
+        return ok("forecast.loader", f"{text}: the loader waits for the model", **values)
+    hint = f"--workers {f.cores}" if f.workers < f.cores else (
+        "smaller image files (resized once), a lighter recipe, or more cores"
+    )  # fmt: skip
+    if f.workers and f.on_cpu:
+        hint = "smaller image files (resized once): loader and model share the cores"
+    return warning(
+        "forecast.loader", f"{text}: loading costs {lost:.0%} of the time", hint, **values
+    )
+
+
+def time_check(forecast: Forecast) -> Check:
+    """Of an epoch and of the run."""
+    f = forecast
+    train = f.epoch_seconds - f.eval_seconds
+    text = f"an epoch takes {duration(f.epoch_seconds)}"
+    if f.eval_seconds:
+        text += f" ({duration(train)} training, {duration(f.eval_seconds)} validation)"
+    text += f", the run of {count(f.epochs, 'epoch')} {duration(f.run_seconds)}"
+    values = {
+        "epoch": f.epoch_seconds, "training": train, "validation": f.eval_seconds,
+        "run": f.run_seconds, "epochs": f.epochs,
+    }  # fmt: skip
+    if f.run_seconds > LONG:
+        hint = "fewer --epochs, a smaller --size or model, or tune published weights"
+        return warning("forecast.time", text, hint + (" or a GPU" if f.on_cpu else ""), **values)
+    return ok("forecast.time", text, **values)
+
+
+def disk_check(forecast: Forecast, plan: Plan, every: int, folder: Path, free: int) -> Check:
+    """Room for all checkpoints that a run keeps.
+
+    Args:
+        forecast: sizes of the files.
+        plan: says whether stage 2 starts from a state of its own.
+        every: epochs between numbered checkpoints; 0: none.
+        folder: where they go.
+        free: bytes there.
+    """
+    numbered = plan.epochs // every if every else 0
+    whole = 2 + numbered + (plan.restart_epoch is not None)  # one more while it is written
+    need = whole * forecast.checkpoint_bytes + forecast.weights_bytes
+    text = (
+        f"{gib(need)} of checkpoints ({gib(forecast.checkpoint_bytes)} each"
+        + (f", {numbered} of them numbered" if numbered else "")
+        + f"); {gib(free)} free at {folder}"
+    )
+    values = {"need": need, "free": free, "checkpoint": forecast.checkpoint_bytes,
+              "numbered": numbered}  # fmt: skip
+    hint = "another --output, or fewer numbered ones: -u checkpoint_freq=0"
+    if need > free:
+        return problem("forecast.disk", text, hint, **values)
+    if need > 0.5 * free:
+        return warning("forecast.disk", text, hint, **values)
+    return ok("forecast.disk", text, **values)
+
+
+def shared_memory_check(forecast: Forecast, machine: Machine) -> Iterator[Check]:
+    """Room in /dev/shm for the batches that workers have on their way."""
+    free = machine.shared_memory_free
+    if free is None or not forecast.workers:
+        return
+    h, w = forecast.largest
+    need = forecast.workers * ON_THEIR_WAY * forecast.batch * h * w * 3
+    text = f"/dev/shm: loader workers need {gib(need)}, {gib(free)} are free"
+    values = {"need": need, "free": free}
+    if need > free:
+        yield problem(
+            "forecast.shared-memory", text,
+            "start the container with --shm-size=8g or --ipc=host; or --workers 0", **values,
+        )  # fmt: skip
+    else:
+        yield ok("forecast.shared-memory", text, **values)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
