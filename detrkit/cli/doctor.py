@@ -38,7 +38,7 @@ def doctor(
             help="Weights that the run would start from.",
             show_default=False,
         ),
-    ] = None,  # fmt: skip
+    ] = None,
     class_map: ClassMapFile = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only read: no measured steps, no decoded images.")
@@ -139,16 +139,18 @@ def _print(section: Section) -> None:
     from detrkit.cli.console import out
 
     out.print(Text(section.name, style="bold"))
-    for check in section.checks:
+    names = [check.code.removeprefix(f"{section.name}.") for check in section.checks]
+    width = max(map(len, names), default=0)
+    for name, check in zip(names, section.checks, strict=True):
         status = check.status.value
-        line = Text(f"  {status:8}", style=_STYLES[status])
-        name = check.code.removeprefix(f"{section.name}.")
-        line.append(f"{name:14} ", style="dim").append(check.text, style="")
+        line = Text(f"  {status:8} ", style=_STYLES[status])
+        line.append(f"{name:{width}}  ", style="dim").append(check.text, style="default")
         out.print(line, soft_wrap=True)
+        indent = " " * (width + 15)
         for detail in check.details:
-            out.print(Text(f"{'':26}{detail}", style="dim"), soft_wrap=True)
+            out.print(Text(f"{indent}{detail}", style="dim"), soft_wrap=True)
         if check.hint and status != "ok":
-            out.print(Text(f"{'':17}hint: {check.hint}", style="cyan"), soft_wrap=True)
+            out.print(Text(f"{indent}hint: {check.hint}", style="cyan"), soft_wrap=True)
     out.print()
 
 

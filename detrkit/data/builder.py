@@ -219,9 +219,9 @@ class IndexBuilder:
                 + (f", e.g. {one_line(paths[0])}" if len(paths) else ""),
                 hint="are the images where the annotations say?",
             )
-        kept = list(self._checked(images))
+        kept = list(self._checked(images, class_map))
         boxes = _joined(kept)
-        ids = self._unique_ids(boxes, kept)
+        ids = self._unique_ids(boxes, kept, class_map)
         order = _stable_order(boxes.images)
         usable = np.flatnonzero(images.usable)
         counts = np.bincount(boxes.images, minlength=len(paths))[usable]
@@ -251,7 +251,7 @@ class IndexBuilder:
             )
         return index
 
-    def _checked(self, images: ImageCheck) -> Iterator[Boxes]:
+    def _checked(self, images: ImageCheck, class_map: ClassMap) -> Iterator[Boxes]:
         """What is left of each portion of the boxes, in pixels of the images as read."""
         lost = 0
         files = self._files.finish()
@@ -261,14 +261,16 @@ class IndexBuilder:
             usable = images.usable[boxes.images]
             lost += int((~usable).sum())
             boxes = boxes.select(usable)
-            yield self._check(boxes, images, files)
+            yield self._check(boxes, images, files, class_map)
         if lost:
             gone = int((~images.usable).sum())
             detail = f"{lost} boxes of {gone} images"
             kind = FaultKind.SKIPPED_WITH_IMAGE
             self.faults.add(kind, self.source, "", detail, count=lost)
 
-    def _check(self, boxes: Boxes, images: ImageCheck, files: PackedStrings) -> Boxes:
+    def _check(
+        self, boxes: Boxes, images: ImageCheck, files: PackedStrings, class_map: ClassMap
+    ) -> Boxes:
         """The boxes that can be used, scaled and clipped."""
         sizes = images.sizes[boxes.images]
         h, w = sizes.T
@@ -278,7 +280,7 @@ class IndexBuilder:
         def report(kind: FaultKind, cases: npt.NDArray[np.bool_]) -> None:
             self.faults.add_all(kind, np.flatnonzero(cases).tolist(), describe)
 
-        def describe(row: int) -> tuple[str, str, str]:
+        def describe(row: int) -> tuple[str, str, str, str]:
             number = int(boxes.images[row])
             x1, y1, x2, y2 = corners[row]
             name = Path(images.paths[number]).name
@@ -286,6 +288,7 @@ class IndexBuilder:
                 files[number] or self.source,
                 boxes.place(row),
                 f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g} in {name}, {w[row]}x{h[row]}",
+                class_map.names[boxes.labels[row]],
             )
 
         finite = np.isfinite(corners).all(1)
@@ -307,7 +310,9 @@ class IndexBuilder:
         checked = replace(boxes, boxes_xyxy=corners.astype(np.float32), area=area)
         return checked.select(keep)
 
-    def _unique_ids(self, boxes: Boxes, portions: Sequence[Boxes]) -> npt.NDArray[np.int64]:
+    def _unique_ids(
+        self, boxes: Boxes, portions: Sequence[Boxes], class_map: ClassMap
+    ) -> npt.NDArray[np.int64]:
         """Annotation ids; missing ones counted up, repeated ones replaced."""
         ids = boxes.annotation_ids
         assert boxes.has_id is not None
@@ -323,10 +328,11 @@ class IndexBuilder:
         starts = np.cumsum([0, *map(len, portions)])
         files = self._files.finish()
 
-        def describe(row: int) -> tuple[str, str, str]:
+        def describe(row: int) -> tuple[str, str, str, str]:
             portion = int(np.searchsorted(starts, row, "right")) - 1
             place = portions[portion].place(row - int(starts[portion]))
-            return files[int(boxes.images[row])] or self.source, place, f"now {ids[row]}"
+            file = files[int(boxes.images[row])] or self.source
+            return file, place, f"now {ids[row]}", class_map.names[boxes.labels[row]]
 
         repeated = np.flatnonzero(new & boxes.has_id)
         self.faults.add_all(FaultKind.DUPLICATE_ANNOTATION_ID, repeated.tolist(), describe)

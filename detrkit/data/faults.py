@@ -100,6 +100,7 @@ class Fault:
         where: id within the file.
         detail: the offending value.
         count: how many boxes or images it stands for.
+        label: class of the box that it is about; empty where it is about something else.
     """
 
     kind: FaultKind
@@ -107,6 +108,7 @@ class Fault:
     where: str
     detail: str = ""
     count: int = 1
+    label: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.where}" if self.where else self.file
@@ -136,6 +138,7 @@ class FaultReport:
         detail: str = "",
         hint: str = "",
         count: int = 1,
+        label: str = "",
     ) -> None:
         """Counts one fault.
 
@@ -146,11 +149,12 @@ class FaultReport:
             detail: the offending value.
             hint: what the user can do; shown when the policy is to stop.
             count: how many boxes or images this one line stands for.
+            label: class of the box that it is about.
 
         Raises:
             DataError: the policy of `kind` is to stop.
         """
-        fault = Fault(kind, one_line(str(file)), _shown(where), _shown(detail), count)
+        fault = Fault(kind, one_line(str(file)), _shown(where), _shown(detail), count, label)
         if kind.policy is Policy.STOP:
             raise DataError(str(fault), hint=hint or None)
         self._put(fault)
@@ -159,18 +163,19 @@ class FaultReport:
         self,
         kind: FaultKind,
         cases: Iterable[Case],
-        describe: Callable[[Case], tuple[object, str, str]],
+        describe: Callable[[Case], tuple[object, str, str, str]],
     ) -> None:
         """Counts a fault for each of `cases`; only those that are kept are described.
 
         Args:
             kind: what is wrong; its policy is not to stop.
             cases: e.g. numbers of boxes.
-            describe: (file, where, detail) of a case, as in `add`.
+            describe: (file, where, detail, label) of a case, as in `add`.
         """
         for case in cases:
             if self._kept.get(kind, 0) < KEPT:
-                self.add(kind, *describe(case))
+                file, where, detail, label = describe(case)
+                self.add(kind, file, where, detail, label=label)
             else:
                 self.counts[kind] += 1
 
@@ -248,6 +253,7 @@ class FaultReport:
                     "where": fault.where,
                     "detail": fault.detail,
                     "count": fault.count,
+                    "label": fault.label,
                 }
                 for fault in self.faults
             ],
@@ -257,7 +263,10 @@ class FaultReport:
     def from_dict(cls, data: Mapping[str, Any]) -> FaultReport:
         """Inverse of `to_dict`."""
         report = cls(
-            Fault(FaultKind[f["kind"].upper()], f["file"], f["where"], f["detail"], f["count"])
+            Fault(
+                FaultKind[f["kind"].upper()],
+                *(f[name] for name in ("file", "where", "detail", "count", "label")),
+            )
             for f in data["faults"]
         )
         report.counts = {FaultKind[name.upper()]: n for name, n in data["counts"].items()}

@@ -279,6 +279,21 @@ def predicted(costs: Sequence[StepCost], batch: int) -> tuple[float, float | Non
     return seconds, last.memory + max(last.memory - before.memory, 0) * more
 
 
+def fitting_batch(costs: Sequence[StepCost], limit: int | None) -> int | None:
+    """The largest batch that leaves `SPARE` free, on the line through the last two costs.
+
+    None where the memory of two batches is not known.
+    """
+    if limit is None or len(costs) < 2:
+        return None
+    one, two = costs[-2:]
+    if one.memory is None or two.memory is None or two.memory <= one.memory:
+        return None
+    per_image = (two.memory - one.memory) / (two.batch - one.batch)
+    batch = two.batch + int(((1 - SPARE) * limit - two.memory) / per_image)
+    return batch // _grid(batch) * _grid(batch) if batch > 0 else None
+
+
 def _too_much(costs: Sequence[StepCost], limit: int | None, batch: int | None = None) -> bool:
     _, memory = predicted(costs, batch or 2 * costs[-1].batch)
     return limit is not None and memory is not None and memory > (1 - SPARE) * limit

@@ -8,29 +8,38 @@ from contextlib import contextmanager
 
 
 class _Ear(logging.Handler):
-    def __init__(self, others: list[logging.Handler]) -> None:
+    """Keeps warnings and passes the rest on to where it went before."""
+
+    def __init__(self, logger: logging.Logger, quiet: bool) -> None:
         super().__init__(logging.DEBUG)
-        self.others = others
+        self.handlers = list(logger.handlers)
+        self.parent = logger.parent if logger.propagate else None
+        self.quiet = quiet
         self.warnings: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
             self.warnings.append(record.getMessage())
-            return
-        for handler in self.others:
-            if record.levelno >= handler.level:
-                handler.handle(record)
+        elif record.levelno < logging.INFO or not self.quiet:
+            for handler in self.handlers:
+                if record.levelno >= handler.level:
+                    handler.handle(record)
+            if self.parent is not None:
+                self.parent.callHandlers(record)
 
 
 @contextmanager
-def overheard() -> Iterator[list[str]]:
-    """Collects detrkit's warnings instead of showing them; information goes on as usual.
+def overheard(*, quiet: bool = False) -> Iterator[list[str]]:
+    """Collects detrkit's warnings instead of showing them.
 
-    So everything that a run would warn about stands in the report, once.
+    So everything that a run would warn about can stand in a report, once.
+
+    Args:
+        quiet: drop information as well; otherwise it goes on as usual.
     """
     logger = logging.getLogger("detrkit")
     handlers, propagate = logger.handlers, logger.propagate
-    ear = _Ear(list(handlers))
+    ear = _Ear(logger, quiet)
     logger.handlers, logger.propagate = [ear], False
     try:
         yield ear.warnings

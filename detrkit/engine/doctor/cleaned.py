@@ -105,14 +105,14 @@ def cleaned_check(cleaned: Cleaned) -> Check:
             f"{cleaned.folder} was written, but reads back with faults: "
             + (", ".join(f"{n} × {kind}" for kind, n in left.items()) or "other content"),
             "please report it",
-            **values,
+            values=values,
         )
     return ok(
         "fix",
         f"{cleaned.folder}: {written}; read again without a fault. "
         "changes.json lists what was changed",
         details=(f"next: detrkit train CFG --data {cleaned.folder}",),
-        **values,
+        values=values,
     )
 
 

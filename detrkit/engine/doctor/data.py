@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from detrkit.engine.overheard import overheard
 from detrkit.engine.recognise import component
 from detrkit.engine.session import dataset_of, open_data
 from detrkit.engine.step_probe import training_boxes
-from detrkit.errors import ConfigError, DataError, DetrkitError
+from detrkit.errors import ConfigError, DetrkitError
 
 #: Seconds that decoding images, and comparing files, may take.
 SECONDS = 5.0
@@ -57,7 +58,7 @@ class DataSeen:
 def read_data(cfg: Config, seed: int) -> DataSeen:
     """Reads the data of a run; where that fails, each part on its own as far as possible."""
     seen = DataSeen()
-    with overheard() as seen.said:
+    with overheard(quiet=True) as seen.said:
         try:
             train, val = open_data(cfg, seed)
             seen.parts["train"] = train.index
@@ -72,11 +73,12 @@ def read_data(cfg: Config, seed: int) -> DataSeen:
             read_parts(seen, cfg.run.data)
             return seen
         for name in ("train", "val"):
-            section = f"{name}_dataloader"
-            _read(
-                seen, name, lambda s=section: dataset_of(cfg, s, training=False).index  # type: ignore[misc]
-            )  # fmt: skip
+            _read(seen, name, partial(_index_of_section, cfg, f"{name}_dataloader"))
     return seen
+
+
+def _index_of_section(cfg: Config, section: str) -> DatasetIndex:
+    return dataset_of(cfg, section, training=False).index
 
 
 def read_parts(seen: DataSeen, data: str) -> None:
@@ -90,7 +92,7 @@ def read_parts(seen: DataSeen, data: str) -> None:
         _remember(seen, error)
         return
     for split in layout.splits:
-        _read(seen, split, lambda s=split: layout.read(s))  # type: ignore[misc]
+        _read(seen, split, partial(layout.read, split))
 
 
 def _read(seen: DataSeen, name: str, read: Callable[[], DatasetIndex]) -> None:
@@ -122,13 +124,14 @@ def examine_data(
     if not seen.parts:
         return section
     parts = seen.parts
+    root = _root(cfg)
 
     def look(code: str, check: Callable[[], Any]) -> None:
         section.checks += guarded(code, check)
 
     look("data.splits", lambda: _splits(parts))
     look("data.validation", lambda: _validation(seen))
-    look("data.faults", lambda: fault_checks(parts))
+    look("data.faults", lambda: fault_checks(parts, root))
     look("data.skipped", lambda: skipped_check(parts))
     look("data.classes", lambda: class_checks(parts))
     look("data.background", lambda: _background(parts))
@@ -137,20 +140,23 @@ def examine_data(
     if seconds != 0:
         look("data.pixels", lambda: _decoded(seen, cores, seconds))
         look("data.leak", lambda: leak_checks(parts, seconds or SECONDS))
-    known = {line for part in parts.values() for line in part.faults.lines()}
-    merged = {line for line in seen.said if line not in known}
-    for line in dict.fromkeys(line for line in seen.said if line in merged):
-        if _is_new(line, section):
-            section.checks.append(warning("data.said", line))
+    section.checks += [warning("data.said", line) for line in _unsaid(seen)]
     return section
 
 
-def _is_new(line: str, section: Section) -> bool:
-    """Whether no check says the same: faults of all parts together, and leaks."""
-    if line.startswith("… and ") or " as well, e.g. " in line:
-        return False
-    return not any(line.endswith(detail) or detail in line for c in section.checks
-                   for detail in c.details)  # fmt: skip
+def _unsaid(seen: DataSeen) -> list[str]:
+    """Warnings of reading that no check of this section repeats, as those of faults do."""
+    kinds = {fault.kind.what for part in seen.parts.values() for fault in part.faults}
+    lines = [line for line in seen.said if not any(what in line for what in kinds)]
+    return [line for line in dict.fromkeys(lines) if " as well, e.g. " not in line]
+
+
+def _root(cfg: Config | None) -> Path | None:
+    data = cfg.run.data if cfg is not None else None
+    if not data or shapes.is_shapes(data):
+        return None
+    path = Path(data)
+    return path if path.is_dir() else path.parent
 
 
 def _splits(parts: dict[str, DatasetIndex]) -> Check:
@@ -163,22 +169,23 @@ def _splits(parts: dict[str, DatasetIndex]) -> Check:
         name: {"images": len(part), "boxes": part.num_boxes, "source": part.source}
         for name, part in parts.items()
     }
-    return ok("data.splits", f"{'; '.join(words)} ({source})", **values)
+    return ok("data.splits", f"{'; '.join(words)} ({source})", values=values)
 
 
 def _validation(seen: DataSeen) -> Iterator[Check]:
     if seen.train is not None and seen.val is None:
         yield warning(
-            "data.validation", "nothing to validate on: no AP, no choice of the best epoch",
+            "data.validation",
+            "nothing to validate on: no AP, no choice of the best epoch",
             "--val-fraction 0.1 holds images out",
-        )  # fmt: skip
+        )
     val = seen.parts.get("val")
     if val is not None and len(val) < FEW_TO_MEASURE:
         yield note(
             "data.validation",
             f"{count(len(val), 'validation image')}: AP moves by accident from epoch to epoch",
             "use more of them",
-            images=len(val),
+            values={"images": len(val)},
         )
 
 
@@ -192,7 +199,7 @@ def _background(parts: dict[str, DatasetIndex]) -> Iterator[Check]:
                 f"{without:,} of {count(len(part), 'image')} of {name} "
                 f"({share(without, len(part))}) have no boxes",
                 "are label files missing, or their names different?",
-                images=without,
+                values={"images": without},
             )
 
 
@@ -217,10 +224,10 @@ def _queries(parts: dict[str, DatasetIndex], cfg: Config) -> Iterator[Check]:
                 f"{text}: {count(over, 'image')} can never be found whole",
                 f"-u {component(cfg, 'decoder')[0]}.num_queries={_round_up(fullest)} "
                 f"num_top_queries={_round_up(fullest)}, or cut the images into tiles",
-                images=over, **values,
-            )  # fmt: skip
+                values={"images": over, **values},
+            )
         else:
-            yield ok(f"data.queries.{name}", text, **values)
+            yield ok(f"data.queries.{name}", text, values=values)
 
 
 def _round_up(number: int) -> int:
@@ -230,8 +237,3 @@ def _round_up(number: int) -> int:
 def _decoded(seen: DataSeen, cores: int, seconds: float | None) -> Check:
     check, seen.broken = decode_check(seen.parts, cores, seconds)
     return check
-
-
-def data_error(text: str) -> DataError:
-    """For callers that need data where there is none."""
-    return DataError(text)

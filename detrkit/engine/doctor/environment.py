@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from detrkit.engine.doctor.packages import (
@@ -85,7 +86,7 @@ def examine_environment(environment: Environment | None = None) -> Section:
     checks += guarded("disk.temporary", check_temporary)
     checks += guarded("opencv", lambda: check_opencv(env.version_of))
     for feature in FEATURES:
-        checks += guarded(feature.name, lambda f=feature: check_feature(f, env.version_of))
+        checks += guarded(feature.name, partial(check_feature, feature, env.version_of))
     checks += guarded("font", lambda: check_font(env.missing_characters))
     return Section("environment", checks)
 
@@ -102,21 +103,26 @@ def check_python() -> Check:
     return ok(
         "python",
         f"detrkit {__version__}, Python {python}, {system}",
-        detrkit=__version__, python=python, system=system, executable=sys.executable,
-    )  # fmt: skip
+        values={
+            "detrkit": __version__,
+            "python": python,
+            "system": system,
+            "executable": sys.executable,
+        },
+    )
 
 
 def check_text(output: str | None, preferred: str) -> Check:
     """Whether text goes in and out as UTF-8. Files are read as UTF-8 either way."""
     values = {"output": output, "preferred": preferred}
     if all(_is_utf8(name) for name in (output or "utf-8", preferred)):
-        return ok("text", "UTF-8", **values)
+        return ok("text", "UTF-8", values=values)
     return note(
         "text",
         f"the terminal takes {output or 'nothing'}, files without an encoding are read as "
         f"{preferred}: class names may be shown as ?",
         "set LANG=C.UTF-8 (Linux, macOS) or PYTHONUTF8=1",
-        **values,
+        values=values,
     )
 
 
@@ -140,24 +146,28 @@ def check_torch_import(error: Exception) -> Check:
 def check_torch(facts: TorchFacts) -> Check:
     """Its version, and whether it fits the driver that is here."""
     built = f"CUDA {facts.cuda_built}" if facts.cuda_built else "no CUDA"
-    text = f"torch {facts.version}, built with {built}" if facts.cuda_built else (
-        f"torch {facts.version}, a build without CUDA"
-    )  # fmt: skip
+    text = (
+        f"torch {facts.version}, built with {built}"
+        if facts.cuda_built
+        else (f"torch {facts.version}, a build without CUDA")
+    )
     values = {"version": facts.version, "cuda": facts.cuda_built, "driver": facts.driver}
     if facts.driver and not facts.cuda_built:
         return warning(
             "torch",
             f"{text}, though there is an NVIDIA driver: the GPU stays idle",
             "install the build for CUDA: https://pytorch.org/get-started/locally",
-            **values,
+            values=values,
         )
-    return ok("torch", text, **values)
+    return ok("torch", text, values=values)
 
 
 def check_torchvision(facts: TorchFacts) -> Check:
     """Builds of torchvision fit one version of torch."""
     if not facts.torchvision.startswith("!"):
-        return ok("torchvision", f"torchvision {facts.torchvision}", version=facts.torchvision)
+        return ok(
+            "torchvision", f"torchvision {facts.torchvision}", values={"version": facts.torchvision}
+        )
     return problem(
         "torchvision",
         f"torchvision cannot be imported beside torch {facts.version}: {facts.torchvision[1:]}",
@@ -180,25 +190,27 @@ def check_gpus(facts: TorchFacts) -> Iterator[Check]:
         )
         if gpu.free < 0.5 * gpu.memory:
             yield warning(
-                f"gpu.{number}", text, "other programs hold its memory: `nvidia-smi` lists them",
-                **values,
-            )  # fmt: skip
+                f"gpu.{number}",
+                text,
+                "other programs hold its memory: `nvidia-smi` lists them",
+                values=values,
+            )
         else:
-            yield ok(f"gpu.{number}", text, **values)
+            yield ok(f"gpu.{number}", text, values=values)
     if facts.gpus:
         return
     if facts.mps:
-        yield ok("gpu", "Apple's GPU (mps)", mps=True)
+        yield ok("gpu", "Apple's GPU (mps)", values={"mps": True})
     elif facts.cuda_built and (facts.driver or facts.cuda_error):
         yield warning(
             "gpu",
             "no GPU can be used" + (f": {facts.cuda_error}" if facts.cuda_error else ""),
             "does `nvidia-smi` work, and is its CUDA version at least "
             f"{facts.cuda_built}? In a container: --gpus all",
-            driver=facts.driver,
+            values={"driver": facts.driver},
         )
     else:
-        yield note("gpu", "no GPU: training runs on the CPU", driver=facts.driver)
+        yield note("gpu", "no GPU: training runs on the CPU", values={"driver": facts.driver})
 
 
 def check_cpu(machine: Machine, facts: TorchFacts) -> Check:
@@ -213,9 +225,14 @@ def check_cpu(machine: Machine, facts: TorchFacts) -> Check:
     return ok(
         "cpu",
         ", ".join(word for word in words if word),
-        name=machine.cpu, cores=machine.cores, installed=machine.installed_cores,
-        kernels=kernels, bf16=bf16 or None,
-    )  # fmt: skip
+        values={
+            "name": machine.cpu,
+            "cores": machine.cores,
+            "installed": machine.installed_cores,
+            "kernels": kernels,
+            "bf16": bf16 or None,
+        },
+    )
 
 
 def check_threads(machine: Machine, facts: TorchFacts, variables: Mapping[str, str]) -> Check:
@@ -226,15 +243,19 @@ def check_threads(machine: Machine, facts: TorchFacts, variables: Mapping[str, s
     text = f"{count(facts.threads, 'thread')} for {count(machine.cores, 'core')} ({said})"
     if facts.threads > machine.cores:
         return warning(
-            "threads", f"{text}: they wait for each other",
-            f"export OMP_NUM_THREADS={machine.cores}", **values,
-        )  # fmt: skip
+            "threads",
+            f"{text}: they wait for each other",
+            f"export OMP_NUM_THREADS={machine.cores}",
+            values=values,
+        )
     if given and facts.threads < machine.cores and not facts.gpus:
         return note(
-            "threads", f"{text}: training on the CPU leaves cores idle", "unset OMP_NUM_THREADS",
-            **values,
-        )  # fmt: skip
-    return ok("threads", text, **values)
+            "threads",
+            f"{text}: training on the CPU leaves cores idle",
+            "unset OMP_NUM_THREADS",
+            values=values,
+        )
+    return ok("threads", text, values=values)
 
 
 # -- the machine --------------------------------------------------------------------------------
@@ -254,8 +275,10 @@ def check_memory(machine: Machine) -> Check:
         "total": machine.memory, "limit": machine.memory_limit, "available": available,
     }  # fmt: skip
     if available is not None and available < 2 << 30:
-        return warning("memory", text, "close other programs; a small model needs 2 GiB", **values)
-    return ok("memory", text, **values)
+        return warning(
+            "memory", text, "close other programs; a small model needs 2 GiB", values=values
+        )
+    return ok("memory", text, values=values)
 
 
 def check_shared_memory(machine: Machine) -> Check:
@@ -270,20 +293,24 @@ def check_shared_memory(machine: Machine) -> Check:
             "shared-memory",
             f"{text}: loader workers send batches through it and die when it is full",
             "start the container with --shm-size=8g or --ipc=host; or train with --workers 0",
-            **values,
+            values=values,
         )
-    return ok("shared-memory", text, **values)
+    return ok("shared-memory", text, values=values)
 
 
 def check_open_files(machine: Machine) -> Check:
     """The limit on open files."""
     limit = machine.open_files
     if limit is None or limit >= FEW_OPEN_FILES:
-        return ok("open-files", f"{limit or 'any number of'} files may be open", limit=limit)
+        return ok(
+            "open-files", f"{limit or 'any number of'} files may be open", values={"limit": limit}
+        )
     return note(
-        "open-files", f"at most {limit} files may be open", "with many workers: ulimit -n 4096",
-        limit=limit,
-    )  # fmt: skip
+        "open-files",
+        f"at most {limit} files may be open",
+        "with many workers: ulimit -n 4096",
+        values={"limit": limit},
+    )
 
 
 def check_folder(code: str, what: str, folder: Path) -> Check:
@@ -295,15 +322,20 @@ def check_folder(code: str, what: str, folder: Path) -> Check:
             pass
     except OSError as error:
         return problem(
-            code, f"{what}: {place} cannot be written ({error.strerror or error})",
-            "choose another place: " + _ELSEWHERE[code], **values,
-        )  # fmt: skip
+            code,
+            f"{what}: {place} cannot be written ({error.strerror or error})",
+            "choose another place: " + _ELSEWHERE[code],
+            values=values,
+        )
     text = f"{what}: {gib(values['free'])} free at {place}"  # type: ignore[arg-type]
     if free_space(place) < LITTLE_DISK:
         return warning(
-            code, text, "free some space, or choose another place: " + _ELSEWHERE[code], **values
+            code,
+            text,
+            "free some space, or choose another place: " + _ELSEWHERE[code],
+            values=values,
         )
-    return ok(code, text, **values)
+    return ok(code, text, values=values)
 
 
 _ELSEWHERE = {
@@ -326,7 +358,8 @@ def check_temporary() -> Check:
         folder = tempfile.gettempdir()
     except OSError as error:
         return problem(
-            "disk.temporary", f"no folder for temporary files ({error.strerror or error})",
+            "disk.temporary",
+            f"no folder for temporary files ({error.strerror or error})",
             "set TMPDIR to a folder that can be written",
-        )  # fmt: skip
+        )
     return check_folder("disk.temporary", "temporary files", Path(folder))

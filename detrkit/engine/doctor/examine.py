@@ -19,7 +19,7 @@ from detrkit.engine.doctor.forecast_checks import (
     disk_check,
     loader_check,
     memory_check,
-    plan_check,
+    plan_checks,
     shared_memory_check,
     step_check,
     time_check,
@@ -77,9 +77,7 @@ def examine(request: Request, environment: Environment | None = None) -> Iterato
     yield examine_environment(env)
     if request.config is None:
         return
-    settings, cfg = examine_settings(
-        request.config, request.flags, request.update, request.plugins
-    )  # fmt: skip
+    settings, cfg = examine_settings(request.config, request.flags, request.update, request.plugins)
     yield settings
     if cfg is None:
         yield from _data_alone(request, env.machine)
@@ -123,11 +121,9 @@ def _data_alone(request: Request, machine: Machine) -> Iterator[Section]:
     if data is None:
         return
     seen = DataSeen()
-    with overheard() as seen.said:
+    with overheard(quiet=True) as seen.said:
         read_parts(seen, data)
-    yield examine_data(
-        seen, None, cores=machine.cores, seconds=0.0 if request.quick else _SECONDS
-    )  # fmt: skip
+    yield examine_data(seen, None, cores=machine.cores, seconds=0.0 if request.quick else _SECONDS)
     if request.fix:
         yield _fixed(request, seen, None)
 
@@ -157,11 +153,12 @@ def _plan(cfg: Config, seen: DataSeen, seed: int) -> tuple[Section, Session | No
     assert seen.train is not None
     try:
         device = choose_device(cfg.run.device or None)
-        session = session_of(cfg, seen.train, seen.val, seed, device)
+        with overheard(quiet=True):  # how many classes there are stands above
+            session = session_of(cfg, seen.train, seen.val, seed, device)
     except DetrkitError as error:
         section.checks += of_error("plan", error)
         return section, None
-    section.checks += guarded("plan", lambda: plan_check(session.plan))
+    section.checks += guarded("plan", lambda: plan_checks(session.plan))
     return section, session
 
 
@@ -216,7 +213,8 @@ def _with_batch(request: Request, session: Session, batch: int) -> Session:
         plugins=request.plugins,
     )
     val = session.val.dataset if session.val else None
-    return session_of(cfg, session.train.dataset, val, session.seed, session.device)
+    with overheard(quiet=True):
+        return session_of(cfg, session.train.dataset, val, session.seed, session.device)
 
 
 def _overfit(steps: int, cfg: Config, seen: DataSeen, session: Session) -> Section:

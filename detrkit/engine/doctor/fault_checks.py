@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from detrkit.data.faults import Fault, FaultKind, FaultReport, Policy
@@ -57,11 +58,12 @@ _COSTS_BOXES = frozenset(
 )
 
 
-def fault_checks(parts: Mapping[str, DatasetIndex]) -> list[Check]:
+def fault_checks(parts: Mapping[str, DatasetIndex], root: Path | None = None) -> list[Check]:
     """A check for each kind of fault in the parts of a data set, the worst policy first.
 
     Args:
         parts: {"train": …, "val": …}.
+        root: the data set's folder; files in it are named relative to it.
     """
     order = [Policy.SKIP, Policy.FIX, Policy.KEEP]
     kinds = {kind for part in parts.values() for kind in part.faults.counts}
@@ -69,18 +71,18 @@ def fault_checks(parts: Mapping[str, DatasetIndex]) -> list[Check]:
     ordered = sorted(
         kinds, key=lambda kind: (order.index(kind.policy), list(FaultKind).index(kind))
     )
-    return [_of_kind(kind, parts) for kind in ordered]
+    return [_of_kind(kind, parts, root) for kind in ordered]
 
 
-def _of_kind(kind: FaultKind, parts: Mapping[str, DatasetIndex]) -> Check:
+def _of_kind(kind: FaultKind, parts: Mapping[str, DatasetIndex], root: Path | None) -> Check:
     by_part = {name: part.faults.counts.get(kind, 0) for name, part in parts.items()}
     cases = list(dict.fromkeys(f for part in parts.values() for f in part.faults if f.kind is kind))
     total = _total(kind, [part.faults for part in parts.values()])
     where = ", ".join(f"{n:,} in {name}" for name, n in by_part.items() if n)
-    text = f"{total:,} × {kind.what} [{kind.policy.value}]"
-    if len(parts) > 1 and where:
+    text = f"{total:,} × {kind.what}"
+    if len(parts) > 1 and sum(by_part.values()) == total:
         text += f": {where}"
-    classes = Counter(label for f in cases if (label := getattr(f, "label", "")))
+    classes = Counter(name for f in cases if (name := _class_of(f)))
     if classes:
         shown = [f"{name} {number:,}" for name, number in classes.most_common(5)]
         more = f", {len(classes) - 5} more classes" if len(classes) > 5 else ""
@@ -92,7 +94,7 @@ def _of_kind(kind: FaultKind, parts: Mapping[str, DatasetIndex]) -> Check:
         status,
         text,
         HINTS.get(kind.name, ""),
-        details=tuple(_example(f) for f in cases[:EXAMPLES]),
+        details=tuple(_example(f, root) for f in cases[:EXAMPLES]),
         values={
             "kind": kind.name.lower(),
             "policy": kind.policy.value,
@@ -124,8 +126,18 @@ def _cost(kind: FaultKind, part: DatasetIndex) -> float:
     return 0.0
 
 
-def _example(fault: Fault) -> str:
-    place = f"{fault.file}: {fault.where}" if fault.where else fault.file
+def _class_of(fault: Fault) -> str:
+    """Of which class a faulty box is; empty where the fault is not about one box."""
+    if fault.kind is FaultKind.UNKNOWN_CLASS:
+        return fault.detail
+    return fault.label
+
+
+def _example(fault: Fault, root: Path | None) -> str:
+    file = fault.file
+    if root is not None and Path(file).is_relative_to(root):
+        file = str(Path(file).relative_to(root))
+    place = f"{file}: {fault.where}" if fault.where else file
     return f"{place}: {fault.detail}" if fault.detail else place
 
 
@@ -148,10 +160,13 @@ def skipped_check(parts: Mapping[str, DatasetIndex]) -> Check:
     text = f"left out: {', '.join(words)}"
     if worst > SPOILT:
         return Check(
-            "data.skipped", Status.PROBLEM, f"{text}; more than {SPOILT:.0%} spoils training",
-            "see the faults above; correct the annotations", values=values,
+            "data.skipped",
+            Status.PROBLEM,
+            f"{text}; more than {SPOILT:.0%} spoils training or its scores",
+            "see the faults above; correct the annotations",
+            values=values,
             exit_code=DataError.exit_code,
-        )  # fmt: skip
+        )
     status = Status.WARNING if worst >= WORTH_A_WARNING else Status.NOTE
     return Check("data.skipped", status, text, values=values)
 

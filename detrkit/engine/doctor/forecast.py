@@ -18,7 +18,7 @@ from torch import Tensor
 from detrkit.data.collate import BatchImageCollateFunction
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import build_loader
-from detrkit.engine.batch_size import climb, memory_limit, predicted
+from detrkit.engine.batch_size import climb, fitting_batch, memory_limit, predicted
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.machine import Machine
 from detrkit.engine.parts import build_postprocessor
@@ -48,6 +48,7 @@ class Forecast:
         mean_seconds: of a step, over all steps of the run.
         memory: peak bytes of a step; None: unknown.
         memory_limit: bytes that there are; None: unknown.
+        fitting: largest batch that fits by the line through the measured ones; None: unknown.
         loader_rate: images/s of the loader alone.
         workers: its processes.
         eval_seconds: of one validation.
@@ -69,6 +70,7 @@ class Forecast:
     mean_seconds: float
     memory: float | None
     memory_limit: int | None
+    fitting: int | None
     loader_rate: float
     workers: int
     eval_seconds: float
@@ -147,9 +149,7 @@ def measure_run(
     largest_seconds, memory = predicted(costs, batch)
     step_seconds = largest_seconds
     if size != largest:
-        cost = attempt(
-            lambda: probe.measure(last.batch, size, steps=1), probe.release
-        )  # fmt: skip
+        cost = attempt(lambda: probe.measure(last.batch, size, steps=1), probe.release)
         if cost is not None:
             step_seconds = largest_seconds * min(cost.seconds / last.seconds, 1.0)
     rate = loader_rate(session, loader_seconds)
@@ -165,6 +165,7 @@ def measure_run(
         mean_seconds=mean_step(session, step_seconds, largest_seconds),
         memory=memory,
         memory_limit=limit,
+        fitting=fitting_batch(costs, limit),
         loader_rate=rate,
         workers=session.train.num_workers,
         eval_seconds=validation_seconds(session, probe),

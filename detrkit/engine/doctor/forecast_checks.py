@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,14 @@ from detrkit.engine.doctor.forecast import Forecast
 from detrkit.engine.doctor.report import Check, note, ok, problem, warning
 from detrkit.engine.doctor.words import count, duration, gib
 from detrkit.engine.machine import Machine
-from detrkit.engine.plan import Plan
+from detrkit.engine.plan import EMAPlan, Plan
 
 #: An epoch of fewer steps: averaging, warm-up and the best epoch become coarse.
 FEW_STEPS = 10
+
+#: A warm-up longer than this share of the run, and more of the initial weights in the average.
+MUCH_WARMUP = 0.5
+MUCH_OF_THE_START = 0.1
 
 #: Runs that take longer deserve a word.
 LONG = 7 * 86400
@@ -29,20 +34,55 @@ UNSTEADY = 3.0
 ON_THEIR_WAY = 3
 
 
-def plan_check(plan: Plan) -> Check:
-    """The schedule in short, its stages as details."""
-    first, *rest = plan.describe().splitlines()
+def plan_checks(plan: Plan) -> Iterator[Check]:
+    """The schedule in short, its stages as details; what does not go with the length of the run."""
+    text = (
+        f"{count(plan.epochs, 'epoch')} of {count(plan.batches_per_epoch, 'batch')}, "
+        f"{count(plan.steps, 'step')}"
+    )
     values = plan.to_dict()
     del values["lr_factor_at_epoch_start"]
-    if plan.batches_per_epoch >= FEW_STEPS:
-        return ok("plan", first, details=rest, **values)
-    return note(
-        "plan",
-        f"{first}; {count(plan.batches_per_epoch, 'step')} are a short epoch",
-        "more epochs (--epochs), or a smaller batch (--batch)",
-        details=rest,
-        **values,
-    )
+    stages = [stage.describe() for stage in plan.stages]
+    if plan.batches_per_epoch < FEW_STEPS:
+        yield note(
+            "plan",
+            f"{text}: an epoch is short",
+            "a smaller batch (--batch), or more epochs",
+            details=stages,
+            values=values,
+        )
+    else:
+        yield ok("plan", text, details=stages, values=values)
+    warmup = plan.schedule.warmup_steps
+    derive = f"--epochs {plan.epochs} derives it from the length of the run"
+    if warmup > MUCH_WARMUP * plan.steps:
+        yield warning(
+            "plan.warmup",
+            f"warm-up takes {warmup:,} of {count(plan.steps, 'step')}"
+            + (": the learning rate never reaches its value" if warmup >= plan.steps else ""),
+            derive,
+            values={"warmup": warmup, "steps": plan.steps},
+        )
+    if plan.ema is not None:
+        left = initial_share(plan.ema, plan.steps)
+        if left > MUCH_OF_THE_START:
+            yield warning(
+                "plan.average",
+                f"the averaged weights, which are evaluated and kept, still consist of {left:.0%} "
+                "of the initial ones at the end",
+                derive,
+                values={"share": left},
+            )
+
+
+def initial_share(ema: EMAPlan, steps: int) -> float:
+    """Share of the initial weights in the average after so many steps."""
+    logs = 0.0
+    for update in range(1, max(steps - ema.start, 0) + 1):
+        logs += math.log(max(ema.decay_at(update), 1e-300))
+        if logs < -20:
+            return 0.0
+    return math.exp(logs)
 
 
 def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
@@ -62,7 +102,7 @@ def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
     text = f"auto: {choice.batch} ({choice.reason})"
     if choice.rate_factor and choice.batch != own:
         text += f"; learning rates x {choice.rate_factor:.3g}, {rule} of {choice.batch} / {own}"
-    return ok("forecast.batch", text, details=tried, **choice.to_dict())
+    return ok("forecast.batch", text, details=tried, values=choice.to_dict())
 
 
 def step_check(forecast: Forecast) -> Check:
@@ -85,9 +125,9 @@ def step_check(forecast: Forecast) -> Check:
             "forecast.step",
             f"{text}; equal steps differ {f.spread:.0f} times: other programs compete",
             "stop them, or give this one fewer cores: OMP_NUM_THREADS",
-            **values,
+            values=values,
         )
-    return ok("forecast.step", text, **values)
+    return ok("forecast.step", text, values=values)
 
 
 def memory_check(forecast: Forecast) -> Check:
@@ -95,21 +135,23 @@ def memory_check(forecast: Forecast) -> Check:
     f = forecast
     values = {"peak": f.memory, "limit": f.memory_limit, "boxes": f.boxes}
     if f.memory is None:
-        return note("forecast.memory", "the system does not tell how much a step takes", **values)
+        return note(
+            "forecast.memory", "the system does not tell how much a step takes", values=values
+        )
     text = (
         f"{gib(f.memory)} at most, for {count(f.batch, 'image')} of {_size(f.largest)} with "
         f"{count(f.boxes, 'box')}"
     )
     if f.memory_limit is None:
-        return ok("forecast.memory", text, **values)
+        return ok("forecast.memory", text, values=values)
     text += f"; there are {gib(f.memory_limit)}"
+    hint = f"--batch {f.fitting} fits" if f.fitting else "a smaller --size, or a smaller model"
+    values["fitting"] = f.fitting
     if f.memory > f.memory_limit:
-        return problem(
-            "forecast.memory", text, "a smaller --batch (or auto), or a smaller --size", **values
-        )
+        return problem("forecast.memory", text, hint, values=values)
     if f.memory > (1 - SPARE) * f.memory_limit:
-        return warning("forecast.memory", text, "a smaller --batch (or auto)", **values)
-    return ok("forecast.memory", text, **values)
+        return warning("forecast.memory", text, hint, values=values)
+    return ok("forecast.memory", text, values=values)
 
 
 def loader_check(forecast: Forecast) -> Check:
@@ -122,14 +164,16 @@ def loader_check(forecast: Forecast) -> Check:
     }  # fmt: skip
     lost = 1 - f.rate / f.model_rate
     if lost <= WAITING:
-        return ok("forecast.loader", f"{text}: the loader waits for the model", **values)
-    hint = f"--workers {f.cores}" if f.workers < f.cores else (
-        "smaller image files (resized once), a lighter recipe, or more cores"
-    )  # fmt: skip
+        return ok("forecast.loader", f"{text}: the loader waits for the model", values=values)
+    hint = (
+        f"--workers {f.cores}"
+        if f.workers < f.cores
+        else ("smaller image files (resized once), a lighter recipe, or more cores")
+    )
     if f.workers and f.on_cpu:
         hint = "smaller image files (resized once): loader and model share the cores"
     return warning(
-        "forecast.loader", f"{text}: loading costs {lost:.0%} of the time", hint, **values
+        "forecast.loader", f"{text}: loading costs {lost:.0%} of the time", hint, values=values
     )
 
 
@@ -147,8 +191,10 @@ def time_check(forecast: Forecast) -> Check:
     }  # fmt: skip
     if f.run_seconds > LONG:
         hint = "fewer --epochs, a smaller --size or model, or tune published weights"
-        return warning("forecast.time", text, hint + (" or a GPU" if f.on_cpu else ""), **values)
-    return ok("forecast.time", text, **values)
+        return warning(
+            "forecast.time", text, hint + (" or a GPU" if f.on_cpu else ""), values=values
+        )
+    return ok("forecast.time", text, values=values)
 
 
 def disk_check(forecast: Forecast, plan: Plan, every: int, folder: Path, free: int) -> Check:
@@ -173,10 +219,10 @@ def disk_check(forecast: Forecast, plan: Plan, every: int, folder: Path, free: i
               "numbered": numbered}  # fmt: skip
     hint = "another --output, or fewer numbered ones: -u checkpoint_freq=0"
     if need > free:
-        return problem("forecast.disk", text, hint, **values)
+        return problem("forecast.disk", text, hint, values=values)
     if need > 0.5 * free:
-        return warning("forecast.disk", text, hint, **values)
-    return ok("forecast.disk", text, **values)
+        return warning("forecast.disk", text, hint, values=values)
+    return ok("forecast.disk", text, values=values)
 
 
 def shared_memory_check(forecast: Forecast, machine: Machine) -> Iterator[Check]:
@@ -190,11 +236,13 @@ def shared_memory_check(forecast: Forecast, machine: Machine) -> Iterator[Check]
     values = {"need": need, "free": free}
     if need > free:
         yield problem(
-            "forecast.shared-memory", text,
-            "start the container with --shm-size=8g or --ipc=host; or --workers 0", **values,
-        )  # fmt: skip
+            "forecast.shared-memory",
+            text,
+            "start the container with --shm-size=8g or --ipc=host; or --workers 0",
+            values=values,
+        )
     else:
-        yield ok("forecast.shared-memory", text, **values)
+        yield ok("forecast.shared-memory", text, values=values)
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -51,12 +51,14 @@ def decode_check(
             if seconds is not None and time.perf_counter() - started > seconds:
                 break
     rate = looked / max(time.perf_counter() - started, 1e-9)
-    text = f"{count(looked, 'image')} decoded" if looked == len(every) else (
-        f"{looked:,} of {count(len(every), 'image')} decoded, drawn at random"
-    )  # fmt: skip
+    text = (
+        f"{count(looked, 'image')} decoded"
+        if looked == len(every)
+        else (f"{looked:,} of {count(len(every), 'image')} decoded, drawn at random")
+    )
     values = {"decoded": looked, "images": len(every), "broken": len(reasons), "per_second": rate}
     if not reasons:
-        return ok("data.pixels", f"{text}, none is damaged", **values), broken
+        return ok("data.pixels", f"{text}, none is damaged", values=values), broken
     spoilt = len(reasons) > SPOILT * looked
     return Check(
         "data.pixels",

@@ -179,25 +179,29 @@ def overfit_check(result: Overfit) -> Check:
         f"{r.found} of {count(r.boxes, 'box')} found"
     )
     if r.passed:
-        return ok("overfit", f"learned by heart: {text}", **values)
+        return ok("overfit", f"learned by heart: {text}", values=values)
     if r.diverged:
         return problem(
-            "overfit", f"diverged: {r.diverged}; {text}",
+            "overfit",
+            f"diverged: {r.diverged}; {text}",
             "a learning rate or a weight file that is not right?",
-            exit_code=TrainingDiverged.exit_code, **values,
-        )  # fmt: skip
+            exit_code=TrainingDiverged.exit_code,
+            values=values,
+        )
     if r.last_loss < 0.9 * r.first_loss and r.ap50 > 0.25 * PASS_AP50:
         return note(
-            "overfit", f"not learned yet, but on the way: {text}",
-            f"give it more time: --steps {4 * r.steps}", **values,
-        )  # fmt: skip
+            "overfit",
+            f"not learned yet, but on the way: {text}",
+            f"give it more time: --steps {4 * r.steps}",
+            values=values,
+        )
     return problem(
         "overfit",
         f"not learned: {text}",
         "do boxes and labels belong to the images (look at batches/ of a run)? is part of the "
         "model frozen? more --steps for a large model",
         exit_code=DataError.exit_code,
-        **values,
+        values=values,
     )
 
 
@@ -226,8 +230,14 @@ def learnable_images(
     small, many = smallest < VISIBLE, boxes > FEW_BOXES
     drawn = np.random.default_rng([seed, 0x0F17]).permutation(with_boxes)
     # those that suit first, in random order; then the least unsuitable
-    order = sorted(drawn.tolist(), key=lambda i: (bool(small[i]) + bool(many[i]),
-                   -smallest[i] if small[i] else 0, boxes[i] if many[i] else 0))  # fmt: skip
+    order = sorted(
+        drawn.tolist(),
+        key=lambda i: (
+            bool(small[i]) + bool(many[i]),
+            -smallest[i] if small[i] else 0,
+            boxes[i] if many[i] else 0,
+        ),
+    )
     return sorted(order[:most])
 
 

@@ -41,7 +41,10 @@ FEATURES = (
     Feature("hotcoco", "hotcoco", "AP after each epoch", "hotcoco", needed=True, compiled=True),
     Feature("tensorboard", "tensorboard", "curves of a run", "tensorboard", needed=True),
     Feature(
-        "pycocotools", "pycocotools.mask", "`eval --backend pycocotools`", "pycocotools",
+        "pycocotools",
+        "pycocotools.mask",
+        "`eval --backend pycocotools`",
+        "pycocotools",
         compiled=True,
     ),
     Feature("onnx", "onnx", "writing ONNX files", "onnx", others=("onnxsim",)),
@@ -49,11 +52,14 @@ FEATURES = (
     Feature("calflops", "calflops", "FLOPs in `info`", "calflops", others=("transformers",)),
     Feature("tidecv", "tidecv", "kinds of error in `eval`", "tidecv"),
     Feature(
-        "hf", "huggingface_hub", "weights of the Hugging Face hub, .safetensors", "detrkit[hf]",
+        "hf",
+        "huggingface_hub",
+        "weights of the Hugging Face hub, .safetensors",
+        "detrkit[hf]",
         others=("safetensors", "transformers"),
     ),
     Feature("timm", "timm", "backbones of timm", "detrkit[timm]"),
-)  # fmt: skip
+)
 
 
 def version_of(feature: Feature) -> str:
@@ -85,8 +91,10 @@ def check_feature(feature: Feature, version: Callable[[Feature], str]) -> Check:
         what = f"not installed ({reason})" if missing else f"cannot be loaded: {reason}"
         hint = f"for {feature.purpose}: pip install '{feature.install}'"
         judge = problem if feature.needed else note if missing else warning
-        return judge(feature.name, what, hint, installed=False, reason=reason)
-    return ok(feature.name, f"{found} ({feature.purpose})", installed=True, version=found)
+        return judge(feature.name, what, hint, values={"installed": False, "reason": reason})
+    return ok(
+        feature.name, f"{found} ({feature.purpose})", values={"installed": True, "version": found}
+    )
 
 
 _OPENCV = Feature("opencv", "cv2", "fast image reading", "opencv-python-headless", compiled=True)
@@ -99,36 +107,45 @@ def check_opencv(version: Callable[[Feature], str]) -> Check:
         found = version(_OPENCV)
     except ModuleNotFoundError:
         return note(
-            "opencv", f"not installed: {slower}", "pip install opencv-python-headless",
-            installed=False,
-        )  # fmt: skip
+            "opencv",
+            f"not installed: {slower}",
+            "pip install opencv-python-headless",
+            values={"installed": False},
+        )
     except ImportError as error:
         reason = next(iter(str(error).splitlines()), "")
         return warning(
             "opencv",
             f"installed, but cannot be loaded ({reason}): {slower}",
             "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless",
-            installed=True,
-            reason=reason,
+            values={"installed": True, "reason": reason},
         )
     if [int(n) for n in found.split(".")[:2] if n.isdigit()] < [4, 11]:
         return note(
-            "opencv", f"{found} is too old: {slower}",
-            "pip install --upgrade opencv-python-headless", installed=True, version=found,
-        )  # fmt: skip
-    return ok("opencv", f"{found} (fast image reading)", installed=True, version=found)
+            "opencv",
+            f"{found} is too old: {slower}",
+            "pip install --upgrade opencv-python-headless",
+            values={"installed": True, "version": found},
+        )
+    return ok(
+        "opencv", f"{found} (fast image reading)", values={"installed": True, "version": found}
+    )
 
 
 def check_font(missing: Callable[[str], str] | None = None) -> Check:
     """Whether class names in Chinese, Japanese and Korean can be drawn."""
     if missing is None:
-        from detrkit.drawing.fonts import missing_characters as missing
+        from detrkit.drawing.fonts import missing_characters
+
+        missing = missing_characters
     lacking = missing(CJK_SAMPLE)
     if not lacking:
-        return ok("font", "Chinese, Japanese and Korean class names can be drawn", missing="")
+        return ok(
+            "font", "Chinese, Japanese and Korean class names can be drawn", values={"missing": ""}
+        )
     return note(
         "font",
         "none for Chinese, Japanese and Korean class names: pictures show class numbers instead",
         "pip install 'detrkit[fonts]', or DETRKIT_FONT=/path/to/font.ttf",
-        missing=lacking,
+        values={"missing": lacking},
     )

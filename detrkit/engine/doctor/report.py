@@ -65,23 +65,35 @@ class Check:
         }
 
 
-def ok(code: str, text: str, *, details: Sequence[str] = (), **values: Any) -> Check:
+def ok(
+    code: str, text: str, *, details: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> Check:
     """All is well."""
-    return Check(code, Status.OK, text, details=tuple(details), values=values)
+    return Check(code, Status.OK, text, "", tuple(details), values or {})
 
 
 def note(
-    code: str, text: str, hint: str = "", *, details: Sequence[str] = (), **values: Any
+    code: str,
+    text: str,
+    hint: str = "",
+    *,
+    details: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> Check:
     """Worth knowing."""
-    return Check(code, Status.NOTE, text, hint, tuple(details), values)
+    return Check(code, Status.NOTE, text, hint, tuple(details), values or {})
 
 
 def warning(
-    code: str, text: str, hint: str = "", *, details: Sequence[str] = (), **values: Any
+    code: str,
+    text: str,
+    hint: str = "",
+    *,
+    details: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> Check:
     """Slower or worse than it could be."""
-    return Check(code, Status.WARNING, text, hint, tuple(details), values)
+    return Check(code, Status.WARNING, text, hint, tuple(details), values or {})
 
 
 def problem(
@@ -90,11 +102,11 @@ def problem(
     hint: str = "",
     *,
     details: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
     exit_code: int = GENERAL,
-    **values: Any,
 ) -> Check:
     """Training would stop, or be spoilt."""
-    return Check(code, Status.PROBLEM, text, hint, tuple(details), values, exit_code)
+    return Check(code, Status.PROBLEM, text, hint, tuple(details), values or {}, exit_code)
 
 
 @dataclass

@@ -61,9 +61,16 @@ def _summary(cfg: Config) -> Check:
         f"{count(run.epochs or 0, 'epoch')}, batch {batch}"
     )
     return ok(
-        "config", text, name=cfg.name, path=str(cfg.path), epochs=run.epochs, batch=batch,
-        image_size=list(run.eval_spatial_size or ()),
-    )  # fmt: skip
+        "config",
+        text,
+        values={
+            "name": cfg.name,
+            "path": str(cfg.path),
+            "epochs": run.epochs,
+            "batch": batch,
+            "image_size": list(run.eval_spatial_size or ()),
+        },
+    )
 
 
 def _quirks(cfg: Config) -> list[Check]:
@@ -77,4 +84,4 @@ def _quirks(cfg: Config) -> list[Check]:
     hint = f"`detrkit show-config {cfg.name} --quirks` explains them"
     if optional:
         hint += f"; `-u recipe=detrkit` switches {len(optional)} of them off"
-    return [note("config.quirks", text, hint, quirks=[quirk.name for quirk in quirks])]
+    return [note("config.quirks", text, hint, values={"quirks": [quirk.name for quirk in quirks]})]

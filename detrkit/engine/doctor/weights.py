@@ -69,9 +69,9 @@ def _tuning(model: nn.Module, cfg: Config, class_map: ClassMap | None) -> list[C
                 f"they were trained at {spec.size[0]}x{spec.size[1]}, the run trains at "
                 f"{own[0]}x{own[1]}",
                 f"--size {spec.size[0]}x{spec.size[1]} starts better, if the objects are as large",
-                theirs=list(spec.size), ours=list(own),
+                values={"theirs": list(spec.size), "ours": list(own)},
             )
-        )  # fmt: skip
+        )
     return checks
 
 
@@ -111,12 +111,12 @@ def _heads(report: LoadReport) -> Check:
             "weights.classes",
             f"none of {count(total, 'class')} is one of theirs: the class heads start from random",
             "normal for classes of your own; --class-map FILE says which are alike",
-            **values,
+            values=values,
         )
     text = f"class heads: {some(pairs, 6)} by name"
     if new:
-        return note("weights.classes", f"{text}; from random: {some(new, 6)}", **values)
-    return ok("weights.classes", text, **values)
+        return note("weights.classes", f"{text}; from random: {some(new, 6)}", values=values)
+    return ok("weights.classes", text, values=values)
 
 
 def _backbone(model: nn.Module) -> list[Check]:
@@ -127,14 +127,15 @@ def _backbone(model: nn.Module) -> list[Check]:
         return []
     place = place_of(source, shared=is_shared_name(backbone)) if isinstance(source, str) else source
     if place.is_file():
-        return [ok("weights.backbone", f"pretrained backbone: {place}", path=str(place))]
+        return [
+            ok("weights.backbone", f"pretrained backbone: {place}", values={"path": str(place)})
+        ]
     return [
         note(
             "weights.backbone",
             f"pretrained backbone: will be downloaded from {source}",
             f"without a connection: put the file at {place}, "
             f"or -u {type(backbone).__name__}.pretrained=False",
-            url=source,
-            place=str(place),
+            values={"url": source, "place": str(place)},
         )
     ]
