@@ -29,7 +29,7 @@ from detrkit.files import write_atomically
 from detrkit.structures import ClassMap
 
 #: Digits behind the point of coordinates: pixels.
-_DIGITS = 3
+_DIGITS = 4
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def decode_check(
                     reasons.append(reason)
             if seconds is not None and time.perf_counter() - started > seconds:
                 break
+    broken = {name: sorted(numbers) for name, numbers in broken.items()}
     rate = looked / max(time.perf_counter() - started, 1e-9)
     text = (
         f"{count(looked, 'image')} decoded"

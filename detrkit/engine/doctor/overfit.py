@@ -22,7 +22,7 @@ from detrkit.config import Config
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import build_loader
-from detrkit.engine.doctor.report import Check, note, ok, problem
+from detrkit.engine.doctor.report import Check, ok, problem
 from detrkit.engine.doctor.words import count, duration
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.parts import build_postprocessor
@@ -69,7 +69,8 @@ class Overfit:
 
     Attributes:
         steps: that were made.
-        first_loss, last_loss: sum of all terms, means over a few steps.
+        first_loss, half_loss, last_loss: sum of all terms, means over a few steps: the first, those
+            in the middle, the last.
         ap50: on the batch.
         found, boxes: boxes of the batch that a detection of the right class covers (IoU 0.5), the
             best so many detections of each image counted; and how many there are.
@@ -81,6 +82,7 @@ class Overfit:
 
     steps: int
     first_loss: float
+    half_loss: float
     last_loss: float
     ap50: float
     found: int
@@ -95,6 +97,11 @@ class Overfit:
         """Whether the batch was learned."""
         fell = self.last_loss <= PASS_LOSS * self.first_loss
         return not self.diverged and fell and self.ap50 >= PASS_AP50
+
+    @property
+    def falls(self) -> bool:
+        """Whether more steps would help: the loss falls in the second half as well."""
+        return not self.diverged and self.last_loss < 0.9 * self.half_loss
 
 
 def overfit(
@@ -154,6 +161,7 @@ def overfit(
     return Overfit(
         steps=done,
         first_loss=_mean(losses[:3]),
+        half_loss=_mean(losses[len(losses) // 2 : len(losses) // 2 + 3]),
         last_loss=_mean(losses[-3:]),
         ap50=result[0],
         found=result[1],
@@ -188,18 +196,12 @@ def overfit_check(result: Overfit) -> Check:
             exit_code=TrainingDiverged.exit_code,
             values=values,
         )
-    if r.last_loss < 0.9 * r.first_loss and r.ap50 > 0.25 * PASS_AP50:
-        return note(
-            "overfit",
-            f"not learned yet, but on the way: {text}",
-            f"give it more time: --steps {4 * r.steps}",
-            values=values,
-        )
+    later = f"--steps {4 * r.steps} gives it more time: the loss still falls" if r.falls else ""
+    wiring = "do boxes and labels belong to the images? is part of the model frozen?"
     return problem(
         "overfit",
         f"not learned: {text}",
-        "do boxes and labels belong to the images (look at batches/ of a run)? is part of the "
-        "model frozen? more --steps for a large model",
+        "; ".join(filter(None, (later, wiring))),
         exit_code=DataError.exit_code,
         values=values,
     )

@@ -104,9 +104,16 @@ def test_sizes(size: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "thing", "text"),
-    [(1, "box", "1 box"), (2, "box", "2 boxes"), (9, "epoch", "9 epochs"), (3, "class", "3 classes"),
-     (1200, "image", "1,200 images"), (4, "batch", "4 batches"), (0, "warning", "0 warnings")],
-)  # fmt: skip
+    [
+        (1, "box", "1 box"),
+        (2, "box", "2 boxes"),
+        (9, "epoch", "9 epochs"),
+        (3, "class", "3 classes"),
+        (1200, "image", "1,200 images"),
+        (4, "batch", "4 batches"),
+        (0, "warning", "0 warnings"),
+    ],
+)
 def test_counts(number: int, thing: str, text: str) -> None:
     assert words.count(number, thing) == text
 
