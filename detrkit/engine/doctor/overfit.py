@@ -50,7 +50,7 @@ FEW_BOXES = 12
 VISIBLE = 16
 
 #: Learning rate at least; the recipes' own are made for long runs.
-RATE = 5e-4
+RATE = 1e-3
 
 #: What counts as learned: AP50 on the batch, and the last loss against the first.
 PASS_AP50 = 0.75

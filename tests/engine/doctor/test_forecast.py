@@ -193,12 +193,8 @@ def test_a_cpu_measures_small_batches_and_calculates_the_rest(
     monkeypatch.setattr(measuring, "memory_limit", lambda _: 4 * GIB)
     monkeypatch.setattr(measuring, "loader_rate", lambda *_: 50.0)
     monkeypatch.setattr(measuring, "validation_seconds", lambda *_: 1.0)
-    session = session_at(place, batch=9)
-    found = measure_run(session, probe, Machine())
-    assert tried[:4] == [1, 2, 4, 8]  # 9 would take 3.25 of 4 GiB
-    session = session_at(place, batch=30)
-    session.train.batch_size = 30  # nine images make no batch of 30; only the number counts
-    found = measure_run(session, probe, Machine())
+    found = measure_run(session_at(place, batch=30), probe, Machine())
+    assert tried == [1, 2, 4, 8]  # 16 would take 5 of 4 GiB
     assert found.measured == 8
     assert found.largest_seconds == pytest.approx(3.0)
     assert found.memory == pytest.approx(GIB + 30 * GIB / 4)

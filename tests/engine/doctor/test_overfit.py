@@ -95,7 +95,7 @@ def test_a_healthy_model_learns_the_batch(
 def test_targets_that_belong_to_nothing_fail(
     cfg: Config, train: DetectionDataset, disturb: object
 ) -> None:
-    result = overfit(cfg, train, CPU, steps=60, disturb=disturb)  # type: ignore[arg-type]
+    result = overfit(cfg, train, CPU, steps=40, disturb=disturb)  # type: ignore[arg-type]
     assert not result.passed
     check = overfit_check(result)
     assert check.status is Status.PROBLEM
@@ -115,7 +115,7 @@ def test_a_frozen_model_fails(
             group["initial_lr"] = 0.0
 
     monkeypatch.setattr(StepProbe, "__init__", freeze)
-    result = overfit(cfg, train, CPU, steps=20)
+    result = overfit(cfg, train, CPU, steps=10)
     assert not result.passed
     assert result.ap50 < 0.5
     assert not result.falls
