@@ -73,8 +73,9 @@ def doctor(
     """Look at the machine, a config, its data and weights; measure what a run will take.
 
     [bold]detrkit doctor[/] looks at the machine, [bold]detrkit doctor CFG --data DIR[/] at
-    everything; flags mean what they mean for [bold]train[/]. Exit codes: 0 nothing stands in the
-    way, 3 config, 4 data, 5 weights, 1 the machine.
+    everything; flags mean what they mean for [bold]train[/].
+
+    Exit codes: 0 nothing stands in the way, 3 config, 4 data, 5 weights, 1 the machine.
     """
     from detrkit.cli import console
     from detrkit.engine.doctor.environment import Environment
@@ -124,7 +125,7 @@ def doctor(
     for section in sections:
         report.sections.append(section)
         if not json:
-            _print(section)
+            _print(section, brief=cfg is not None and section.name == "environment")
     if json:
         console.print_json("doctor", report.to_dict())
     else:
@@ -133,15 +134,19 @@ def doctor(
         raise typer.Exit(report.exit_code)
 
 
-def _print(section: Section) -> None:
+def _print(section: Section, *, brief: bool = False) -> None:
+    """Prints a section; `brief` tells only what is not well, and how much is."""
     from rich.text import Text
 
     from detrkit.cli.console import out
 
     out.print(Text(section.name, style="bold"))
-    names = [check.code.removeprefix(f"{section.name}.") for check in section.checks]
+    shown = [check for check in section.checks if not brief or check.status.value != "ok"]
+    if brief and (well := len(section.checks) - len(shown)):
+        out.print(f"  [green]{'ok':8}[/] {well} checks; `detrkit doctor` alone lists them")
+    names = [check.code.removeprefix(f"{section.name}.") for check in shown]
     width = max(map(len, names), default=0)
-    for name, check in zip(names, section.checks, strict=True):
+    for name, check in zip(names, shown, strict=True):
         status = check.status.value
         line = Text(f"  {status:8} ", style=_STYLES[status])
         line.append(f"{name:{width}}  ", style="dim").append(check.text, style="default")

@@ -146,6 +146,8 @@ def memory_limit(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device))
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
     available = look().memory_available
     return None if available is None else available + resident_memory()
 

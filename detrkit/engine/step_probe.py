@@ -131,7 +131,10 @@ class StepProbe:
 
     def release(self) -> None:
         """Gives memory back, also after a step that failed in the middle."""
-        self.trainer.optimizer.zero_grad(set_to_none=True)
+        trainer = self.trainer
+        trainer.optimizer.zero_grad(set_to_none=True)
+        # a scaler that stopped between unscaling and its update refuses the next step
+        trainer.scaler = trainer.precision.scaler(self.session.device)
         give_back(self.session.device)
 
     def _wait(self) -> None:
@@ -150,6 +153,8 @@ class StepProbe:
         if self.session.device.type == "cuda":
             # reserved, not allocated: what the allocator cannot use for its size is gone as well
             return torch.cuda.max_memory_reserved(self.session.device)
+        if self.session.device.type == "mps":
+            return int(torch.mps.driver_allocated_memory())
         return self._peak.read()
 
 
@@ -158,6 +163,8 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def attempt(measure: Callable[[], StepCost], release: Callable[[], None]) -> StepCost | None:

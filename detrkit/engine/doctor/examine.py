@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from detrkit.engine.doctor.forecast_checks import (
 )
 from detrkit.engine.doctor.image_checks import decode_check
 from detrkit.engine.doctor.overfit import overfit, overfit_check
-from detrkit.engine.doctor.report import Check, Section, Status, guarded, of_error, warning
+from detrkit.engine.doctor.report import Check, Section, Status, guarded, note, of_error, warning
 from detrkit.engine.doctor.settings import data_of_broken, examine_settings
 from detrkit.engine.doctor.weights import examine_weights
 from detrkit.engine.machine import Machine, existing, free_space, look
@@ -95,6 +96,8 @@ def examine(request: Request, environment: Environment | None = None) -> Iterato
     if weights is not None:
         yield weights
     if seen.train is None:
+        text = "left out: there is no data set to train on"
+        yield Section("plan", [note("plan", text, "see the problems of the data above")])
         return
     section, session = _plan(cfg, seen, seed)
     yield section
@@ -108,6 +111,9 @@ def examine(request: Request, environment: Environment | None = None) -> Iterato
 
 #: Seconds that decoding, and comparing files, may take.
 _SECONDS = 5.0
+
+#: Seconds between two signs of life.
+_SILENCE = 15.0
 
 
 def _runs(request: Request) -> Path:
@@ -221,16 +227,19 @@ def _overfit(steps: int, cfg: Config, seen: DataSeen, session: Session) -> Secti
     train = seen.train
     assert train is not None
 
+    told = time.perf_counter()
+
+    def tell(done: int, steps: int) -> None:
+        nonlocal told
+        if time.perf_counter() - told > _SILENCE:
+            told = time.perf_counter()
+            log.info("%d of %d steps", done, steps)
+
     def learn() -> Check:
         return overfit_check(
-            overfit(cfg, train, session.device, steps=steps, seed=session.seed, progress=_tell)
+            overfit(cfg, train, session.device, steps=steps, seed=session.seed, progress=tell)
         )
 
     log.info("learning one batch by heart, %d steps at most", steps)
     with overheard():
         return Section("overfit", guarded("overfit", learn))
-
-
-def _tell(done: int, steps: int) -> None:
-    if done % 50 == 0:
-        log.info("%d of %d steps", done, steps)

@@ -8,9 +8,11 @@ The loader is measured alone, with its own number of workers; validation on a fe
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +28,8 @@ from detrkit.engine.session import Session, loader_of
 from detrkit.engine.step_probe import StepCost, StepProbe, attempt, largest_size
 from detrkit.engine.trainer import unwrapped
 from detrkit.errors import DetrkitError
+
+log = logging.getLogger("detrkit.doctor")
 
 #: Seconds for the steps on a CPU, and for the loader.
 STEP_SECONDS = 40.0
@@ -49,12 +53,13 @@ class Forecast:
         memory: peak bytes of a step; None: unknown.
         memory_limit: bytes that there are; None: unknown.
         fitting: largest batch that fits by the line through the measured ones; None: unknown.
-        loader_rate: images/s of the loader alone.
+        loader_rate: images/s of the loader alone; infinite where it failed.
         workers: its processes.
         eval_seconds: of one validation.
         epochs, steps: of the run; steps of an epoch.
         checkpoint_bytes: of the whole state.
         weights_bytes: of the averaged weights.
+        failures: {"loader", "validation"} -> what went wrong while it was measured.
         spread: slowest step by fastest, of equal ones.
         cores: of the machine.
         on_cpu: whether model and loader share them.
@@ -81,6 +86,7 @@ class Forecast:
     spread: float
     cores: int
     on_cpu: bool
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model_rate(self) -> float:
@@ -152,7 +158,16 @@ def measure_run(
         cost = attempt(lambda: probe.measure(last.batch, size, steps=1), probe.release)
         if cost is not None:
             step_seconds = largest_seconds * min(cost.seconds / last.seconds, 1.0)
-    rate = loader_rate(session, loader_seconds)
+    failures: dict[str, str] = {}
+    rate, validation = math.inf, 0.0
+    try:
+        rate = loader_rate(session, loader_seconds)
+    except Exception as error:  # a worker that dies raises whatever it likes
+        failures["loader"] = _in_short(error)
+    try:
+        validation = validation_seconds(session, probe)
+    except Exception as error:
+        failures["validation"] = _in_short(error)
     checkpoint, weights = checkpoint_sizes(probe)
     return Forecast(
         batch=batch,
@@ -168,7 +183,7 @@ def measure_run(
         fitting=fitting_batch(costs, limit),
         loader_rate=rate,
         workers=session.train.num_workers,
-        eval_seconds=validation_seconds(session, probe),
+        eval_seconds=validation,
         epochs=session.plan.epochs,
         steps=session.plan.batches_per_epoch,
         checkpoint_bytes=checkpoint,
@@ -176,7 +191,14 @@ def measure_run(
         spread=max(cost.spread for cost in costs),
         cores=machine.cores,
         on_cpu=session.device.type == "cpu",
+        failures=failures,
     )
+
+
+def _in_short(error: Exception) -> str:
+    log.debug("measuring failed", exc_info=error)
+    text = error.message if isinstance(error, DetrkitError) else f"{type(error).__name__}: {error}"
+    return next((line for line in text.splitlines() if line.strip()), type(error).__name__)
 
 
 def _costs(

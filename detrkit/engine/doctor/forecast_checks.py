@@ -157,6 +157,12 @@ def memory_check(forecast: Forecast) -> Check:
 def loader_check(forecast: Forecast) -> Check:
     """Who waits: the model for images, or the loader for the model."""
     f = forecast
+    if "loader" in f.failures:
+        return problem(
+            "forecast.loader",
+            f"loading failed: {f.failures['loader']}",
+            "does it work with --workers 0?",
+        )
     workers = "in the main process" if not f.workers else f"with {count(f.workers, 'worker')}"
     text = f"{f.loader_rate:.3g} images/s {workers}, the model trains {f.model_rate:.3g}"
     values = {
@@ -180,6 +186,8 @@ def loader_check(forecast: Forecast) -> Check:
 def time_check(forecast: Forecast) -> Check:
     """Of an epoch and of the run."""
     f = forecast
+    if "validation" in f.failures:
+        return problem("forecast.time", f"validation failed: {f.failures['validation']}")
     train = f.epoch_seconds - f.eval_seconds
     text = f"an epoch takes {duration(f.epoch_seconds)}"
     if f.eval_seconds:

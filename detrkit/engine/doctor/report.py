@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from detrkit.errors import ConfigError, DetrkitError
@@ -65,48 +66,23 @@ class Check:
         }
 
 
-def ok(
-    code: str, text: str, *, details: Sequence[str] = (), values: Mapping[str, Any] | None = None
-) -> Check:
-    """All is well."""
-    return Check(code, Status.OK, text, "", tuple(details), values or {})
-
-
-def note(
+def _check(
+    status: Status,
     code: str,
     text: str,
     hint: str = "",
     *,
     details: Sequence[str] = (),
     values: Mapping[str, Any] | None = None,
+    exit_code: int = 0,
 ) -> Check:
-    """Worth knowing."""
-    return Check(code, Status.NOTE, text, hint, tuple(details), values or {})
+    return Check(code, status, text, hint, tuple(details), values or {}, exit_code)
 
 
-def warning(
-    code: str,
-    text: str,
-    hint: str = "",
-    *,
-    details: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-) -> Check:
-    """Slower or worse than it could be."""
-    return Check(code, Status.WARNING, text, hint, tuple(details), values or {})
-
-
-def problem(
-    code: str,
-    text: str,
-    hint: str = "",
-    *,
-    details: Sequence[str] = (),
-    values: Mapping[str, Any] | None = None,
-    exit_code: int = GENERAL,
-) -> Check:
-    """Training would stop, or be spoilt."""
-    return Check(code, Status.PROBLEM, text, hint, tuple(details), values or {}, exit_code)
+ok = partial(_check, Status.OK)
+note = partial(_check, Status.NOTE)
+warning = partial(_check, Status.WARNING)
+problem = partial(_check, Status.PROBLEM, exit_code=GENERAL)
 
 
 @dataclass
@@ -137,8 +113,10 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """Of the first problem with a code of its own (3 config, 4 data, 5 weights, …); else 1
-        for a problem of the machine; 0 without problems."""
+        """Of the first problem that has one of its own: 3 config, 4 data, 5 weights, …
+
+        1 where the machine alone has problems; 0 without any.
+        """
         codes = [check.exit_code for check in self if check.status is Status.PROBLEM]
         own = [code for code in codes if code != GENERAL]
         return (own or codes or [0])[0]
