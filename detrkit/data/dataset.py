@@ -16,7 +16,7 @@ from detrkit.data.canvas import Canvas
 from detrkit.data.coco import open_coco
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.image_check import read_indexed
+from detrkit.data.image_check import CheckImages, read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.data.text import read_text
@@ -218,6 +218,9 @@ class CocoDetection(DetectionDataset):
         transforms: applied to each sample.
         return_masks: only False: there is no segmentation.
         remap_mscoco_category: accepted for the authors' files.
+
+    Attributes:
+        check_images: how thoroughly (see `detrkit.data.image_check`); to be set before it is read.
     """
 
     def __init__(
@@ -234,9 +237,10 @@ class CocoDetection(DetectionDataset):
         self.img_folder = img_folder
         self.ann_file = ann_file
         self.remap_mscoco_category = remap_mscoco_category
+        self.check_images: CheckImages = "auto"
 
     def _open(self) -> DatasetIndex:
-        index = open_coco(self.ann_file, self.img_folder)
+        index = open_coco(self.ann_file, self.img_folder, check_images=self.check_images)
         index.faults.log()
         return index
 
@@ -250,6 +254,9 @@ class VOCDetection(DetectionDataset):
         ann_file: lines of `image.jpg annotation.xml`.
         label_file: one class name per line.
         transforms: applied to each sample.
+
+    Attributes:
+        check_images: how thoroughly (see `detrkit.data.image_check`); to be set before it is read.
     """
 
     def __init__(
@@ -263,6 +270,7 @@ class VOCDetection(DetectionDataset):
         self.root = root
         self.ann_file = ann_file
         self.label_file = label_file
+        self.check_images: CheckImages = "auto"
 
     def _open(self) -> DatasetIndex:
         root = Path(self.root)
@@ -276,6 +284,7 @@ class VOCDetection(DetectionDataset):
             classes,
             root / self.ann_file,
             images=[root / pair[0] for pair in pairs],
+            check_images=self.check_images,
         )
         index.faults.log()
         return index

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from detrkit.config import Config, build_component
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import CocoDetection, DetectionDataset, VOCDetection
 from detrkit.data.detect import open_splits
+from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
@@ -135,19 +136,32 @@ def with_absolute_data(cfg: Config) -> Config:
     return cfg.with_values({"data": path}, origin=str(cfg.origin("data")))
 
 
-def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """Training and validation data: of `data`, or of the loaders' own sections."""
+def open_data(
+    cfg: Config, seed: int, *, check_images: CheckImages = "auto"
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Training and validation data: of `data`, or of the loaders' own sections.
+
+    Args:
+        cfg: the configuration.
+        seed: of a part that is held out, and of augmentation.
+        check_images: how thoroughly (see `detrkit.data.image_check`).
+
+    Raises:
+        ConfigError, DataError: there is none, it cannot be read, or the parts do not go together.
+    """
     if cfg.run.data:
-        train_index, val_index = _indices_of(cfg, seed)
+        train_index, val_index = _indices_of(cfg, seed, check_images)
         train = DetectionDataset(train_index, transforms_of(cfg, "train_dataloader"), seed=seed)
         val = None
         if val_index is not None:
             transforms = transforms_of(cfg, "val_dataloader")
             val = DetectionDataset(val_index, transforms, training=False, seed=seed)
     else:
-        train = dataset_of(cfg, "train_dataloader", training=True)
+        train = dataset_of(cfg, "train_dataloader", training=True, check_images=check_images)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
-        val = dataset_of(cfg, "val_dataloader", training=False) if has_val else None
+        val = None
+        if has_val:
+            val = dataset_of(cfg, "val_dataloader", training=False, check_images=check_images)
     if not len(train):
         raise DataError(f"{train.index.source} has no training images")
     if val is not None and val.class_map.names != train.class_map.names:
@@ -159,12 +173,20 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
     return train, val
 
 
-def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | None]:
+def _indices_of(
+    cfg: Config, seed: int, check_images: CheckImages
+) -> tuple[DatasetIndex, DatasetIndex | None]:
     run = cfg.run
     assert run.data is not None
     chosen = {"train": run.train_split, "val": run.val_split}
     splits = {name: value for name, value in chosen.items() if value}
-    parts = open_splits(run.data, val_fraction=run.val_fraction, seed=seed, splits=splits or None)
+    parts = open_splits(
+        run.data,
+        val_fraction=run.val_fraction,
+        seed=seed,
+        splits=splits or None,
+        check_images=check_images,
+    )
     if "train" not in parts:
         raise DataError(
             f"{run.data} has no training images, only {', '.join(parts)}",
@@ -186,7 +208,9 @@ def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | No
     return parts["train"].split(HELD_OUT, seed)
 
 
-def dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset:
+def dataset_of(
+    cfg: Config, loader: str, *, training: bool, check_images: CheckImages = "auto"
+) -> DetectionDataset:
     """The data set of a loader's section; read when first needed.
 
     Raises:
@@ -206,6 +230,8 @@ def dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset:
     if not isinstance(dataset, DetectionDataset):
         raise ConfigError(f"{loader}.dataset: `{section.get('type')}` is not a DetectionDataset")
     dataset.training = training
+    if isinstance(dataset, CocoDetection | VOCDetection):
+        dataset.check_images = check_images
     return dataset
 
 

@@ -76,7 +76,7 @@ def write_cleaned(
         }
     text = json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / "changes.json", lambda file: file.write(text.encode()))
-    merged = sum((part.faults for part in parts.values()), FaultReport())
+    merged = FaultReport.merge(part.faults for part in parts.values())
     return Cleaned(
         folder,
         clean,
@@ -87,8 +87,8 @@ def write_cleaned(
 def cleaned_check(cleaned: Cleaned) -> Check:
     """Reads the copy again: no fault, and the same images, boxes and classes."""
     with overheard():
-        again = open_splits(cleaned.folder)
-    faults = sum((part.faults for part in again.values()), FaultReport())
+        again = open_splits(cleaned.folder, check_images="all")
+    faults = FaultReport.merge(part.faults for part in again.values())
     left = {k.name.lower(): n for k, n in faults.counts.items() if k.policy is not Policy.KEEP}
     different = [name for name, part in cleaned.parts.items() if not same(part, again.get(name))]
     written = ", ".join(

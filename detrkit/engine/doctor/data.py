@@ -60,7 +60,7 @@ def read_data(cfg: Config, seed: int) -> DataSeen:
     seen = DataSeen()
     with overheard(quiet=True) as seen.said:
         try:
-            train, val = open_data(cfg, seed)
+            train, val = open_data(cfg, seed, check_images="all")
             seen.parts["train"] = train.index
             if val is not None:
                 seen.parts["val"] = val.index
@@ -78,7 +78,7 @@ def read_data(cfg: Config, seed: int) -> DataSeen:
 
 
 def _index_of_section(cfg: Config, section: str) -> DatasetIndex:
-    return dataset_of(cfg, section, training=False).index
+    return dataset_of(cfg, section, training=False, check_images="all").index
 
 
 def read_parts(seen: DataSeen, data: str) -> None:
@@ -92,7 +92,7 @@ def read_parts(seen: DataSeen, data: str) -> None:
         _remember(seen, error)
         return
     for split in layout.splits:
-        _read(seen, split, partial(layout.read, split))
+        _read(seen, split, partial(layout.read, split, None, "all"))
 
 
 def _read(seen: DataSeen, name: str, read: Callable[[], DatasetIndex]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ HINTS: Mapping[str, str] = {
     "OUTSIDE": "annotated at another image size? --fix leaves the box out",
     "CLIPPED": "harmless where it is a few pixels; --fix writes the clipped boxes",
     "DUPLICATE_ANNOTATION_ID": "harmless here; --fix writes ids that are unique",
+    "SKIPPED_WITH_IMAGE": "see the images that were skipped",
+    "REPEATED_BOX": "harmless; --fix leaves the second one out",
+    "RENAMED_IMAGE": "nothing to do here",
+    "CROWD_REGION": "nothing to do here",
     "POLYGON": "nothing to do: boxes are what is trained on",
     "CLASS_WITHOUT_BOXES": "remove the class from the list, or annotate it",
 }
@@ -77,7 +82,7 @@ def fault_checks(parts: Mapping[str, DatasetIndex], root: Path | None = None) ->
 def _of_kind(kind: FaultKind, parts: Mapping[str, DatasetIndex], root: Path | None) -> Check:
     by_part = {name: part.faults.counts.get(kind, 0) for name, part in parts.items()}
     cases = list(dict.fromkeys(f for part in parts.values() for f in part.faults if f.kind is kind))
-    total = _total(kind, [part.faults for part in parts.values()])
+    total = FaultReport.merge(part.faults for part in parts.values()).counts[kind]
     where = ", ".join(f"{n:,} in {name}" for name, n in by_part.items() if n)
     text = f"{total:,} × {kind.what}"
     if len(parts) > 1 and sum(by_part.values()) == total:
@@ -87,7 +92,7 @@ def _of_kind(kind: FaultKind, parts: Mapping[str, DatasetIndex], root: Path | No
         shown = [f"{name} {number:,}" for name, number in classes.most_common(5)]
         more = f", {len(classes) - 5} more classes" if len(classes) > 5 else ""
         text += f" ({', '.join(shown)}{more})"
-    worst = max((_cost(kind, part) for part in parts.values()), default=0.0)
+    worst = max(_cost(kind, group) for group in _groups(parts))
     status = Status.WARNING if worst >= WORTH_A_WARNING or _is_serious(kind) else Status.NOTE
     return Check(
         f"data.{kind.name.lower()}",
@@ -105,25 +110,46 @@ def _of_kind(kind: FaultKind, parts: Mapping[str, DatasetIndex], root: Path | No
     )
 
 
-def _total(kind: FaultKind, reports: list[FaultReport]) -> int:
-    """Cases in all parts; those that several parts share (a path in data.yaml) count once."""
-    shared = Counter(f for report in reports for f in {*report.faults} if f.kind is kind)
-    twice = sum(n - 1 for n in shared.values())
-    return sum(report.counts.get(kind, 0) for report in reports) - twice
-
-
 def _is_serious(kind: FaultKind) -> bool:
     return kind.name in ("MISSING_SPLIT", "LABEL_WITHOUT_IMAGE", "UNKNOWN_CLASS")
 
 
-def _cost(kind: FaultKind, part: DatasetIndex) -> float:
-    """Share of a part's images or boxes that a kind of fault costs."""
-    number = part.faults.counts.get(kind, 0)
-    if kind.name in _COSTS_IMAGES:
-        return number / max(len(part) + number, 1)
-    if kind.name in _COSTS_BOXES:
-        return number / max(part.num_boxes + number, 1)
-    return 0.0
+@dataclass(frozen=True)
+class _Group:
+    """Parts that were read as one, and their faults."""
+
+    name: str
+    faults: FaultReport
+    images: int
+    boxes: int
+
+    def kept(self, kind: FaultKind) -> int:
+        """Images or boxes that are left, whichever a kind of fault costs."""
+        return self.images if kind.name in _COSTS_IMAGES else self.boxes
+
+
+def _groups(parts: Mapping[str, DatasetIndex]) -> list[_Group]:
+    """A part that was held out of another has the faults of both."""
+    found: dict[int, list[tuple[str, DatasetIndex]]] = {}
+    for name, part in parts.items():
+        found.setdefault(id(part.faults), []).append((name, part))
+    return [
+        _Group(
+            " and ".join(name for name, _ in group),
+            group[0][1].faults,
+            sum(len(part) for _, part in group),
+            sum(part.num_boxes for _, part in group),
+        )
+        for group in found.values()
+    ]
+
+
+def _cost(kind: FaultKind, group: _Group) -> float:
+    """Share of the images or boxes that a kind of fault costs."""
+    if kind.name not in _COSTS_IMAGES | _COSTS_BOXES:
+        return 0.0
+    lost = group.faults.counts.get(kind, 0)
+    return lost / max(group.kept(kind) + lost, 1)
 
 
 def _class_of(fault: Fault) -> str:
@@ -145,16 +171,16 @@ def skipped_check(parts: Mapping[str, DatasetIndex]) -> Check:
     """How much is left out altogether; a problem where that spoils training or its numbers."""
     values: dict[str, Any] = {}
     words, worst = [], 0.0
-    for name, part in parts.items():
+    for group in _groups(parts):
         for what, kinds, kept in (
-            ("images", _COSTS_IMAGES, len(part)),
-            ("boxes", _COSTS_BOXES, part.num_boxes),
+            ("images", _COSTS_IMAGES, group.images),
+            ("boxes", _COSTS_BOXES, group.boxes),
         ):
-            lost = sum(n for kind, n in part.faults.counts.items() if kind.name in kinds)
-            values[f"{name}.{what}"] = {"left_out": lost, "kept": kept}
+            lost = sum(n for kind, n in group.faults.counts.items() if kind.name in kinds)
+            values[f"{group.name}.{what}"] = {"left_out": lost, "kept": kept}
             if lost:
                 worst = max(worst, lost / max(lost + kept, 1))
-                words.append(f"{share(lost, lost + kept)} of the {what} of {name}")
+                words.append(f"{share(lost, lost + kept)} of the {what} of {group.name}")
     if not words:
         return Check("data.skipped", Status.OK, "nothing is left out", values=values)
     text = f"left out: {', '.join(words)}"

@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from detrkit.data.images import read_image
+from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.doctor.fault_checks import EXAMPLES, SPOILT
 from detrkit.engine.doctor.report import Check, Status, ok
@@ -75,7 +75,7 @@ def decode_check(
 
 def _failure(part: DatasetIndex, number: int) -> str | None:
     try:
-        read_image(part.paths[number], apply_exif=bool(part.apply_exif[number]))
+        read_indexed(part, number)
     except DataError as error:
         return error.message
     return None

@@ -52,9 +52,14 @@ VISIBLE = 16
 #: Learning rate at least; the recipes' own are made for long runs.
 RATE = 1e-3
 
-#: What counts as learned: AP50 on the batch, and the last loss against the first.
+#: What counts as learned: AP50 on the batch, the share of its boxes that are found with their
+#: class, and the last loss against the first.
 PASS_AP50 = 0.75
+PASS_FOUND = 0.75
 PASS_LOSS = 0.7
+
+#: A class is told from the others when its score is so many times the next one's.
+MARGIN = 2.0
 
 #: How often it is asked.
 EXAMS = 10
@@ -72,8 +77,8 @@ class Overfit:
         first_loss, half_loss, last_loss: sum of all terms, means over a few steps: the first, those
             in the middle, the last.
         ap50: on the batch.
-        found, boxes: boxes of the batch that a detection of the right class covers (IoU 0.5), the
-            best so many detections of each image counted; and how many there are.
+        found, boxes: boxes of the batch that a detection covers (IoU 0.5) whose class is told from
+            the others; and how many boxes there are.
         images: of the batch.
         size: (h, w) they were shown at.
         seconds: it took.
@@ -96,7 +101,8 @@ class Overfit:
     def passed(self) -> bool:
         """Whether the batch was learned."""
         fell = self.last_loss <= PASS_LOSS * self.first_loss
-        return not self.diverged and fell and self.ap50 >= PASS_AP50
+        found = self.found >= PASS_FOUND * self.boxes
+        return not self.diverged and fell and found and self.ap50 >= PASS_AP50
 
     @property
     def falls(self) -> bool:
@@ -143,10 +149,25 @@ def overfit(
     losses: list[float] = []
     result, reason = (0.0, 0), ""
     done = 0
+
+    def state() -> Overfit:
+        return Overfit(
+            steps=done,
+            first_loss=_mean(losses[:3]),
+            half_loss=_mean(losses[len(losses) // 2 : len(losses) // 2 + 3]),
+            last_loss=_mean(losses[-3:]),
+            ap50=result[0],
+            found=result[1],
+            boxes=sum(len(target) for target in batch.targets),
+            images=len(batch),
+            size=session.image_spec.size,
+            seconds=time.perf_counter() - started,
+            diverged=reason,
+        )
+
     with fixed_order(device):
         for done in range(1, steps + 1):
-            shown = disturb(batch, done) if disturb else batch
-            terms = probe.step(shown)
+            terms = probe.step(disturb(batch, done) if disturb else batch)
             losses.append(float(torch.stack(list(terms.values())).sum()))
             if not math.isfinite(losses[-1]):
                 reason = f"the loss is {losses[-1]} after {count(done, 'step')}"
@@ -155,22 +176,9 @@ def overfit(
                 progress(done, steps)
             if done % max(steps // EXAMS, 1) == 0 or done == steps:
                 result = exam.take(probe.trainer.model)
-                if _learned(losses, result[0]):
+                if state().passed:
                     break
-    boxes = int(sum(len(target) for target in batch.targets))
-    return Overfit(
-        steps=done,
-        first_loss=_mean(losses[:3]),
-        half_loss=_mean(losses[len(losses) // 2 : len(losses) // 2 + 3]),
-        last_loss=_mean(losses[-3:]),
-        ap50=result[0],
-        found=result[1],
-        boxes=boxes,
-        images=len(batch),
-        size=session.image_spec.size,
-        seconds=time.perf_counter() - started,
-        diverged=reason,
-    )
+    return state()
 
 
 def overfit_check(result: Overfit) -> Check:
@@ -184,7 +192,7 @@ def overfit_check(result: Overfit) -> Check:
     text = (
         f"{count(r.images, 'image')} at {r.size[0]}x{r.size[1]}, {count(r.steps, 'step')} in "
         f"{duration(r.seconds)}: loss {r.first_loss:.3g} -> {r.last_loss:.3g}, AP50 {r.ap50:.2f}, "
-        f"{r.found} of {count(r.boxes, 'box')} found"
+        f"{r.found} of {count(r.boxes, 'box')} found with their class"
     )
     if r.passed:
         return ok("overfit", f"learned by heart: {text}", values=values)
@@ -305,16 +313,20 @@ class _Exam:
 
 
 def _found(detections: Detections, index: DatasetIndex, number: int) -> int:
-    """Boxes of an image that one of its best detections covers; as many of them as boxes."""
+    """Boxes of an image that are found, and whose class is told from the others.
+
+    Where labels are not learned, all classes score alike at the right places.
+    """
     rows = index.boxes_of(number)
     kept = ~index.iscrowd[rows]
     truth, labels = index.boxes_xyxy[rows][kept], index.labels[rows][kept]
-    best = detections.select(np.arange(min(len(truth), len(detections))))
-    if not len(truth) or not len(best):
+    if not len(truth) or not len(detections):
         return 0
-    iou, _ = box_iou(torch.from_numpy(truth), torch.from_numpy(best.boxes_xyxy))
-    right = (iou.numpy() >= 0.5) & (labels[:, None] == best.labels[None])
-    return int(right.any(1).sum())
+    iou, _ = box_iou(torch.from_numpy(truth), torch.from_numpy(detections.boxes_xyxy))
+    scores = np.where(iou.numpy() >= 0.5, detections.scores, 0.0)  # (boxes, detections)
+    same = labels[:, None] == detections.labels[None]
+    right, wrong = (np.where(which, scores, 0.0).max(1) for which in (same, ~same))
+    return int(((right > 0) & (right >= MARGIN * wrong)).sum())
 
 
 @contextmanager
@@ -345,10 +357,6 @@ def _statistics_of(model: nn.Module, batch: Batch) -> Iterator[None]:
 
 def _copy(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.clone()
-
-
-def _learned(losses: list[float], ap50: float) -> bool:
-    return ap50 >= PASS_AP50 and _mean(losses[-3:]) <= PASS_LOSS * _mean(losses[:3])
 
 
 def _mean(values: list[float]) -> float:

@@ -126,11 +126,30 @@ def test_a_tenth_left_out_is_a_problem(data: Path) -> None:
     assert "of the boxes of train" in many.text
 
 
+def test_faults_of_a_held_out_part_are_measured_against_the_whole(data: Path) -> None:
+    """Both parts have the report of all images; one box of twenty is not half of two images'."""
+
+    def spoil(content: dict) -> None:
+        content["annotations"][0]["bbox"][2] = 0
+
+    edit(data, "train", spoil)
+    whole = parts(data)["train"]
+    train, val = whole.split(0.1)
+    check = skipped_check({"train": train, "val": val})
+    assert check.status is Status.WARNING
+    assert check.values == {
+        "train and val.images": {"left_out": 0, "kept": 12},
+        "train and val.boxes": {"left_out": 1, "kept": whole.num_boxes},
+    }
+    (fault,) = [c for c in fault_checks({"train": train, "val": val}) if "empty" in c.code]
+    assert fault.values["count"] == 1
+
+
 def test_missing_images_are_counted(data: Path) -> None:
     (data / "images" / "001.png").unlink()
     found = skipped_check(parts(data))
     assert found.values["train.images"] == {"left_out": 1, "kept": 11}
-    assert found.status is Status.WARNING
+    assert found.values["train.boxes"]["left_out"] == 3  # they went with their image
 
 
 def test_classes(data: Path) -> None:

@@ -137,6 +137,7 @@ def test_a_loss_that_is_not_finite(cfg: Config, train: DetectionDataset) -> None
     [
         ({}, Status.OK),
         ({"ap50": 0.6}, Status.PROBLEM),
+        ({"found": 6}, Status.PROBLEM),
         ({"last_loss": 25.0}, Status.PROBLEM),
         ({"diverged": "the loss is inf"}, Status.PROBLEM),
     ],
