@@ -32,8 +32,9 @@ log = logging.getLogger("detrkit")
 #: Share of the memory that stays free.
 SPARE = 0.1
 
-#: `auto` leaves an epoch this many steps at least, where the recipe's own batch does.
+#: `auto` leaves an epoch this many steps at least, unless that means fewer images than `LEAST`.
 LEAST_STEPS = 16
+LEAST = 4
 
 #: `auto` goes no further than this: rates are scaled by rules that hold nearby only.
 MOST = 256
@@ -126,10 +127,10 @@ def choose_for(session: Session, probe: StepProbe, seconds: float = SECONDS) -> 
         steps = 1 if session.device.type == "cpu" else 2
         return attempt(lambda: probe.measure(batch, size, steps=steps), probe.release)
 
+    most = min(max(images // LEAST_STEPS, LEAST), images, MOST)
     if session.device.type == "cpu":
-        choice = fastest(measure, min(own, images), limit=limit, seconds=seconds)
+        choice = fastest(measure, min(own, most), limit=limit, seconds=seconds)
     else:
-        most = max(min(own, images), min(images // LEAST_STEPS, MOST))
         choice = largest_fitting(measure, most, limit=limit, first=min(own, most))
     return BatchChoice(
         choice.batch,
@@ -231,7 +232,7 @@ def fastest(
             "; more would not fit" if _too_much(trials, limit) else "; more were too slow to try"
         )
     else:
-        reason += ", and it is the recipe's own"
+        reason += ", the most that is tried"
     return BatchChoice(chosen.batch, reason, tuple(trials))
 
 

@@ -229,9 +229,14 @@ def test_the_batch_is_found_and_its_forecast_shown(run: Callable, place: Path) -
     result = run("doctor", "tiny.yml", "--data", "data", "--batch", "auto", "--json")
     assert result.code == 0, result.out
     checks = found(result.out)
-    choice = checks["forecast.batch"]["values"]
+    choice = checks["plan.batch"]["values"]
     assert [trial["batch"] for trial in choice["trials"]] == [1, 2]
     assert checks["forecast.step"]["values"]["batch"] == choice["batch"]
+    assert checks["plan"]["values"]["batches_per_epoch"] == 8 // choice["batch"]
+    quick = found(
+        run("doctor", "tiny.yml", "--data", "data", "-b", "auto", "--quick", "--json").out
+    )
+    assert quick["plan.batch"]["status"] == "note"
 
 
 def test_train_with_the_batch_that_is_found(

@@ -157,7 +157,7 @@ def test_the_fastest_on_a_cpu_and_the_largest_of_equals() -> None:
 def test_the_recipes_own_where_speed_is_equal() -> None:
     choice = fastest(rates({1: 10, 2: 10, 4: 10, 6: 10}), 6, limit=None, seconds=1e6)
     assert choice.batch == 6
-    assert "the recipe's own" in choice.reason
+    assert choice.reason == "10 images/s, the most that is tried"
 
 
 def test_memory_ends_the_climb() -> None:

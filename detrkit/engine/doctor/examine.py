@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from detrkit.config import Config
-from detrkit.engine.batch_size import BatchChoice, choose_for
+from detrkit.engine.batch_size import choose_for
 from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.doctor.cleaned import cleaned_check, write_cleaned
 from detrkit.engine.doctor.data import DataSeen, examine_data, read_data, read_parts
@@ -36,7 +36,7 @@ from detrkit.engine.parts import batch_size_of, split_of
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
 from detrkit.engine.session import Session, session_of, with_absolute_data
-from detrkit.engine.step_probe import StepProbe
+from detrkit.engine.step_probe import StepCost, StepProbe
 from detrkit.errors import DetrkitError, UsageError
 
 log = logging.getLogger("detrkit")
@@ -99,14 +99,29 @@ def examine(request: Request, environment: Environment | None = None) -> Iterato
         text = "left out: there is no data set to train on"
         yield Section("plan", [note("plan", text, "see the problems of the data above")])
         return
-    section, session = _plan(cfg, seen, seed)
+    section, run = _plan(request, cfg, seen, seed)
     yield section
-    if session is None:
+    if run is None:
         return
     if not request.quick:
-        yield _forecast(request, session, env.machine)
+        yield _forecast(request, run, env.machine)
     if request.overfit is not None:
-        yield _overfit(request.overfit, cfg, seen, session)
+        yield _overfit(request.overfit, cfg, seen, run.session)
+
+
+@dataclass
+class _Run:
+    """A run that could start.
+
+    Attributes:
+        session: with its data.
+        probe: steps of it, where `--batch auto` needed them already.
+        costs: of steps that were measured already.
+    """
+
+    session: Session
+    probe: StepProbe | None = None
+    costs: Sequence[StepCost] = ()
 
 
 #: Seconds that decoding, and comparing files, may take.
@@ -154,36 +169,46 @@ def decode_all(seen: DataSeen) -> tuple[list[Check], dict[str, list[int]]]:
     return ([] if check.status is Status.OK else [check]), broken
 
 
-def _plan(cfg: Config, seen: DataSeen, seed: int) -> tuple[Section, Session | None]:
+def _plan(request: Request, cfg: Config, seen: DataSeen, seed: int) -> tuple[Section, _Run | None]:
     section = Section("plan")
     assert seen.train is not None
     try:
         device = choose_device(cfg.run.device or None)
         with overheard(quiet=True):  # how many classes there are stands above
-            session = session_of(cfg, seen.train, seen.val, seed, device)
+            run = _Run(session_of(cfg, seen.train, seen.val, seed, device))
+        if request.auto_batch:
+            section.checks.append(_choose_batch(request, run))
     except DetrkitError as error:
         section.checks += of_error("plan", error)
         return section, None
-    section.checks += guarded("plan", lambda: plan_checks(session.plan))
-    return section, session
+    section.checks += guarded("plan", lambda: plan_checks(run.session.plan))
+    return section, run
 
 
-def _forecast(request: Request, session: Session, machine: Machine) -> Section:
+def _choose_batch(request: Request, run: _Run) -> Check:
+    """Finds the batch and gives the run a session with it."""
+    if request.quick:
+        return note("plan.batch", "auto: not tried", "leave out --quick")
+    log.info("measuring training steps on %s", run.session.device)
+    own = batch_size_of(split_of(run.session.config, "train_dataloader"), default=4)
+    with overheard():
+        run.probe = StepProbe(run.session)
+        choice = choose_for(run.session, run.probe)
+    check = batch_check(choice, own, _rule(run.session.config))
+    run.costs = [cost for cost in choice.trials if cost.batch <= choice.batch][-2:]
+    run.session = _with_batch(request, run.session, choice.batch)
+    return check
+
+
+def _forecast(request: Request, run: _Run, machine: Machine) -> Section:
     section = Section("forecast")
-    log.info("measuring training steps on %s", session.device)
+    if run.probe is None:
+        log.info("measuring training steps on %s", run.session.device)
 
     def measure() -> Iterator[Check]:
-        probe = StepProbe(session)
-        choice: BatchChoice | None = None
-        run = session
-        if request.auto_batch:
-            choice = choose_for(session, probe)
-            own = batch_size_of(split_of(session.config, "train_dataloader"), default=4)
-            yield batch_check(choice, own, _rule(session.config))
-            run = _with_batch(request, session, choice.batch)
-        known = [c for c in choice.trials if c.batch <= choice.batch][-2:] if choice else []
-        forecast = measure_run(run, probe, machine, known=known)
-        yield from _judged(forecast, run, request, machine)
+        probe = run.probe or StepProbe(run.session)
+        forecast = measure_run(run.session, probe, machine, known=run.costs)
+        yield from _judged(forecast, run.session, request, machine)
 
     with overheard() as said:
         section.checks += guarded("forecast", measure)

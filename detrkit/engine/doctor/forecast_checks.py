@@ -102,7 +102,7 @@ def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
     text = f"auto: {choice.batch} ({choice.reason})"
     if choice.rate_factor and choice.batch != own:
         text += f"; learning rates x {choice.rate_factor:.3g}, {rule} of {choice.batch} / {own}"
-    return ok("forecast.batch", text, details=tried, values=choice.to_dict())
+    return ok("plan.batch", text, details=tried, values=choice.to_dict())
 
 
 def step_check(forecast: Forecast) -> Check:

@@ -95,7 +95,7 @@ def test_a_healthy_model_learns_the_batch(
 def test_targets_that_belong_to_nothing_fail(
     cfg: Config, train: DetectionDataset, disturb: object
 ) -> None:
-    result = overfit(cfg, train, CPU, steps=40, disturb=disturb)  # type: ignore[arg-type]
+    result = overfit(cfg, train, CPU, steps=30, disturb=disturb)  # type: ignore[arg-type]
     assert not result.passed
     check = overfit_check(result)
     assert check.status is Status.PROBLEM
