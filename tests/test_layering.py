@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrkit"
 LAYERS = {
     "errors": 0,
     "files": 1,
+    "words": 1,
     "registry": 1,
     "ops": 1,
     "structures": 2,
@@ -22,11 +23,11 @@ LAYERS = {
     "models": 3,
     "losses": 3,
     "metrics": 3,
-    "drawing": 3,
     "convert": 4,
-    "engine": 4,
-    "api": 5,
-    "cli": 6,
+    "drawing": 4,
+    "engine": 5,
+    "api": 6,
+    "cli": 7,
 }
 
 #: `Detections.draw` and `ClassMap` live below drawing; the method imports it when called.

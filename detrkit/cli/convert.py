@@ -578,11 +578,13 @@ def _report(summary: Summary, json: bool) -> None:
         table.add_row("  without boxes", *(f"{c.empty:,}" for c in counts))
     table.add_row("boxes", *(f"{c.boxes:,}" for c in counts))
     names = summary.classes
+    if len(names) > _MOST_CLASSES:
+        names.sort(key=lambda name: -sum(c.per_class.get(name, 0) for c in counts))
     for name in names[:_MOST_CLASSES]:
         table.add_row(f"  {name}", *(f"{c.per_class.get(name, 0):,}" for c in counts))
     out.print(table, markup=False)
     if len(names) > _MOST_CLASSES:
-        out.print(f"  … and {len(names) - _MOST_CLASSES} more classes; --json has all")
+        out.print(f"  … the largest {_MOST_CLASSES} of {len(names)} classes; --json has all")
     rows = summary.fault_rows()
     if rows:
         faults = Table(box=None, pad_edge=False, show_header=False)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from detrkit.cli.options import Data, Device, JsonOut, Output, Plugins, Updates
-from detrkit.cli.train import Amp, Batch, Epochs, Seed, Size, ValFraction, Workers
+from detrkit.cli.train import (
+    Amp,
+    Batch,
+    Cache,
+    CacheSize,
+    Epochs,
+    Seed,
+    Size,
+    ValFraction,
+    Workers,
+)
 from detrkit.cli.tune import ClassMapFile
 
 if TYPE_CHECKING:
@@ -65,6 +75,8 @@ def doctor(
     device: Device = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
     output: Output = None,
     update: Updates = None,
     plugin: Plugins = None,
@@ -106,6 +118,8 @@ def doctor(
             device=device,
             seed=seed,
             workers=workers,
+            cache=cache,
+            cache_size=cache_size,
             tune=weights,
             class_map=class_map,
         )
@@ -162,7 +176,7 @@ def _print(section: Section, *, brief: bool = False) -> None:
 def _print_summary(report: Report) -> None:
     from detrkit.cli.console import out
     from detrkit.engine.doctor.report import Status
-    from detrkit.engine.doctor.words import count
+    from detrkit.words import count
 
     problems, warnings = report.count(Status.PROBLEM), report.count(Status.WARNING)
     if problems:

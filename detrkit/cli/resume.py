@@ -25,18 +25,26 @@ def resume(
         Optional[int],
         typer.Option("-j", "--workers", metavar="N", help="Processes that load images."),
     ] = None,
+    cache: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="ram|disk|off", help="Where images are kept decoded.", show_default=False
+        ),
+    ] = None,
     json: JsonOut = False,
 ) -> None:
     """Continue a run exactly where it stopped.
 
     The result is the same as if it had never stopped, on a CPU bit for bit (as long as the
     number of threads is the same).
-    Settings come from the checkpoint; --data, --device and --workers say what is elsewhere on
-    this machine.
+    Settings come from the checkpoint; --data, --device, --workers and --cache say what is
+    elsewhere on this machine.
     """
     from detrkit.cli import console
     from detrkit.cli.train import report
     from detrkit.engine.training import resume as continue_run
 
-    result = continue_run(run, data=data, device=device, workers=workers, console=console.err)
+    result = continue_run(
+        run, data=data, device=device, workers=workers, cache=cache, console=console.err
+    )
     report(result, json)

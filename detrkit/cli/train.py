@@ -60,6 +60,22 @@ Seed = Annotated[
 Workers = Annotated[
     Optional[int], typer.Option("-j", "--workers", metavar="N", help="Processes that load images.")
 ]
+Cache = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="ram|disk|off",
+        help="Decode all images once, before the run, and keep them. Changes no result.",
+        show_default=False,
+    ),
+]
+CacheSize = Annotated[
+    Optional[int],
+    typer.Option(
+        metavar="N",
+        help="Shrink training images in the cache to at most N pixels; small objects suffer.",
+        show_default=False,
+    ),
+]
 Tune = Annotated[
     Optional[str],
     typer.Option(
@@ -81,6 +97,8 @@ def train(
     device: Device = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
     tune: Tune = None,
     resume: Annotated[
         Optional[str],
@@ -107,7 +125,7 @@ def train(
     if resume is not None:
         from detrkit.cli.resume import resume as continue_run
 
-        return continue_run(resume, data, device, workers, json)
+        return continue_run(resume, data, device, workers, cache, json)
     from detrkit.engine.derive import TrainFlags, parse_batch
 
     images = parse_batch(batch)
@@ -122,6 +140,8 @@ def train(
         device=device,
         seed=seed,
         workers=workers,
+        cache=cache,
+        cache_size=cache_size,
         tune=tune,
     )
     updates = [*(update or ())]

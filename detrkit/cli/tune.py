@@ -7,7 +7,18 @@ from typing import Annotated, Optional
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates, Weights
-from detrkit.cli.train import LR, Amp, Batch, Epochs, Seed, Size, ValFraction, Workers
+from detrkit.cli.train import (
+    LR,
+    Amp,
+    Batch,
+    Cache,
+    CacheSize,
+    Epochs,
+    Seed,
+    Size,
+    ValFraction,
+    Workers,
+)
 from detrkit.cli.train import run as _run
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -38,6 +49,8 @@ def tune(
     device: Device = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
     output: Output = None,
     update: Updates = None,
     plugin: Plugins = None,
@@ -63,6 +76,8 @@ def tune(
         device=device,
         seed=seed,
         workers=workers,
+        cache=cache,
+        cache_size=cache_size,
         tune=weights,
         class_map=class_map,
     )

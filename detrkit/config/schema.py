@@ -34,12 +34,18 @@ class RunConfig:
         find_unused_parameters: of DistributedDataParallel.
         num_classes: None: as the data set has.
         eval_spatial_size: (h, w) of the model's input.
+        in_channels: C of the images: 3 for RGB, 1 for gray, another number for files with as
+            many bands.
         use_focal_loss: sigmoid class scores.
         num_top_queries: detections per image.
         remap_mscoco_category: detections leave with COCO's 91 ids.
         data: data set of any layout; replaces the data sets of the loaders.
         train_split, val_split: lists of `data` to train and to validate on.
         val_fraction: share of the training set held out where `data` has no validation set.
+        ram_cache: images are decoded before the run into memory that the loaders share.
+        disk_cache: likewise into files that later runs find again: True, or a folder.
+        cache_imgsz: with either, training images are shrunk to at most this many pixels on their
+            longer side; None: full size, which changes no result.
         batch_size, num_workers: only for files that set them at the top level.
         schedule: "auto" derives what hangs on `epochs`; None: as the file says.
         base_epochs: with "auto", the `epochs` that the file's other epochs were made for: what
@@ -74,6 +80,7 @@ class RunConfig:
     find_unused_parameters: bool = False
     num_classes: int | None = None
     eval_spatial_size: tuple[int, int] | None = None
+    in_channels: int = 3
     use_focal_loss: bool = False
     num_top_queries: int | None = None
     remap_mscoco_category: bool = False
@@ -81,6 +88,9 @@ class RunConfig:
     train_split: str | None = None
     val_split: str | None = None
     val_fraction: float | None = None
+    ram_cache: bool = False
+    disk_cache: bool | str = False
+    cache_imgsz: int | None = None
     batch_size: int | None = None
     num_workers: int | None = None
     schedule: Literal["auto"] | None = None

@@ -219,13 +219,14 @@ class DocumentBuilder:
         x1, y1, x2, y2 = corners
         box = [x1, y1, x2 - x1, y2 - y1]
         area = entry.get("area", box[2] * box[3])
-        if not are_finite([*box, area]):
+        if not are_finite(box):
             self.faults.add(FaultKind.NOT_FINITE, file, where, f"{x1} {y1} {x2} {y2}"[:80])
             self._columns.leave_out()
             self._entries.append({})
             return
         self._columns.add(len(self._images) - 1, label)
-        shape = {"bbox": [tidy(v) for v in box], "area": tidy(area)}
+        # of boxes that no image holds, the area may be beyond all numbers
+        shape = {"bbox": [tidy(v) for v in box], "area": tidy(area) if are_finite([area]) else 0}
         shape["iscrowd"] = entry.get("iscrowd", 0)
         self._entries.append(shape | {k: v for k, v in entry.items() if k not in shape})
 

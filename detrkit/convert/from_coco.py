@@ -201,10 +201,11 @@ class _Assignment:
                 self._columns.add(*self._assigned(entry))
             except WrongEntry as wrong:
                 self._columns.leave_out()
-                number = entry.get("id") if isinstance(entry, Mapping) else None
+                where = f"annotations[{position}]"
                 if isinstance(entry, Annotation):
-                    number = entry.id
-                where = annotation_place(id_of(number), position)
+                    where = annotation_place(entry.id, position)
+                elif isinstance(entry, Mapping):
+                    where = annotation_place(id_of(entry.get("id")), position)
                 self.faults.add(wrong.kind, self.path, where, wrong.detail)
         self._position += len(entries or ())
 

@@ -133,17 +133,17 @@ def _text(value: float, digits: int) -> str:
 def _as_shown(
     boxes: npt.NDArray[np.float64], size: tuple[int, int], orientation: int
 ) -> tuple[npt.NDArray[np.float64], tuple[int, int]]:
-    """Boxes (xyxy) on the stored pixels, moved to the image as its EXIF orientation shows it."""
+    """Boxes (xyxy) on the stored pixels (h, w), moved to the image as EXIF 5–8 shows it.
+
+    The other orientations keep the size of the image, so nobody can tell annotations of the
+    stored pixels by it.
+    """
     h, w = size
     x1, y1, x2, y2 = boxes.T
     corners = {
-        1: (x1, y1, x2, y2),
-        2: (w - x2, y1, w - x1, y2),
-        3: (w - x2, h - y2, w - x1, h - y1),
-        4: (x1, h - y2, x2, h - y1),
         5: (y1, x1, y2, x2),
         6: (h - y2, x1, h - y1, x2),
         7: (h - y2, w - x2, h - y1, w - x1),
         8: (y1, w - x2, y2, w - x1),
     }[orientation]
-    return np.stack(corners, 1), (size if orientation < 5 else size[::-1])
+    return np.stack(corners, 1), (w, h)

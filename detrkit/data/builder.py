@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detrkit.data.faults import FaultKind, FaultReport, one_line
+from detrkit.data.faults import KEPT, FaultKind, FaultReport, one_line
 from detrkit.data.files import Folders
 from detrkit.data.ids import as_column
 from detrkit.data.image_check import CheckImages, ImageCheck
@@ -32,9 +34,9 @@ class Boxes:
     """R boxes of any images, as columns.
 
     Attributes:
-        images: (R,) int64, numbers from `IndexBuilder.add_image`.
-        boxes_xyxy: (R, 4) float64, corners in pixels of the annotated size, or as fractions.
-        labels: (R,) int64, contiguous class indices.
+        images: (R,) numbers from `IndexBuilder.add_image`.
+        boxes_xyxy: (R, 4), corners in pixels of the annotated size, or as fractions.
+        labels: (R,) contiguous class indices.
         iscrowd: (R,) bool, regions of many objects.
         area: (R,) float64, square pixels of the annotated size; not finite means the box's.
         annotation_ids: (R,) int64, the data set's own.
@@ -42,9 +44,9 @@ class Boxes:
         where: place of each box in its annotation file, for messages; None names the id.
     """
 
-    images: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int32]
     boxes_xyxy: npt.NDArray[np.floating]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int32]
     iscrowd: npt.NDArray[np.bool_]
     area: npt.NDArray[np.float64]
     annotation_ids: npt.NDArray[np.int64]
@@ -90,9 +92,9 @@ class _Rows:
 
     def columns(self) -> Boxes:
         return Boxes(
-            np.asarray(self.images, np.int64),
+            np.asarray(self.images, np.int32),
             np.asarray(self.boxes, np.float64).reshape(-1, 4),
-            np.asarray(self.labels, np.int64),
+            np.asarray(self.labels, np.int32),
             np.asarray(self.iscrowd, bool),
             np.asarray(self.area, np.float64),
             np.asarray([0 if i is None else i for i in self.ids], np.int64),
@@ -128,7 +130,7 @@ class IndexBuilder:
         self.fractions = fractions
         self._paths = StringColumn()
         self._files = StringColumn()
-        self._sizes: list[int] = []
+        self._sizes = array("q")  # h, w, h, w, …
         self._ids: list[int | str] = []
         self._boxes: list[Boxes] = []
         self._rows = _Rows()
@@ -153,7 +155,7 @@ class IndexBuilder:
         self._files.append("" if file is None else os.fspath(file))
         self._ids.append(image_id)
         h, w = size or (0, 0)
-        self._sizes += (h, w) if 0 < h < 1 << 31 and 0 < w < 1 << 31 else (0, 0)
+        self._sizes.extend((h, w) if 0 < h < 1 << 31 and 0 < w < 1 << 31 else (0, 0))
         return len(self._ids) - 1
 
     def add_box(
@@ -210,7 +212,7 @@ class IndexBuilder:
         """
         self._flush()
         paths = self._paths.finish()
-        sizes = np.array(self._sizes, np.int64).reshape(-1, 2)
+        sizes = np.array(self._sizes).reshape(-1, 2)
         images = ImageCheck(paths, self._ids, sizes, self.faults, self.folders)
         images.run(self.check_images, self.source)
         if not images.usable.any():
@@ -219,22 +221,23 @@ class IndexBuilder:
                 + (f", e.g. {one_line(paths[0])}" if len(paths) else ""),
                 hint="are the images where the annotations say?",
             )
-        kept = list(self._checked(images, class_map))
-        boxes = _joined(kept)
-        ids = self._unique_ids(boxes, kept, class_map)
-        order = _stable_order(boxes.images)
+        boxes = _Columns(sum(map(len, self._boxes)))
+        for portion in self._checked(images, class_map):
+            boxes.append(portion)
+        boxes.finish()
+        self._number_boxes(boxes, class_map)
+        counts = boxes.sort(len(paths))
         usable = np.flatnonzero(images.usable)
-        counts = np.bincount(boxes.images, minlength=len(paths))[usable]
         index = DatasetIndex(
             paths=paths if len(usable) == len(paths) else paths[usable],
             sizes=images.sizes[usable].astype(np.int32),
             image_ids=_id_column([self._ids[i] for i in usable]),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            boxes_xyxy=boxes.boxes_xyxy[order].astype(np.float32, copy=False),
-            labels=boxes.labels[order],
-            iscrowd=boxes.iscrowd[order],
-            area=boxes.area[order],
-            annotation_ids=ids[order],
+            offsets=np.concatenate([[0], np.cumsum(counts[usable])]).astype(np.int64),
+            boxes_xyxy=boxes.take("boxes_xyxy"),
+            labels=boxes.take("labels").astype(np.int64),
+            iscrowd=boxes.take("iscrowd"),
+            area=boxes.take("area"),
+            annotation_ids=boxes.take("annotation_ids"),
             class_map=class_map,
             apply_exif=images.apply_exif[usable],
             faults=self.faults,
@@ -254,28 +257,26 @@ class IndexBuilder:
     def _checked(self, images: ImageCheck, class_map: ClassMap) -> Iterator[Boxes]:
         """What is left of each portion of the boxes, in pixels of the images as read."""
         lost = 0
-        files = self._files.finish()
         self._boxes.reverse()
         while self._boxes:  # a portion is let go before the next
             boxes = self._boxes.pop()
             usable = images.usable[boxes.images]
             lost += int((~usable).sum())
-            boxes = boxes.select(usable)
-            yield self._check(boxes, images, files, class_map)
+            with np.errstate(over="ignore", invalid="ignore"):  # not finite: reported
+                yield self._check(boxes.select(usable), images, class_map)
         if lost:
             gone = int((~images.usable).sum())
             detail = f"{lost} boxes of {gone} images"
             kind = FaultKind.SKIPPED_WITH_IMAGE
             self.faults.add(kind, self.source, "", detail, count=lost)
 
-    def _check(
-        self, boxes: Boxes, images: ImageCheck, files: PackedStrings, class_map: ClassMap
-    ) -> Boxes:
+    @np.errstate(over="ignore", invalid="ignore")  # boxes that are left out may be of any size
+    def _check(self, boxes: Boxes, images: ImageCheck, class_map: ClassMap) -> Boxes:
         """The boxes that can be used, scaled and clipped."""
         sizes = images.sizes[boxes.images]
         h, w = sizes.T
         scales = sizes[:, ::-1] if self.fractions else images.scales[boxes.images]
-        corners = boxes.boxes_xyxy * np.tile(scales, 2)
+        corners = boxes.boxes_xyxy * np.tile(scales, 2).astype(np.float64)
 
         def report(kind: FaultKind, cases: npt.NDArray[np.bool_]) -> None:
             self.faults.add_all(kind, np.flatnonzero(cases).tolist(), describe)
@@ -284,12 +285,9 @@ class IndexBuilder:
             number = int(boxes.images[row])
             x1, y1, x2, y2 = corners[row]
             name = Path(images.paths[number]).name
-            return (
-                files[number] or self.source,
-                boxes.place(row),
-                f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g} in {name}, {w[row]}x{h[row]}",
-                class_map.names[boxes.labels[row]],
-            )
+            detail = f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g} in {name}, {w[row]}x{h[row]}"
+            label = class_map.names[boxes.labels[row]]
+            return self._file_of(number), boxes.place(row), detail, label
 
         finite = np.isfinite(corners).all(1)
         report(FaultKind.NOT_FINITE, ~finite)
@@ -310,67 +308,95 @@ class IndexBuilder:
         checked = replace(boxes, boxes_xyxy=corners.astype(np.float32), area=area)
         return checked.select(keep)
 
-    def _unique_ids(
-        self, boxes: Boxes, portions: Sequence[Boxes], class_map: ClassMap
-    ) -> npt.NDArray[np.int64]:
-        """Annotation ids; missing ones counted up, repeated ones replaced."""
+    def _file_of(self, image: int) -> str:
+        return self._files.finish()[image] or self.source
+
+    def _number_boxes(self, boxes: _Columns, class_map: ClassMap) -> None:
+        """Gives boxes without an id, or with that of another, ids of their own."""
         ids = boxes.annotation_ids
-        assert boxes.has_id is not None
         given = np.flatnonzero(boxes.has_id)
         if len(given) == len(ids) and (ids[1:] > ids[:-1]).all():
-            return ids
+            return
         first = np.zeros(len(ids), bool)
         first[given[np.unique(ids[given], return_index=True)[1]]] = True
-        new = ~first
-        ids = ids.copy()
-        free = int(ids[given].max(initial=0)) + 1
-        ids[new] = free + np.arange(new.sum())
-        starts = np.cumsum([0, *map(len, portions)])
-        files = self._files.finish()
-
-        def describe(row: int) -> tuple[str, str, str, str]:
-            portion = int(np.searchsorted(starts, row, "right")) - 1
-            place = portions[portion].place(row - int(starts[portion]))
-            file = files[int(boxes.images[row])] or self.source
-            return file, place, f"now {ids[row]}", class_map.names[boxes.labels[row]]
-
-        repeated = np.flatnonzero(new & boxes.has_id)
-        self.faults.add_all(FaultKind.DUPLICATE_ANNOTATION_ID, repeated.tolist(), describe)
-        return ids
+        new = np.flatnonzero(~first)
+        places = {row: boxes.place(row) for row in new[boxes.has_id[new]][:KEPT].tolist()}
+        ids[new] = int(ids[given].max(initial=0)) + 1 + np.arange(len(new))
+        self.faults.add_all(
+            FaultKind.DUPLICATE_ANNOTATION_ID,
+            new[boxes.has_id[new]].tolist(),
+            lambda row: (
+                self._file_of(boxes.images[row]),
+                places[row],
+                f"now {ids[row]}",
+                class_map.names[boxes.labels[row]],
+            ),
+        )
 
 
-def _joined(portions: Sequence[Boxes]) -> Boxes:
-    """All boxes as one; they share memory with `portions` where there is only one."""
-    if len(portions) == 1 and portions[0].has_id is not None:
-        return portions[0]
-    none = Boxes(
-        np.zeros(0, np.int64),
-        np.zeros((0, 4), np.float32),
-        np.zeros(0, np.int64),
-        np.zeros(0, bool),
-        np.zeros(0),
-        np.zeros(0, np.int64),
-    )
-    every = [*portions, none]
-    return Boxes(
-        np.concatenate([b.images for b in every]),
-        np.concatenate([b.boxes_xyxy for b in every]),
-        np.concatenate([b.labels for b in every]),
-        np.concatenate([b.iscrowd for b in every]),
-        np.concatenate([b.area for b in every]),
-        np.concatenate([b.annotation_ids for b in every]),
-        np.concatenate([np.ones(len(b), bool) if b.has_id is None else b.has_id for b in every]),
-    )
+class _Columns:
+    """The boxes that were kept, in arrays that never have to grow.
+
+    Args:
+        count: as many boxes at most. Memory that is not filled is never touched.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.images = np.empty(count, np.int32)
+        self.boxes_xyxy = np.empty((count, 4), np.float32)
+        self.labels = np.empty(count, np.int32)
+        self.iscrowd = np.empty(count, bool)
+        self.area = np.empty(count, np.float64)
+        self.annotation_ids = np.empty(count, np.int64)
+        self.has_id = np.empty(count, bool)
+        self._order: npt.NDArray[np.int64] | None = None
+        self._named: list[tuple[int, Boxes]] = []  # portions whose boxes go by other names
+        self._count = 0
+
+    def append(self, boxes: Boxes) -> None:
+        """Adds a portion."""
+        rows = slice(self._count, self._count + len(boxes))
+        for name in ("images", "boxes_xyxy", "labels", "iscrowd", "area", "annotation_ids"):
+            getattr(self, name)[rows] = getattr(boxes, name)
+        self.has_id[rows] = True if boxes.has_id is None else boxes.has_id
+        if boxes.where is not None:
+            self._named.append((self._count, boxes))
+        self._count = rows.stop
+
+    def finish(self) -> None:
+        """Leaves what was not filled away."""
+        for name, column in vars(self).items():
+            if isinstance(column, np.ndarray):
+                setattr(self, name, column[: self._count])
+
+    def place(self, row: int) -> str:
+        """Where a box stands in its annotation file."""
+        for start, boxes in reversed(self._named):
+            if start <= row < start + len(boxes):
+                return boxes.place(row - start)
+        return f"annotation {self.annotation_ids[row]}"
+
+    def sort(self, count: int) -> npt.NDArray[np.int64]:
+        """Lets `take` put the boxes in the order of their images.
+
+        Args:
+            count: of all images.
+
+        Returns:
+            (count,) boxes of each image.
+        """
+        if (self.images[1:] < self.images[:-1]).any():
+            self._order = np.argsort(self.images, kind="stable")
+        return np.bincount(self.images, minlength=count)
+
+    def take(self, name: str) -> npt.NDArray[Any]:
+        """A column, which is no longer here then: there is never a second copy of all."""
+        column: npt.NDArray[Any] = getattr(self, name)
+        delattr(self, name)
+        return column.copy() if self._order is None else column[self._order]
 
 
-def _stable_order(images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | slice:
-    """Rows sorted by image, those of an image in the order of the file."""
-    if (images[1:] >= images[:-1]).all():
-        return slice(None)
-    return np.argsort(images, kind="stable")
-
-
-def _area(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _area(boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 

@@ -20,6 +20,7 @@ from detrkit.data.coco_boxes import CocoBoxes
 from detrkit.data.coco_entries import ANNOTATIONS, IMAGES, Image, id_of, number_of
 from detrkit.data.faults import Fault, FaultKind, FaultReport
 from detrkit.data.files import Folders, ImageFinder
+from detrkit.data.ids import Lookup
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.index_cache import cached_index, cached_value
@@ -258,9 +259,9 @@ class _Reader:
                     self._twice(image_id, seen[str(image_id)], name)
         found = merge_categories([(self.file, _not_empty(self.file, self.categories))])
         classes, matches = adopt(class_map or found, found)
-        numbers = {image_id: number for number, image_id in enumerate(self.names)}
+        images = Lookup(list(self.names))
         self.names.clear()
-        for boxes in self.boxes.resolved(numbers, found, matches):
+        for boxes in self.boxes.resolved(images, found, matches):
             self.builder.add_boxes(boxes)
         return self.builder.build(classes)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from detrkit.data.builder import Boxes
 from detrkit.data.coco_entries import Annotation, id_of, number_of
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.ids import IdColumn, as_column
+from detrkit.data.ids import Lookup, References, as_column
 from detrkit.data.strings import PackedStrings
 from detrkit.errors import did_you_mean
 from detrkit.structures import ClassMap
@@ -31,15 +32,19 @@ class _Portion:
     """Some thousand boxes before it is known which images and classes there are.
 
     Attributes:
-        boxes_xywh: (R, 4) float64, as written.
-        area: (R,) float64; NaN where there is none.
+        images: (R,) ids of images.
+        categories: (R,) ids of categories.
+        boxes_xyxy: (R, 4) float32, as written.
+        area: (R,) float64, as annotated, else the box's.
         iscrowd: (R,) bool.
         ids: (R,) int64, annotation ids.
         has_id: (R,) bool, whether there is one; None for all.
         where: names the annotations, for messages; None where ids do.
     """
 
-    boxes_xywh: npt.NDArray[np.float64]
+    images: References
+    categories: References
+    boxes_xyxy: npt.NDArray[np.float32]
     area: npt.NDArray[np.float64]
     iscrowd: npt.NDArray[np.bool_]
     ids: npt.NDArray[np.int64]
@@ -58,8 +63,6 @@ class CocoBoxes:
     def __init__(self, file: str, faults: FaultReport) -> None:
         self.file = file
         self.faults = faults
-        self._images = IdColumn()
-        self._categories = IdColumn()
         self._portions: list[_Portion] = []
         self._position = 0  # entries so far
 
@@ -69,14 +72,14 @@ class CocoBoxes:
         if entries is None:
             entries, positions = self._understood(plain or [])
         if entries:
-            self._images.extend([e.image_id for e in entries])
-            self._categories.extend([e.category_id for e in entries])
             self._portions.append(self._portion(entries, positions))
         self._position += len(typed or plain or [])
 
     def _portion(self, entries: Sequence[Annotation], positions: Sequence[int] | None) -> _Portion:
         count = len(entries)
         corners = chain.from_iterable(map(attrgetter("bbox"), entries))
+        boxes, area = _corners(np.fromiter(corners, np.float64, 4 * count).reshape(-1, 4))
+        annotated = np.array([np.nan if e.area is None else e.area for e in entries], np.float64)
         ids = [e.id for e in entries]
         column, has_id, where = as_column(ids), None, None
         if column is None or max(column.max(), -column.min()) > _LARGEST:
@@ -86,11 +89,19 @@ class CocoBoxes:
             )
             places = positions or range(self._position, self._position + count)
             where = PackedStrings.pack(map(annotation_place, ids, places))
-        area = [np.nan if e.area is None else e.area for e in entries]
+        images = References.of([e.image_id for e in entries])
+        categories = References.of([e.category_id for e in entries])
+        area = np.where(np.isfinite(annotated) & (annotated > 0), annotated, area)
+        iscrowd = np.array([bool(e.iscrowd) for e in entries], bool)
+        image_ids, category_ids, boxes, area, column, iscrowd = _apart(
+            images.values, categories.values, boxes, area, column, iscrowd
+        )
         return _Portion(
-            np.fromiter(corners, np.float64, 4 * count).reshape(-1, 4),
-            np.array(area, np.float64),
-            np.array([bool(e.iscrowd) for e in entries], bool),
+            replace(images, values=image_ids),
+            replace(categories, values=category_ids),
+            boxes,
+            area,
+            iscrowd,
             column,
             has_id,
             where,
@@ -113,40 +124,42 @@ class CocoBoxes:
 
     def resolved(
         self,
-        numbers: Mapping[int | str, int],
+        images: Lookup,
         found: ClassMap,
         matches: Mapping[int, int],
     ) -> Iterator[Boxes]:
         """The boxes of known images and wanted classes, and reports of the others.
 
         Args:
-            numbers: {image id: number in the builder}.
+            images: knows the number of an image in the builder.
             found: the classes of the file.
             matches: {index in `found`: index of the wanted class}.
         """
-        self._images.finish()
-        self._categories.finish()
-        images = self._images.find(numbers)
-        classes = self._categories.find(found.index_of_id)
-        labels = np.full(len(found) + 1, -1, np.int64)  # the last stands for unknown classes
+        categories = Lookup(found.category_ids)
+        labels = np.full(len(found) + 1, -1, np.int32)  # the last stands for unknown classes
         labels[list(matches)] = list(matches.values())
-        start = 0
         left_out = np.zeros(len(found), np.int64)
         self._portions.reverse()
         while self._portions:  # each is let go before the next
             portion = self._portions.pop()
-            rows = slice(start, start + len(portion.area))
-            boxes = self._boxes(portion, images[rows], labels[classes[rows]])
-            lost = boxes.images < 0
-            self._report(FaultKind.UNKNOWN_IMAGE, lost, boxes, "image", self._images, start)
-            unknown = ~lost & (classes[rows] < 0)
-            self._report(
-                FaultKind.UNKNOWN_CLASS, unknown, boxes, "category", self._categories, start
+            classes = categories.find(portion.categories)
+            boxes = Boxes(
+                images.find(portion.images),
+                portion.boxes_xyxy,
+                labels[classes],
+                portion.iscrowd,
+                portion.area,
+                portion.ids,
+                portion.has_id,
+                portion.where,
             )
+            lost = boxes.images < 0
+            self._report(FaultKind.UNKNOWN_IMAGE, lost, boxes, "image", portion.images)
+            unknown = ~lost & (classes < 0)
+            self._report(FaultKind.UNKNOWN_CLASS, unknown, boxes, "category", portion.categories)
             unwanted = ~lost & ~unknown & (boxes.labels < 0)
-            left_out += np.bincount(classes[rows][unwanted], minlength=len(found))
+            left_out += np.bincount(classes[unwanted], minlength=len(found))
             yield boxes.select(~(lost | unknown | unwanted))
-            start = rows.stop
         for index in np.flatnonzero(left_out).tolist():
             self.faults.add(
                 FaultKind.UNKNOWN_CLASS,
@@ -156,38 +169,49 @@ class CocoBoxes:
                 count=int(left_out[index]),
             )
 
-    @staticmethod
-    def _boxes(
-        portion: _Portion, images: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
-    ) -> Boxes:
-        corners = portion.boxes_xywh
-        with np.errstate(over="ignore", invalid="ignore"):  # not finite: reported later
-            corners[:, 2:] += corners[:, :2]
-        return Boxes(
-            images,
-            corners,
-            labels,
-            portion.iscrowd,
-            portion.area,
-            portion.ids,
-            portion.has_id,
-            portion.where,
-        )
-
     def _report(
         self,
         kind: FaultKind,
         cases: npt.NDArray[np.bool_],
         boxes: Boxes,
         what: str,
-        ids: IdColumn,
-        start: int,
+        ids: References,
     ) -> None:
         self.faults.add_all(
             kind,
             np.flatnonzero(cases).tolist(),
-            lambda row: (self.file, boxes.place(row), f"{what} {ids[start + row]}", ""),
+            lambda row: (self.file, boxes.place(row), f"{what} {ids[row]}", ""),
         )
+
+
+def _apart(*columns: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Copies of columns in pages of their own.
+
+    Small arrays are cut from memory that Python keeps when they go; these pages are given back.
+    """
+    pages = mmap.mmap(-1, sum(column.nbytes for column in columns))
+    copies, at = [], 0
+    for column in columns:
+        copy = np.frombuffer(pages, column.dtype, column.size, at).reshape(column.shape)
+        copy[...] = column
+        copies.append(copy)
+        at += column.nbytes
+    return copies
+
+
+def _corners(
+    boxes_xywh: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Corners x1, y1, x2, y2, and areas, of boxes as written."""
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite: reported later
+        area = boxes_xywh[:, 2] * boxes_xywh[:, 3]
+        boxes_xywh[:, 2:] += boxes_xywh[:, :2]
+        return _far_away(boxes_xywh).astype(np.float32), area
+
+
+def _far_away(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Finite numbers stay finite in float32."""
+    return np.where(np.isfinite(corners), corners.clip(-1e30, 1e30), corners)
 
 
 class WrongEntry(Exception):

@@ -14,6 +14,7 @@ Recognised, in this order:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -146,7 +147,7 @@ def open_splits(
         return shapes.open_shapes(str(path), only=only, class_map=class_map)
     if only is not None and only not in SPLIT_NAMES:
         raise UsageError(f"unknown split `{only}`: train, val and test are possible")
-    layout = find_layout(Path(path).expanduser(), splits)
+    layout = find_layout(Path(os.path.expanduser(path)), splits)
     classes = class_map or layout.categories()
     wanted = layout.splits if only is None else [only]
     if val_fraction is not None and only in ("train", "val"):
@@ -188,9 +189,9 @@ def find_layout(path: Path, splits: Mapping[str, str] | None = None) -> Layout:
     Raises:
         DataError: there is nothing, or nothing known.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return _layout_of_file(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(
             f"{path}: no such file or folder", hint="`--data` names a data set's folder"
         )

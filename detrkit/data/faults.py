@@ -26,9 +26,6 @@ logger = logging.getLogger("detrkit")
 #: So many cases of a kind are kept with file and id; all are counted.
 KEPT = 1000
 
-#: Characters of a value that a message shows.
-_SHOWN = 300
-
 Case = TypeVar("Case")
 
 
@@ -154,7 +151,7 @@ class FaultReport:
         Raises:
             DataError: the policy of `kind` is to stop.
         """
-        fault = Fault(kind, one_line(str(file)), _shown(where), _shown(detail), count, label)
+        fault = Fault(kind, _shown(str(file), 1000), _shown(where), _shown(detail), count, label)
         if kind.policy is Policy.STOP:
             raise DataError(str(fault), hint=hint or None)
         self._put(fault)
@@ -280,5 +277,8 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _shown(text: str) -> str:
-    return one_line(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
+def _shown(text: str, limit: int = 300) -> str:
+    """At most so many characters, the middle left out."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
+    return one_line(text)

@@ -1,17 +1,16 @@
-"""Ids as data sets have them, ints or text, as one column of integers."""
+"""Ids as data sets have them, ints or text, looked up a million at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 #: Ids beyond 64 bits are kept as text.
 _LIMIT = 1 << 63
-
-#: Rows that are looked up at once.
-_BLOCK = 1 << 20
 
 
 def fits(value: object) -> bool:
@@ -29,77 +28,93 @@ def as_column(values: Sequence[object]) -> npt.NDArray[np.int64] | None:
         return None
 
 
-class IdColumn:
-    """A growing column of references to ids.
+@dataclass(frozen=True, slots=True)
+class References:
+    """Some ids that refer to something.
 
-    Ints stand for themselves; every other id is a word with a number.
+    Attributes:
+        values: (R,) int64, ids, or places in `words`.
+        is_word: (R,) bool, which of them are words; None for none.
+        words: ids that are no 64-bit ints.
     """
 
-    def __init__(self) -> None:
-        self._values: list[npt.NDArray[np.int64]] = []
-        self._is_word: list[npt.NDArray[np.bool_]] = []
-        self._words: dict[int | str, int] = {}
-        self._names: list[int | str] = []
+    values: npt.NDArray[np.int64]
+    is_word: npt.NDArray[np.bool_] | None = None
+    words: Sequence[int | str] = ()
 
-    def extend(self, values: Sequence[int | str]) -> None:
-        """Appends ids."""
-        column = as_column(values)
+    @classmethod
+    def of(cls, ids: Sequence[int | str]) -> References:
+        """Packs ids."""
+        column = as_column(ids)
         if column is not None:
-            self._values.append(column)
-            self._is_word.append(np.zeros(len(values), bool))
-            return
-        is_word = np.array([not fits(v) for v in values], bool)
-        words = self._words
-        self._is_word.append(is_word)
-        self._values.append(
-            np.array(
-                [
-                    words.setdefault(v, len(words)) if word else v
-                    for v, word in zip(values, is_word.tolist(), strict=True)
-                ],
-                np.int64,
-            )
-        )
+            return cls(column)
+        places: dict[int | str, int] = {}
+        is_word = [not fits(i) for i in ids]
+        values = [
+            places.setdefault(i, len(places)) if word else i
+            for i, word in zip(ids, is_word, strict=True)
+        ]
+        return cls(np.array(values, np.int64), np.array(is_word, bool), list(places))
 
-    def finish(self) -> None:
-        """Joins what was appended; nothing may be appended after that."""
-        self._values = [np.concatenate([*self._values, np.zeros(0, np.int64)])]
-        self._is_word = [np.concatenate([*self._is_word, np.zeros(0, bool)])]
-        self._names = list(self._words)
+    def __len__(self) -> int:
+        return len(self.values)
 
     def __getitem__(self, row: int) -> int | str:
-        """The id in a row; only after `finish`."""
-        value = int(self._values[0][row])
-        return self._names[value] if self._is_word[0][row] else value
+        value = int(self.values[row])
+        return self.words[value] if self.is_word is not None and self.is_word[row] else value
 
-    def find(self, numbers: Mapping[int | str, int]) -> npt.NDArray[np.int64]:
-        """The number of each row's id, -1 where it has none; only after `finish`.
 
-        An id that is an int here and text there, or the other way round, is the same one unless
-        both exist.
+class Lookup:
+    """Finds the number of an id.
 
-        Args:
-            numbers: {id: number}.
-        """
-        values, is_word = self._values[0], self._is_word[0]
-        known = {i: n for i, n in numbers.items() if fits(i)}
-        keys = np.fromiter(known, np.int64, len(known))
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        found = np.full(len(values), -1, np.int64)
-        if len(keys):
-            targets = np.fromiter(known.values(), np.int64, len(known))[order]
-            for start in range(0, len(values), _BLOCK):  # bounds what is allocated
-                part = slice(start, start + _BLOCK)
-                places = np.searchsorted(keys, values[part]).clip(max=len(keys) - 1)
-                found[part] = np.where(keys[places] == values[part], targets[places], -1)
-        if not self._words and len(known) == len(numbers):
-            return found
-        by_text = {str(i): n for i, n in numbers.items()}
-        found[is_word] = -1
-        missing = (found < 0) & ~is_word
-        unique, where = np.unique(values[missing], return_inverse=True)
-        found[missing] = np.array([by_text.get(str(v), -1) for v in unique], np.int64)[where]
-        table = [numbers.get(word, by_text.get(str(word), -1)) for word in self._words]
-        found[is_word] = np.array(table, np.int64)[values[is_word]]
+    An id that is an int here and text there, or the other way round, is the same one unless both
+    exist.
+
+    Args:
+        ids: distinct ids, in the order of their numbers.
+    """
+
+    def __init__(self, ids: Sequence[int | str]) -> None:
+        self._ids = ids
+        self._words: dict[int | str, int] = {}
+        column, numbers = as_column(ids), np.arange(len(ids), dtype=np.int32)
+        if column is None:
+            self._words = {i: n for n, i in enumerate(ids) if not fits(i)}
+            numbers = np.array([n for n, i in enumerate(ids) if fits(i)], np.int32)
+            column = np.array([i for i in ids if fits(i)], np.int64)
+        order = np.argsort(column, kind="stable")
+        self._keys, self._numbers = column[order], numbers[order]
+        self._table: npt.NDArray[np.int32] | None = None
+        first, last = (int(self._keys[0]), int(self._keys[-1])) if len(column) else (0, 0)
+        if len(column) and last - first < 16 * len(column) + 1000:
+            self._table = np.full(last - first + 1, -1, np.int32)
+            self._table[self._keys - first] = self._numbers
+
+    @cached_property
+    def _by_text(self) -> dict[str, int]:
+        return {str(i): n for n, i in enumerate(self._ids)}
+
+    def find(self, references: References) -> npt.NDArray[np.int32]:
+        """(R,) the number of each id, -1 where it has none."""
+        values, is_word = references.values, references.is_word
+        found = self._find_ints(values)
+        if is_word is not None:
+            table = [self._find_word(word) for word in references.words]
+            found[is_word] = np.array(table, np.int32)[values[is_word]]
+        if self._words:
+            missing = found < 0 if is_word is None else (found < 0) & ~is_word
+            for row in np.flatnonzero(missing):
+                found[row] = self._by_text.get(str(values[row]), -1)
         return found
+
+    def _find_ints(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        if not len(self._keys):
+            return np.full(len(values), -1, np.int32)
+        if self._table is not None:
+            known = (values >= self._keys[0]) & (values <= self._keys[-1])
+            return np.where(known, self._table[np.where(known, values - self._keys[0], 0)], -1)
+        places = np.searchsorted(self._keys, values).clip(max=len(self._keys) - 1)
+        return np.where(self._keys[places] == values, self._numbers[places], np.int32(-1))
+
+    def _find_word(self, word: int | str) -> int:
+        return self._words.get(word, self._by_text.get(str(word), -1))

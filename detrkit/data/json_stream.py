@@ -65,16 +65,16 @@ class JsonStream:
 
     Args:
         path: a UTF-8 file, with or without BOM.
-        block: bytes that are read and parsed at once.
+        block: bytes that are read and parsed at once; None means `BLOCK`.
 
     Raises:
         DataError: the file is missing, not JSON (line and column are named), or not an object.
         NotUtf8: it has another encoding. May come after some values.
     """
 
-    def __init__(self, path: str | Path, block: int = BLOCK) -> None:
+    def __init__(self, path: str | Path, block: int | None = None) -> None:
         self.path = path
-        self.block = block
+        self.block = block or BLOCK
         self._file: IO[bytes] | None = None
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._buffer = b""

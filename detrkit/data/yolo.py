@@ -325,16 +325,16 @@ def _locate(here: Path, base: object, value: str, split: str) -> tuple[Path | No
     value = value.replace("\\", "/")
     bases = [here]
     if isinstance(base, str) and base.strip():
-        bases.insert(0, here / Path(base).expanduser())
+        bases.insert(0, here / os.path.expanduser(base))
     for root in bases:
-        if (root / value).exists():
+        if os.path.exists(root / value):  # also for what cannot be a path
             return root / value, root is not bases[0]
     parts = [p for p in value.split("/") if p not in ("", ".", "..")]
     guesses = [here.joinpath(*parts[i:]) for i in range(len(parts))]
     for alias in SPLIT_NAMES[split]:
         swapped = [alias if p in SPLIT_NAMES[split] else p for p in parts]
         guesses += [here.joinpath(*swapped), here / alias / "images", here / "images" / alias]
-    found = list(dict.fromkeys(g for g in guesses if g.exists() and g != here))
+    found = list(dict.fromkeys(g for g in guesses if os.path.exists(g) and g != here))
     return (found[0], True) if found else (None, False)
 
 

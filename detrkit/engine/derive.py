@@ -42,6 +42,8 @@ class TrainFlags:
         device: "cpu", "cuda:1".
         seed: of everything random.
         workers: loader processes.
+        cache: where images are kept decoded: "ram", "disk" or "off".
+        cache_size: longest side of images in it.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
     """
@@ -56,6 +58,8 @@ class TrainFlags:
     device: str | None = None
     seed: int | None = None
     workers: int | None = None
+    cache: str | None = None
+    cache_size: int | None = None
     tune: str | None = None
     class_map: str | None = None
 
@@ -95,6 +99,7 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         ("epochs", "--epochs", 1),
         ("batch", "--batch", 1),
         ("workers", "--workers", 0),
+        ("cache_size", "--cache-size", 32),
     ):
         value = getattr(flags, name)
         if value is not None and value < low:
@@ -124,6 +129,16 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     if flags.workers is not None:
         for loader in ("train_dataloader", "val_dataloader"):
             put(f"{loader}.num_workers", flags.workers, "--workers")
+    if flags.cache is not None:
+        for key, value in cache_values(flags.cache, cfg).items():
+            put(key, value, "--cache")
+    if flags.cache_size is not None:
+        cached = cfg.get("ram_cache") or cfg.get("disk_cache")
+        if flags.cache == "off" or not (flags.cache or cached):
+            raise UsageError(
+                "--cache-size without a cache has no effect", hint="add --cache ram or --cache disk"
+            )
+        put("cache_imgsz", flags.cache_size, "--cache-size")
     if flags.batch is not None:
         _set_batch(put, flags.batch, cfg)
     if flags.lr is not None:
@@ -136,6 +151,18 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         if factor is not None:
             _scale_rates(put, cfg, factor, "--batch")
     return values
+
+
+def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
+    """Keys and values of `--cache`; a folder that the configuration names stays.
+
+    Raises:
+        UsageError: `cache` is not "ram", "disk" or "off".
+    """
+    if cache not in ("ram", "disk", "off"):
+        raise UsageError(f"--cache {cache}: choose ram, disk or off")
+    folder = cfg.get("disk_cache")
+    return {"ram_cache": cache == "ram", "disk_cache": cache == "disk" and (folder or True)}
 
 
 def rate_factor(cfg: Config, batch: int) -> float | None:

@@ -13,6 +13,7 @@ from detrkit.config import Config, build_component, load_config
 from detrkit.data import shapes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import find_layout, open_dataset
+from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
 from detrkit.engine.runtime import Runtime, TorchRuntime, choose_device
@@ -75,6 +76,7 @@ def evaluate_weights(
     else:
         raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
     index = _with_classes_by_order(index, runtime.class_map, name)
+    check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
     result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
     return EvaluationOf(result, name)

@@ -170,7 +170,7 @@ def evaluate_runtime(
     scales: dict[int, tuple[float, float]] = {}
 
     def load(number: int) -> Tensor:
-        found = read_indexed(index, number)
+        found = read_indexed(index, number, runtime.image_spec.in_channels)
         if found.scale != (1.0, 1.0):
             scales[number] = found.scale
         return found.image

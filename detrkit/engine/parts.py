@@ -13,8 +13,10 @@ from detrkit.config import Config, build, build_component
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.download import fetch, is_url
 from detrkit.engine.randomness import seed_everything
+from detrkit.engine.recognise import component
 from detrkit.engine.weights import load_weights
 from detrkit.errors import ConfigError, WeightsError
+from detrkit.registry import MODULES
 from detrkit.structures import ImageSpec
 
 if TYPE_CHECKING:
@@ -32,10 +34,29 @@ def build_model(cfg: Config, *, seed: int | None = None) -> nn.Module:
     """
     if seed is not None:
         seed_everything(seed)
+    _check_backbone_channels(cfg)
     model = build(cfg, "model")
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: `{cfg.get('model')}` is a {type(model).__name__}, no module")
     return model
+
+
+def _check_backbone_channels(cfg: Config) -> None:
+    """Whether the backbone takes as many channels as the images have.
+
+    Raises:
+        ConfigError: its constructor has no such argument.
+    """
+    channels = cfg.run.in_channels
+    if channels == 3:
+        return
+    name, _ = component(cfg, "backbone")
+    if "in_channels" not in MODULES.get(name).share:
+        raise ConfigError(
+            f"in_channels is {channels}, but the backbone {name} takes images of 3 channels",
+            hint="let its constructor take `in_channels` and register it with "
+            'share=("in_channels",)',
+        )
 
 
 def build_criterion(cfg: Config) -> nn.Module:
@@ -54,7 +75,7 @@ def image_spec_of(cfg: Config) -> ImageSpec:
     """How validation images become the model's input, from the transforms of `val_dataloader`."""
     section = cfg.get("val_dataloader.dataset.transforms") or {}
     transforms = build_component(cfg, {"type": "Compose", **section})
-    spec = transforms.image_spec(cfg.run.eval_spatial_size)
+    spec = transforms.image_spec(cfg.run.eval_spatial_size, cfg.run.in_channels)
     assert isinstance(spec, ImageSpec)
     return spec
 
@@ -87,7 +108,9 @@ def load_pretrained_backbone(model: nn.Module) -> None:
         state, source = Checkpoint.load(path).weights, str(path)
     report = load_weights(getattr(backbone, "pretrained_part", backbone), state, source=source)
     # the classifier on top of the ImageNet model is of no use here
-    log.info("backbone: %d tensors from %s", len(report.loaded), source)
+    log.info("backbone: %d tensors from %s", len(report.copied), source)
+    for name, channels in report.folded.items():
+        log.info("backbone: its stem %s: 3 channels folded into %d", name, channels)
     if getattr(backbone, "pretrained_partial", False):
         return
     if report.missing or report.mismatched:

@@ -1,6 +1,6 @@
 """Runs a detector on pictures, whatever it was made into.
 
-A runtime takes uint8 RGB images of any size and returns `Detections` in their pixels. How a
+A runtime takes images of any size and returns `Detections` in their pixels. How a
 picture becomes the model's input (`image_spec`) and what the classes are called (`class_map`)
 come with the weights. PyTorch checkpoints and ONNX files run today; `Runtime.open` is where other
 artefacts join.
@@ -68,7 +68,7 @@ class Runtime(ABC):
         """Detects on one batch.
 
         Args:
-            images: uint8 RGB (3, H, W), each of its own size.
+            images: (C, H, W) as `read_image` gives them, each of its own size.
             paths: their files, carried along.
 
         Returns:
@@ -189,7 +189,7 @@ class TorchRuntime(Runtime):
 
 
 def resized_batch(spec: ImageSpec, images: Sequence[Tensor]) -> Tensor:
-    """Images (3, H, W) of any sizes -> (B, 3, h, w), all uint8 RGB on the CPU.
+    """Images (C, H, W) of any sizes -> (B, C, h, w) on the CPU, all of one type.
 
     As uint8 there is a quarter of the bytes to move. Resizing leaves Python's lock, so several
     images are resized in threads.
@@ -197,7 +197,10 @@ def resized_batch(spec: ImageSpec, images: Sequence[Tensor]) -> Tensor:
     if len(images) == 1:
         return spec.resized(images[0])[None]
     with ThreadPoolExecutor(min(len(images), RESIZERS), thread_name_prefix="resize") as threads:
-        return torch.stack(list(threads.map(spec.resized, images)))
+        resized = list(threads.map(spec.resized, images))
+    if len({image.dtype for image in resized}) > 1:
+        resized = [image.float() for image in resized]
+    return torch.stack(resized)
 
 
 def choose_device(wanted: str | torch.device | None = None) -> torch.device:

@@ -15,7 +15,7 @@ from torch import nn
 from detrkit.config import Config, build_component
 from detrkit.data.dataset import CocoDetection, DetectionDataset, VOCDetection
 from detrkit.data.detect import open_splits
-from detrkit.data.image_check import CheckImages
+from detrkit.data.image_check import CheckImages, check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
@@ -37,6 +37,7 @@ from detrkit.engine.parts import (
     load_pretrained_backbone,
     split_of,
 )
+from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
@@ -78,7 +79,7 @@ def open_session(cfg: Config) -> Session:
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
-    cfg = with_absolute_data(cfg)
+    cfg = with_absolute_paths(cfg)
     device = choose_device(cfg.run.device or None)
     seed = cfg.run.seed if cfg.run.seed is not None else secrets.randbelow(2**31)
     return session_of(cfg, *open_data(cfg, seed), seed, device)
@@ -113,7 +114,12 @@ def session_of(
     batches = len(loader_of(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
-    train.transforms = transforms_of(cfg, "train_dataloader")
+    train.transforms = transforms = transforms_of(cfg, "train_dataloader")
+    if run.in_channels != 3 and "RandomPhotometricDistort" in transforms.names:
+        log.info(
+            "in_channels: %d: RandomPhotometricDistort changes brightness and contrast only",
+            run.in_channels,
+        )
     return Session(
         config=cfg,
         train=loader_of(cfg, "train_dataloader", train, seed, device),
@@ -127,13 +133,17 @@ def session_of(
     )
 
 
-def with_absolute_data(cfg: Config) -> Config:
-    """`data` as an absolute path, so that `resume` finds it from any working folder."""
-    data = cfg.run.data
-    if not data or not Path(data).expanduser().exists():
-        return cfg
-    path = str(Path(data).expanduser().resolve())
-    return cfg.with_values({"data": path}, origin=str(cfg.origin("data")))
+def with_absolute_paths(cfg: Config) -> Config:
+    """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
+    data, cache = cfg.run.data, cfg.run.disk_cache
+    if data and Path(data).expanduser().exists():
+        cfg = _with_absolute(cfg, "data", data)
+    return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
+
+
+def _with_absolute(cfg: Config, key: str, path: str) -> Config:
+    absolute = str(Path(path).expanduser().resolve())
+    return cfg.with_values({key: absolute}, origin=str(cfg.origin(key)))
 
 
 def open_data(
@@ -151,17 +161,22 @@ def open_data(
     """
     if cfg.run.data:
         train_index, val_index = _indices_of(cfg, seed, check_images)
-        train = DetectionDataset(train_index, transforms_of(cfg, "train_dataloader"), seed=seed)
+        channels = cfg.run.in_channels
+        transforms = transforms_of(cfg, "train_dataloader")
+        train = DetectionDataset(train_index, transforms, seed=seed, in_channels=channels)
         val = None
         if val_index is not None:
             transforms = transforms_of(cfg, "val_dataloader")
-            val = DetectionDataset(val_index, transforms, training=False, seed=seed)
+            val = DetectionDataset(
+                val_index, transforms, training=False, seed=seed, in_channels=channels
+            )
     else:
         train = dataset_of(cfg, "train_dataloader", training=True, check_images=check_images)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
         val = None
         if has_val:
             val = dataset_of(cfg, "val_dataloader", training=False, check_images=check_images)
+    train.max_side = cfg.run.cache_imgsz if cache_kind(cfg.run) else None
     if not len(train):
         raise DataError(f"{train.index.source} has no training images")
     if val is not None and val.class_map.names != train.class_map.names:
@@ -170,6 +185,8 @@ def open_data(
             f"and {_names(val.class_map)}",
             hint="both annotation files need the same `categories`",
         )
+    for dataset in (train, val) if val is not None else (train,):
+        check_bands(dataset.index, dataset.in_channels)
     return train, val
 
 
@@ -232,6 +249,7 @@ def dataset_of(
     dataset.training = training
     if isinstance(dataset, CocoDetection | VOCDetection):
         dataset.check_images = check_images
+    dataset.in_channels = cfg.run.in_channels  # also where its constructor does not take it
     return dataset
 
 
@@ -240,7 +258,9 @@ def transforms_of(cfg: Config, loader: str) -> Any:
     section = cfg.get(f"{loader}.dataset.transforms") or {}
     if isinstance(section, Sequence):
         section = {"ops": section}
-    return build_component(cfg, {"type": "Compose", **section})
+    compose = build_component(cfg, {"type": "Compose", **section})
+    compose.check_channels(cfg.run.in_channels)
+    return compose
 
 
 def loader_of(
@@ -259,6 +279,7 @@ def loader_of(
         drop_last=bool(section.get("drop_last", training)),
         collate=build_component(cfg, collate) if collate else None,
         pin_memory=device.type == "cuda",
+        device=device,
     )
 
 

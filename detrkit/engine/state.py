@@ -39,7 +39,7 @@ class TrainState:
         best_ap, best_epoch: the best epoch so far.
         try_ap: the best since the last return to the best stage-1 weights.
         loss_names, loss_sums: sums over the epoch's steps.
-        images, train_seconds, eval_seconds: of the epoch.
+        images, train_seconds, wait_seconds, eval_seconds: of the epoch.
     """
 
     epoch: int = 0
@@ -54,6 +54,7 @@ class TrainState:
     loss_sums: Tensor | None = None
     images: int = 0
     train_seconds: float = 0.0
+    wait_seconds: float = 0.0
     eval_seconds: float = 0.0
 
     def add(self, losses: Mapping[str, Tensor], images: int) -> None:
@@ -92,7 +93,8 @@ class TrainState:
         self.epoch += 1
         self.batch = 0
         self.loss_names, self.loss_sums = [], None
-        self.images, self.train_seconds, self.eval_seconds = 0, 0.0, 0.0
+        self.images, self.eval_seconds = 0, 0.0
+        self.train_seconds = self.wait_seconds = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

@@ -209,6 +209,7 @@ def worst_batch(session: Session, count: int, size: tuple[int, int]) -> Batch:
         session.train.dataset.index,
         transforms_of(session.config, "val_dataloader"),
         seed=session.seed,
+        in_channels=session.image_spec.in_channels,
     )
     joined = joined_images(session)
     fullest = np.argsort(-training_boxes(dataset.index), kind="stable")

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from detrkit.engine.amp import Precision, upcast
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.data_wait import DataWait
 from detrkit.engine.divergence import Watch
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.interrupt import InterruptGuard
@@ -99,6 +100,7 @@ class Trainer:
             # with a loss scaler infinite gradients are normal: the step is left out
             gradients=not self.scaler.is_enabled(),
         )
+        self.waits = DataWait(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     # -- the run ------------------------------------------------------------------------------
@@ -141,12 +143,17 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.perf_counter()
-        for batch in self._batches():
+        for batch in self.waits.over(self._batches()):
             batch = batch.to(self.device, non_blocking=True)
             losses, norm = self.train_step(batch)
             self.watch.look(state.step, losses, norm, batch.targets)
             state.add(losses, len(batch))
-            self._tell_step(losses, norm, batch)
+            now = time.perf_counter()
+            seconds, started = now - started, now
+            wait = self.waits.take()
+            state.train_seconds += seconds
+            state.wait_seconds += wait
+            self._tell_step(losses, norm, batch, seconds, wait)
             state.batch += 1
             state.step += 1
             state.schedule_step += 1
@@ -295,7 +302,14 @@ class Trainer:
                 raise _Stop from None
             raise
 
-    def _tell_step(self, losses: Mapping[str, Tensor], norm: Tensor, batch: Batch) -> None:
+    def _tell_step(
+        self,
+        losses: Mapping[str, Tensor],
+        norm: Tensor,
+        batch: Batch,
+        seconds: float,
+        wait_seconds: float,
+    ) -> None:
         state = self.state
         report = StepReport(
             phase="train",
@@ -308,6 +322,8 @@ class Trainer:
             lr=self.lr,
             grad_norm=norm,
             data=batch,
+            seconds=seconds,
+            wait_seconds=wait_seconds,
         )
         for observer in self.observers:
             observer.step(report)
@@ -335,6 +351,7 @@ class Trainer:
             best_ap=state.best_ap,
             best_epoch=state.best_epoch,
             train_seconds=state.train_seconds,
+            wait_seconds=state.wait_seconds,
             eval_seconds=state.eval_seconds,
             images_per_second=state.images / max(state.train_seconds, 1e-9),
             memory_gib=memory,

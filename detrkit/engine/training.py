@@ -7,20 +7,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from detrkit.config import Config
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.derive import cache_values
 from detrkit.engine.load_report import LoadReport
+from detrkit.engine.machine import look
 from detrkit.engine.observers import (
     BatchPictures,
+    Bottleneck,
     CSVLog,
     JSONLog,
+    LoaderFacts,
     Observer,
     Progress,
     TensorBoard,
 )
 from detrkit.engine.parts import build_postprocessor
+from detrkit.engine.picture_cache import (
+    cache_kind,
+    cache_pictures,
+    disk_room,
+    memory_room,
+    picture_place,
+)
 from detrkit.engine.pictures import detections_picture
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.session import (
@@ -91,6 +103,7 @@ def train(
     """
     session = open_session(cfg)
     model, loaded = start_model(session)
+    cache_pictures(session, console)
     # everything that a user can get wrong was read by now: a failed start leaves no folder
     directory = RunDirectory.create(cfg.name, output or cfg.run.output_dir)
     directory.write_start(session.config.dump(), arguments or {})
@@ -107,6 +120,7 @@ def resume(
     data: str | None = None,
     device: str | None = None,
     workers: int | None = None,
+    cache: str | None = None,
     console: Console | None = None,
 ) -> RunResult:
     """Continues a run in its folder, exactly where it stopped.
@@ -115,6 +129,7 @@ def resume(
         path: the run's folder, or a checkpoint in it (`last.pth`, `epoch_0012.pth`).
         data: where the same data set lies now, if it was moved.
         device, workers: of this machine, if others than before.
+        cache: where images are kept decoded, if elsewhere than before: "ram", "disk" or "off".
         console: where progress goes; None: nowhere.
 
     Raises:
@@ -142,6 +157,8 @@ def resume(
         moved["device"] = device
     if workers is not None:
         moved["train_dataloader.num_workers"] = moved["val_dataloader.num_workers"] = workers
+    if cache is not None:
+        moved |= _moved_cache(cfg, cache)
     session = open_session(cfg.with_values(moved, origin="resume"))
     if checkpoint.class_map is not None and session.class_map != checkpoint.class_map:
         raise UsageError(
@@ -158,12 +175,24 @@ def resume(
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
     model, _ = start_model(session, fresh=False)
+    cache_pictures(session, console)
     observers = _observers(session, directory, console, epoch, step)
     trainer = build_trainer(session, model, directory, observers)
     trainer.resume(checkpoint)
     state = trainer.state
     log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
     return _run(session, trainer, directory, None)
+
+
+def _moved_cache(cfg: Config, cache: str) -> dict[str, Any]:
+    """Values for another place of the cache; the size of the images stays that of the run."""
+    shrunk = cfg.run.cache_imgsz if cache_kind(cfg.run) else None
+    if shrunk and cache == "off":
+        raise UsageError(
+            f"the run trains on images of at most {shrunk} pixels, which needs a cache",
+            hint="--cache ram or --cache disk",
+        )
+    return {**cache_values(cache, cfg), "cache_imgsz": shrunk}
 
 
 def _observers(
@@ -179,10 +208,26 @@ def _observers(
         CSVLog(directory.results, first_epoch),
         TensorBoard(directory.path, first_step),
         BatchPictures(directory.batches, session.class_map, session.image_spec, drawn),
+        Bottleneck(loader_facts(session)),
     ]
     if console is not None:
         observers.append(Progress(console))
     return observers
+
+
+def loader_facts(session: Session) -> LoaderFacts:
+    """What advice about a run's loader depends on."""
+    dataset = session.train.dataset
+    return LoaderFacts(
+        workers=session.train.num_workers,
+        cores=look().cores,
+        busy=torch.get_num_threads() if session.device.type == "cpu" else 1,
+        input_side=max(session.image_spec.size),
+        cached=dataset.store is not None,
+        memory=memory_room,
+        disk=lambda: disk_room(picture_place(session, dataset)),
+        dataset=dataset,
+    )
 
 
 def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> None:

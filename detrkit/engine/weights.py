@@ -2,7 +2,9 @@
 
 `load_weights` copies by name. Tensors with one row per class (score heads, the denoising
 embedding) are copied row by row, matched by class name, when both sides' classes are known: a
-detector of 80 classes keeps what it knows about "person" and "car" in a detector of three.
+detector of 80 classes keeps what it knows about "person" and "car" in a detector of three. The
+stem of a model of 3 channels folds into that of a model of more or fewer
+(`detrkit.engine.stem_folding`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from detrkit.engine.known_classes import known_class_map, known_name
 from detrkit.engine.load_report import LoadReport, some
 from detrkit.engine.recognise import input_size_of, recognise
 from detrkit.engine.state_names import class_count, has_class_rows, is_derived, padding_rows
+from detrkit.engine.stem_folding import can_fold, folded
 from detrkit.errors import WeightsError
 from detrkit.structures import ClassMap, ImageSpec
 
@@ -78,7 +81,7 @@ def load_weights(
         class_pairs: class of the model -> class of the file, by name or index, where names
             alone would not tell; None for a class that shall start from random.
         mode: "exact" wants every tensor, apart from those that are computed or counted; "tune"
-            loads what fits.
+            loads what fits, and folds the stem.
         source: name of the file for messages.
 
     Raises:
@@ -115,6 +118,8 @@ class Transfer:
     def copies(self, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The model's new tensors."""
         copies = {name: state[name] for name in self.report.loaded}
+        for name, channels in self.report.folded.items():
+            copies[name] = folded(state[name], channels)
         for name, rows in self.rows.items():
             copies[name] = own[name].clone()
             for mine, their in rows.items():
@@ -155,6 +160,8 @@ def match_weights(
             report.loaded.append(name)
         elif is_derived(name):
             report.kept.append(name)
+        elif mode == "tune" and can_fold(given, value):
+            report.folded[name] = value.shape[1]
         else:
             report.mismatched[name] = (tuple(given.shape), tuple(value.shape))
     report.unexpected = [name for name in state if name not in own and not is_derived(name)]
@@ -193,7 +200,7 @@ def _match_rows(
 
 
 def _complain(report: LoadReport, mode: str) -> None:
-    if not report.loaded and not report.by_class:
+    if not (report.loaded or report.by_class or report.folded):
         raise WeightsError(
             f"{report.source or 'the weights'}: no tensor fits the model",
             hint=f"the file has {some(report.unexpected, 3)}; "

@@ -23,7 +23,7 @@ class Detector(nn.Module):
     The state dict has the authors' names: `backbone.…`, `decoder.…`, `encoder.…`.
 
     Args:
-        backbone: images (B, 3, H, W) -> maps, finest first.
+        backbone: images (B, C, H, W) -> maps, finest first.
         encoder: maps -> maps of one width.
         decoder: maps and targets -> `Outputs`.
 
@@ -44,11 +44,16 @@ class Detector(nn.Module):
         """K, the number of classes that are scored."""
         return int(self.decoder.num_classes)  # type: ignore[arg-type]
 
+    @property
+    def in_channels(self) -> int:
+        """C of the images; 3 for a backbone that does not say."""
+        return int(getattr(self.backbone, "in_channels", 3))
+
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """Detects.
 
         Args:
-            images: (B, 3, H, W) float, as `ImageSpec.prepare` makes them; any size.
+            images: (B, in_channels, H, W) float, as `ImageSpec.prepare` makes them; any size.
             targets: B targets, for denoising in training.
         """
         if images.device.type == "cpu" and not torch.compiler.is_compiling():

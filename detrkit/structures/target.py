@@ -41,7 +41,7 @@ class Batch:
     """Images and their targets.
 
     Attributes:
-        images: (B, 3, H, W) float32, as ImageSpec.prepare makes them.
+        images: (B, C, H, W) float32, as ImageSpec.prepare makes them.
         targets: B targets.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,9 @@ def make_coco(tmp_path: Path) -> CocoMaker:
         return path
 
     return make
+
+
+@pytest.fixture
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No log, where thousands of damaged files would fill it."""
+    monkeypatch.setattr(logging.getLogger("detrkit"), "disabled", True)

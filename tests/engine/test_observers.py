@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -39,6 +40,7 @@ def epoch(number: int, **more: Any) -> EpochReport:
         "images_per_second": 10.0,
         "memory_gib": None,
         "step": 10 * (number + 1),
+        "wait_seconds": 12.0,
     }
     return EpochReport(**{**values, **more})
 
@@ -55,6 +57,8 @@ def step(number: int, **more: Any) -> StepReport:
             "losses": {"loss_vfl": torch.tensor(2.0), "loss_vfl_aux_0": torch.tensor(1.0)},
             "lr": 1e-4,
             "grad_norm": torch.tensor(0.5),
+            "seconds": 2.0,
+            "wait_seconds": 0.5,
             **more,
         }
     )
@@ -73,6 +77,7 @@ def test_logs_forget_epochs_that_will_be_done_again(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
     assert [(r["epoch"], r["stage"]) for r in rows] == [(0, "train"), (1, "again")]
     assert rows[0]["val/AP"] == 0.25
+    assert rows[0]["wait_seconds"] == 12.0
     with (tmp_path / "t").open() as file:
         assert [(r["epoch"], r["stage"]) for r in csv.DictReader(file)] == [
             ("0", "train"),
@@ -96,9 +101,9 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     progress.epoch(epoch(1, metrics={}, is_best=False, losses={}))
     progress.close()
     lines = text.getvalue().splitlines()
-    assert lines[0] == "epoch 1/3  batch 1/10  loss 3.000"
-    assert lines[2].split() == ["1/3", "1.500", "0.250", "0.500", "1:01", "2:02", "best"]
-    assert lines[3].split() == ["2/3", "nan", "-", "-", "1:01", "1:01"]
+    assert lines[0] == "epoch 1/3  batch 1/10  loss 3.000  waits for data 25%"
+    assert lines[2].split() == ["1/3", "1.500", "0.250", "0.500", "1:01", "2:02", "20%", "best"]
+    assert lines[3].split() == ["2/3", "nan", "-", "-", "1:01", "1:01", "20%"]
     assert "\x1b" not in text.getvalue()
 
 
@@ -112,6 +117,7 @@ def test_a_live_bar_in_a_terminal() -> None:
     progress.step(step(1, epoch=1))
     progress.close()
     assert "loss 3.000" in text.getvalue()
+    assert "waits for data 25%" in text.getvalue()
     assert "evaluate" in text.getvalue()
 
 
@@ -128,6 +134,7 @@ def test_tensorboard_can_be_read_back(tmp_path: Path) -> None:
     events.Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [0, 10]
     assert events.Scalars("val/AP")[0].value == 0.25
+    assert events.Scalars("train/data_wait")[0].value == pytest.approx(0.2)
     assert "train/loss_vfl" in events.Tags()["scalars"]
     assert "train/loss_vfl_aux_0" not in events.Tags()["scalars"]
 

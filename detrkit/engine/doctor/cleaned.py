@@ -23,10 +23,10 @@ from detrkit.data.faults import FaultReport, Policy
 from detrkit.data.images import read_header
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.doctor.report import Check, ok, problem
-from detrkit.engine.doctor.words import count
 from detrkit.engine.overheard import overheard
 from detrkit.files import write_atomically
 from detrkit.structures import ClassMap
+from detrkit.words import count
 
 #: Digits behind the point of coordinates: pixels.
 _DIGITS = 4

@@ -18,12 +18,12 @@ from detrkit.data.index import DatasetIndex
 from detrkit.engine.doctor.fault_checks import class_checks, fault_checks, skipped_check
 from detrkit.engine.doctor.image_checks import decode_check, leak_checks
 from detrkit.engine.doctor.report import Check, Section, guarded, note, of_error, ok, warning
-from detrkit.engine.doctor.words import count, share
 from detrkit.engine.overheard import overheard
 from detrkit.engine.recognise import component
 from detrkit.engine.session import dataset_of, open_data
 from detrkit.engine.step_probe import training_boxes
 from detrkit.errors import ConfigError, DetrkitError
+from detrkit.words import count, share
 
 #: Seconds that decoding images, and comparing files, may take.
 SECONDS = 5.0
@@ -138,7 +138,8 @@ def examine_data(
     if cfg is not None:
         look("data.queries", lambda: _queries(parts, cfg))
     if seconds != 0:
-        look("data.pixels", lambda: _decoded(seen, cores, seconds))
+        channels = cfg.run.in_channels if cfg is not None else 3
+        look("data.pixels", lambda: _decoded(seen, cores, seconds, channels))
         look("data.leak", lambda: leak_checks(parts, seconds or SECONDS))
     section.checks += [warning("data.said", line) for line in _unsaid(seen)]
     return section
@@ -234,6 +235,6 @@ def _round_up(number: int) -> int:
     return -(-number // 100) * 100
 
 
-def _decoded(seen: DataSeen, cores: int, seconds: float | None) -> Check:
-    check, seen.broken = decode_check(seen.parts, cores, seconds)
+def _decoded(seen: DataSeen, cores: int, seconds: float | None, channels: int) -> Check:
+    check, seen.broken = decode_check(seen.parts, cores, seconds, channels)
     return check

@@ -26,8 +26,8 @@ from detrkit.engine.doctor.packages import (
 )
 from detrkit.engine.doctor.report import Check, Section, guarded, note, ok, problem, warning
 from detrkit.engine.doctor.torch_facts import TorchFacts
-from detrkit.engine.doctor.words import count, gib
 from detrkit.engine.machine import Machine, existing, free_space, look
+from detrkit.words import amount, count
 
 #: Less free memory for batches than this is the default of containers, and soon used up.
 LITTLE_SHARED_MEMORY = 1 << 30
@@ -184,7 +184,7 @@ def check_gpus(facts: TorchFacts) -> Iterator[Check]:
             "capability": list(gpu.capability), "cudnn": facts.cudnn, "driver": facts.driver,
         }  # fmt: skip
         text = (
-            f"cuda:{number} {gpu.name}, {gib(gpu.memory)} ({gib(gpu.free)} free), compute "
+            f"cuda:{number} {gpu.name}, {amount(gpu.memory)} ({amount(gpu.free)} free), compute "
             f"capability {gpu.capability[0]}.{gpu.capability[1]}, {bf16}; "
             f"cuDNN {facts.cudnn or '?'}, driver {facts.driver or '?'}"
         )
@@ -266,11 +266,11 @@ def check_memory(machine: Machine) -> Check:
     if machine.memory is None:
         return note("memory", "the system does not tell how much memory it has")
     available = machine.memory_available
-    text = f"{gib(machine.memory)}"
+    text = f"{amount(machine.memory)} of RAM"
     if machine.memory_limit is not None:
-        text += f", this control group may use {gib(machine.memory_limit)}"
+        text += f", this control group may use {amount(machine.memory_limit)}"
     if available is not None:
-        text += f", {gib(available)} free"
+        text += f", {amount(available)} free"
     values = {
         "total": machine.memory, "limit": machine.memory_limit, "available": available,
     }  # fmt: skip
@@ -286,7 +286,7 @@ def check_shared_memory(machine: Machine) -> Check:
     if machine.shared_memory is None or machine.shared_memory_free is None:
         return ok("shared-memory", "no /dev/shm on this system; none is needed")
     size, free = machine.shared_memory, machine.shared_memory_free
-    text = f"/dev/shm {gib(size)}, {gib(free)} free"
+    text = f"/dev/shm {amount(size)}, {amount(free)} free"
     values = {"total": size, "free": free}
     if free < LITTLE_SHARED_MEMORY:
         return warning(
@@ -327,7 +327,7 @@ def check_folder(code: str, what: str, folder: Path) -> Check:
             "choose another place: " + _ELSEWHERE[code],
             values=values,
         )
-    text = f"{what}: {gib(values['free'])} free at {place}"  # type: ignore[arg-type]
+    text = f"{what}: {amount(values['free'])} free at {place}"  # type: ignore[arg-type]
     if free_space(place) < LITTLE_DISK:
         return warning(
             code,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from detrkit.config import Config
+from detrkit.data.caching import picture_bytes, pixel_bytes
 from detrkit.engine.batch_size import choose_for
 from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.doctor.cleaned import cleaned_check, write_cleaned
@@ -17,6 +18,7 @@ from detrkit.engine.doctor.environment import Environment, examine_environment
 from detrkit.engine.doctor.forecast import Forecast, measure_run
 from detrkit.engine.doctor.forecast_checks import (
     batch_check,
+    cache_check,
     disk_check,
     loader_check,
     memory_check,
@@ -31,12 +33,15 @@ from detrkit.engine.doctor.report import Check, Section, Status, guarded, note, 
 from detrkit.engine.doctor.settings import data_of_broken, examine_settings
 from detrkit.engine.doctor.weights import examine_weights
 from detrkit.engine.machine import Machine, existing, free_space, look
+from detrkit.engine.observers.bottleneck import remedies
 from detrkit.engine.overheard import overheard
 from detrkit.engine.parts import batch_size_of, split_of
+from detrkit.engine.picture_cache import cache_kind, disk_room, memory_room, picture_place
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
-from detrkit.engine.session import Session, session_of, with_absolute_data
+from detrkit.engine.session import Session, session_of, with_absolute_paths
 from detrkit.engine.step_probe import StepCost, StepProbe
+from detrkit.engine.training import loader_facts
 from detrkit.errors import DetrkitError, UsageError
 
 log = logging.getLogger("detrkit")
@@ -83,7 +88,7 @@ def examine(request: Request, environment: Environment | None = None) -> Iterato
     if cfg is None:
         yield from _data_alone(request, env.machine)
         return
-    cfg = with_absolute_data(cfg)
+    cfg = with_absolute_paths(cfg)
     seed = cfg.run.seed or 0
     log.info("reading the data set")
     seen = read_data(cfg, seed)
@@ -156,16 +161,17 @@ def _fixed(request: Request, seen: DataSeen, cfg: Config | None) -> Section:
         data = request.flags.data or (cfg.run.data if cfg else None) or "data"
         name = Path(str(data).split("?")[0].rstrip(":/")).expanduser().name or "data"
         log.info("decoding every image")
-        every, broken = decode_all(seen)
+        every, broken = _decode_all(seen, cfg)
         folder = RunDirectory.create("clean", request.output or f"{name}-clean").path
         return [*every, cleaned_check(write_cleaned(seen.parts, broken, folder))]
 
     return Section("fix", guarded("fix", write))
 
 
-def decode_all(seen: DataSeen) -> tuple[list[Check], dict[str, list[int]]]:
+def _decode_all(seen: DataSeen, cfg: Config | None) -> tuple[list[Check], dict[str, list[int]]]:
     """Decodes every image; the check is left out where all are well."""
-    check, broken = decode_check(seen.parts, look().cores, None)
+    channels = cfg.run.in_channels if cfg is not None else 3
+    check, broken = decode_check(seen.parts, look().cores, None, channels)
     return ([] if check.status is Status.OK else [check]), broken
 
 
@@ -221,12 +227,22 @@ def _judged(
 ) -> Iterator[Check]:
     yield step_check(forecast)
     yield memory_check(forecast)
-    yield loader_check(forecast)
+    yield loader_check(forecast, lambda share: remedies(loader_facts(session), share))
+    yield from _cached(session)
     yield from shared_memory_check(forecast, machine)
     yield time_check(forecast)
     folder = existing(_runs(request))
     every = session.config.run.checkpoint_freq
     yield disk_check(forecast, session.plan, every, folder, free_space(folder))
+
+
+def _cached(session: Session) -> Iterator[Check]:
+    kind = cache_kind(session.config.run)
+    if kind is not None:
+        data = session.train.dataset
+        need = picture_bytes(data.index.sizes, data.max_side, pixel_bytes(data))
+        room = memory_room() if kind == "ram" else disk_room(picture_place(session, data))
+        yield cache_check(kind, need, room)
 
 
 def _rule(cfg: Config) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from detrkit.data.faults import Fault, FaultKind, FaultReport, Policy
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.doctor.report import Check, Status
-from detrkit.engine.doctor.words import count, share
 from detrkit.errors import DataError
+from detrkit.words import count, share
 
 #: A part of which more than this share of the images or of the boxes is left out is spoilt: the
 #: exit code is 4. A hundredth of it is worth a warning.

@@ -48,6 +48,7 @@ class Forecast:
         measured: images of the largest step that was measured; the rest is calculated.
         size, largest: (h, w) of the run's input and of its largest images.
         boxes: of the fullest image.
+        batch_bytes: of a batch of the largest images on its way from a loader worker.
         step_seconds, largest_seconds: of a step at these sizes.
         mean_seconds: of a step, over all steps of the run.
         memory: peak bytes of a step; None: unknown.
@@ -70,6 +71,7 @@ class Forecast:
     size: tuple[int, int]
     largest: tuple[int, int]
     boxes: int
+    batch_bytes: int
     step_seconds: float
     largest_seconds: float
     mean_seconds: float
@@ -175,6 +177,7 @@ def measure_run(
         size=size,
         largest=largest,
         boxes=max(cost.boxes for cost in costs),
+        batch_bytes=batch * math.prod(largest) * session.image_spec.in_channels,
         step_seconds=step_seconds,
         largest_seconds=largest_seconds,
         mean_seconds=mean_step(session, step_seconds, largest_seconds),
@@ -275,7 +278,13 @@ def validation_seconds(session: Session, probe: StepProbe) -> float:
     dataset = session.val.dataset
     chosen = min(len(dataset), VALIDATED)
     index = dataset.index.subset(range(chosen))
-    few = DetectionDataset(index, dataset.transforms, training=False, seed=session.seed)
+    few = DetectionDataset(
+        index,
+        dataset.transforms,
+        training=False,
+        seed=session.seed,
+        in_channels=dataset.in_channels,
+    )
     evaluator = Evaluator(
         loader=build_loader(few, batch_size=min(session.val.batch_size, chosen), shuffle=False),
         index=index,

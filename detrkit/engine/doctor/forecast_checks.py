@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from detrkit.data.caching import Room
 from detrkit.engine.batch_size import SPARE, BatchChoice
 from detrkit.engine.doctor.forecast import Forecast
 from detrkit.engine.doctor.report import Check, note, ok, problem, warning
-from detrkit.engine.doctor.words import count, duration, gib
 from detrkit.engine.machine import Machine
+from detrkit.engine.observers.bottleneck import THRESHOLD
 from detrkit.engine.plan import EMAPlan, Plan
+from detrkit.words import amount, count, duration
 
 #: An epoch of fewer steps: averaging, warm-up and the best epoch become coarse.
 FEW_STEPS = 10
@@ -22,9 +24,6 @@ MUCH_OF_THE_START = 0.1
 
 #: Runs that take longer deserve a word.
 LONG = 7 * 86400
-
-#: The loader is called slow when it costs more than this share of the time.
-WAITING = 0.2
 
 #: Equal steps that differ so many times are a sign of other programs.
 UNSTEADY = 3.0
@@ -95,7 +94,7 @@ def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
     """
     tried = [
         f"{cost.batch}: {duration(cost.seconds)} a step, {cost.images_per_second:.3g} images/s"
-        + (f", {gib(cost.memory)}" if cost.memory else "")
+        + (f", {amount(cost.memory)}" if cost.memory else "")
         for cost in sorted(choice.trials, key=lambda cost: cost.batch)
     ]
     tried += [f"{batch}: does not fit" for batch in sorted(choice.too_large)]
@@ -139,12 +138,12 @@ def memory_check(forecast: Forecast) -> Check:
             "forecast.memory", "the system does not tell how much a step takes", values=values
         )
     text = (
-        f"{gib(f.memory)} at most, for {count(f.batch, 'image')} of {_size(f.largest)} with "
+        f"{amount(f.memory)} at most, for {count(f.batch, 'image')} of {_size(f.largest)} with "
         f"{count(f.boxes, 'box')}"
     )
     if f.memory_limit is None:
         return ok("forecast.memory", text, values=values)
-    text += f"; there are {gib(f.memory_limit)}"
+    text += f"; there are {amount(f.memory_limit)}"
     hint = f"--batch {f.fitting} fits" if f.fitting else "a smaller --size, or a smaller model"
     values["fitting"] = f.fitting
     if f.memory > f.memory_limit:
@@ -154,8 +153,13 @@ def memory_check(forecast: Forecast) -> Check:
     return ok("forecast.memory", text, values=values)
 
 
-def loader_check(forecast: Forecast) -> Check:
-    """Who waits: the model for images, or the loader for the model."""
+def loader_check(forecast: Forecast, remedies: Callable[[float], Sequence[str]]) -> Check:
+    """Who waits: the model for images, or the loader for the model.
+
+    Args:
+        forecast: with both rates.
+        remedies: what would help where so large a share of the time is waited for images.
+    """
     f = forecast
     if "loader" in f.failures:
         return problem(
@@ -166,20 +170,37 @@ def loader_check(forecast: Forecast) -> Check:
     workers = "in the main process" if not f.workers else f"with {count(f.workers, 'worker')}"
     text = f"{f.loader_rate:.3g} images/s {workers}, the model trains {f.model_rate:.3g}"
     values = {
-        "loader": f.loader_rate, "model": f.model_rate, "together": f.rate, "workers": f.workers,
-    }  # fmt: skip
+        "loader": f.loader_rate,
+        "model": f.model_rate,
+        "together": f.rate,
+        "workers": f.workers,
+    }
     lost = 1 - f.rate / f.model_rate
-    if lost <= WAITING:
+    if lost <= THRESHOLD:
         return ok("forecast.loader", f"{text}: the loader waits for the model", values=values)
-    hint = (
-        f"--workers {f.cores}"
-        if f.workers < f.cores
-        else ("smaller image files (resized once), a lighter recipe, or more cores")
-    )
-    if f.workers and f.on_cpu:
-        hint = "smaller image files (resized once): loader and model share the cores"
     return warning(
-        "forecast.loader", f"{text}: loading costs {lost:.0%} of the time", hint, values=values
+        "forecast.loader",
+        f"{text}: loading costs {lost:.0%} of the time",
+        "; or ".join(remedies(lost)),
+        values=values,
+    )
+
+
+def cache_check(kind: str, need: int, room: Room) -> Check:
+    """Whether the decoded images that `--cache` keeps have room.
+
+    Args:
+        kind: "ram" or "disk".
+        need: bytes of the training images.
+        room: bytes for them.
+    """
+    place = "memory" if kind == "ram" else "disk space"
+    text = f"decoded images take {amount(need)} of {amount(room.usable)} of {place}"
+    values = {"kind": kind, "need": need, "room": room.usable}
+    if need <= room.usable:
+        return ok("forecast.cache", text, values=values)
+    return problem(
+        "forecast.cache", text, "--cache-size N for smaller ones, or --cache off", values=values
     )
 
 
@@ -219,9 +240,9 @@ def disk_check(forecast: Forecast, plan: Plan, every: int, folder: Path, free: i
     whole = 2 + numbered + (plan.restart_epoch is not None)  # one more while it is written
     need = whole * forecast.checkpoint_bytes + forecast.weights_bytes
     text = (
-        f"{gib(need)} of checkpoints ({gib(forecast.checkpoint_bytes)} each"
+        f"{amount(need)} of checkpoints ({amount(forecast.checkpoint_bytes)} each"
         + (f", {numbered} of them numbered" if numbered else "")
-        + f"); {gib(free)} free at {folder}"
+        + f"); {amount(free)} free at {folder}"
     )
     values = {"need": need, "free": free, "checkpoint": forecast.checkpoint_bytes,
               "numbered": numbered}  # fmt: skip
@@ -238,9 +259,8 @@ def shared_memory_check(forecast: Forecast, machine: Machine) -> Iterator[Check]
     free = machine.shared_memory_free
     if free is None or not forecast.workers:
         return
-    h, w = forecast.largest
-    need = forecast.workers * ON_THEIR_WAY * forecast.batch * h * w * 3
-    text = f"/dev/shm: loader workers need {gib(need)}, {gib(free)} are free"
+    need = forecast.workers * ON_THEIR_WAY * forecast.batch_bytes
+    text = f"/dev/shm: loader workers need {amount(need)}, {amount(free)} are free"
     values = {"need": need, "free": free}
     if need > free:
         yield problem(

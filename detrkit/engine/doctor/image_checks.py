@@ -16,12 +16,12 @@ from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.doctor.fault_checks import EXAMPLES, SPOILT
 from detrkit.engine.doctor.report import Check, Status, ok
-from detrkit.engine.doctor.words import count, share
 from detrkit.errors import DataError
+from detrkit.words import count, share
 
 
 def decode_check(
-    parts: Mapping[str, DatasetIndex], cores: int, seconds: float | None
+    parts: Mapping[str, DatasetIndex], cores: int, seconds: float | None, channels: int = 3
 ) -> tuple[Check, dict[str, list[int]]]:
     """Decodes images, in random order until the time is over.
 
@@ -29,6 +29,7 @@ def decode_check(
         parts: of the data set.
         cores: threads to use.
         seconds: time to spend; None: until all are done.
+        channels: C, what the model takes.
 
     Returns:
         The check, and per part the numbers of the images that cannot be decoded.
@@ -42,7 +43,7 @@ def decode_check(
     started = time.perf_counter()
     with ThreadPoolExecutor(max(cores, 1), thread_name_prefix="decode") as threads:
         while chunk := list(islice(todo, 8 * max(cores, 1))):
-            found = threads.map(lambda item: _failure(parts[item[0]], item[1]), chunk)
+            found = threads.map(lambda item: _failure(parts[item[0]], item[1], channels), chunk)
             for (name, number), reason in zip(chunk, found, strict=True):
                 looked += 1
                 if reason is not None:
@@ -73,9 +74,9 @@ def decode_check(
     ), broken
 
 
-def _failure(part: DatasetIndex, number: int) -> str | None:
+def _failure(part: DatasetIndex, number: int, channels: int) -> str | None:
     try:
-        read_indexed(part, number)
+        read_indexed(part, number, channels)
     except DataError as error:
         return error.message
     return None

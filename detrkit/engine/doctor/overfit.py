@@ -23,7 +23,6 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import build_loader
 from detrkit.engine.doctor.report import Check, ok, problem
-from detrkit.engine.doctor.words import count, duration
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.randomness import fixed_order
@@ -33,6 +32,7 @@ from detrkit.engine.step_probe import StepProbe, training_boxes
 from detrkit.errors import DataError, TrainingDiverged
 from detrkit.ops.boxes import box_iou
 from detrkit.structures import Batch, Detections
+from detrkit.words import count, duration
 
 #: Images of the batch.
 IMAGES = 4
@@ -140,6 +140,7 @@ def overfit(
         train.index.subset(chosen),
         transforms_of(session.config, "val_dataloader"),
         seed=seed,
+        in_channels=session.image_spec.in_channels,
     )
     (batch,) = build_loader(dataset, batch_size=len(chosen), shuffle=False, seed=seed)
     probe = StepProbe(session, fresh=bool(session.config.run.tuning))
@@ -271,7 +272,8 @@ def _small_session(
     size = [max(round(side * factor / 32), 1) * 32 for side in (height, width)]
     cfg = cfg.with_values({"image_size": size, "train_dataloader.num_workers": 0}, origin="doctor")
     # a data set of its own: the session changes its transforms
-    return session_of(cfg, DetectionDataset(train.index, seed=seed), None, seed, device)
+    own = DetectionDataset(train.index, seed=seed, in_channels=train.in_channels)
+    return session_of(cfg, own, None, seed, device)
 
 
 def _constant_rate(probe: StepProbe) -> None:

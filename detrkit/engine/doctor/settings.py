@@ -8,10 +8,10 @@ from pathlib import Path
 from detrkit.config import Config, load_config
 from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.doctor.report import Check, Section, note, of_error, ok
-from detrkit.engine.doctor.words import count
 from detrkit.engine.parts import batch_size_of, split_of
 from detrkit.engine.quirks import quirks_in_force
 from detrkit.errors import ConfigError
+from detrkit.words import count
 
 
 def examine_settings(

@@ -8,7 +8,6 @@ from torch import nn
 from detrkit.config import Config
 from detrkit.engine.class_matching import read_class_map
 from detrkit.engine.doctor.report import Check, Section, Status, note, of_error, ok, warning
-from detrkit.engine.doctor.words import count
 from detrkit.engine.download import place_of
 from detrkit.engine.load_report import LoadReport, some
 from detrkit.engine.overheard import overheard
@@ -16,6 +15,7 @@ from detrkit.engine.parts import build_model, is_shared_name, pretrained_source
 from detrkit.engine.weights import match_weights, read_checkpoint
 from detrkit.errors import DetrkitError, WeightsError
 from detrkit.structures import ClassMap
+from detrkit.words import count
 
 #: Below this share of loaded tensors the weights are hardly those of the model.
 HARDLY = 0.5
@@ -76,7 +76,7 @@ def _tuning(model: nn.Module, cfg: Config, class_map: ClassMap | None) -> list[C
 
 
 def _loaded(report: LoadReport) -> Check:
-    loaded = len(report.loaded) + len(report.by_class)
+    loaded = len(report.copied)
     lines = report.describe(4).splitlines()
     values = report.to_dict()
     if not loaded or loaded < HARDLY * report.total:

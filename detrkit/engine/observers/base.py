@@ -24,6 +24,9 @@ class StepReport:
         lr: the main learning rate (the highest of all groups).
         grad_norm: of all gradients before clipping; on the device.
         data: the batch, on the device.
+        seconds: wall time since the step before, or since the epoch began.
+        wait_seconds: of them, without work because the batch was not there; on a GPU possibly of
+            the step before.
     """
 
     phase: str
@@ -36,6 +39,8 @@ class StepReport:
     lr: float = 0.0
     grad_norm: Tensor | None = None
     data: Batch | None = None
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class EpochReport:
         is_best: whether AP is the best so far.
         best_ap, best_epoch: best so far.
         train_seconds, eval_seconds: wall time.
+        wait_seconds: of the training, without work because a batch was not there.
         images_per_second: of the training part.
         memory_gib: peak of the device's memory, None on a CPU.
         step: optimizer steps done so far.
@@ -70,6 +76,12 @@ class EpochReport:
     images_per_second: float
     memory_gib: float | None
     step: int
+    wait_seconds: float = 0.0
+
+    @property
+    def data_wait(self) -> float:
+        """The share of the training time, 0 to 1, that was spent waiting for batches."""
+        return min(self.wait_seconds / max(self.train_seconds, 1e-9), 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Flat plain data, one line of the log."""
@@ -82,6 +94,7 @@ class EpochReport:
             **{f"val/{name}": value for name, value in self.metrics.items()},
             "best": self.is_best,
             "train_seconds": round(self.train_seconds, 3),
+            "wait_seconds": round(self.wait_seconds, 3),
             "eval_seconds": round(self.eval_seconds, 3),
             "images_per_second": round(self.images_per_second, 2),
             "memory_gib": self.memory_gib,

@@ -15,6 +15,8 @@ from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 class Progress(Observer):
     """Writes to the console it is given (stderr on the command line).
 
+    `waits` is the share of the training time that was spent waiting for data.
+
     Args:
         console: where to.
         every: seconds between two readings of the loss for the live bar; reading waits for the
@@ -30,6 +32,7 @@ class Progress(Observer):
         self._task: TaskID | None = None
         self._phase: tuple[str, int] | None = None
         self._read = 0.0
+        self._window = [0.0, 0.0]
         self._epoch_started = time.monotonic()
         self._seconds: list[float] = []
         self._header = False
@@ -40,6 +43,9 @@ class Progress(Observer):
         phase = (report.phase, report.epoch)
         if phase != self._phase:
             self._phase, self._read = phase, now if not self.console.is_terminal else 0.0
+            self._window = [0.0, 0.0]
+        self._window[0] += report.seconds
+        self._window[1] += report.wait_seconds
         if self.console.is_terminal:
             self._move(report, now)
         elif now - self._read >= self.plain_every and report.phase == "train":
@@ -47,7 +53,7 @@ class Progress(Observer):
             loss = sum(float(value) for value in report.losses.values())
             self.console.print(
                 f"epoch {report.epoch + 1}/{report.epochs}  "
-                f"batch {report.batch + 1}/{report.batches}  loss {loss:.3f}",
+                f"batch {report.batch + 1}/{report.batches}  loss {loss:.3f}  {self._wait()}",
                 highlight=False,
             )
 
@@ -74,7 +80,14 @@ class Progress(Observer):
         if report.phase == "train" and now - self._read >= self.every:
             self._read = now
             loss = sum(float(value) for value in report.losses.values())
-            self._bar.update(self._task, note=f"loss {loss:.3f}  lr {report.lr:.2e}")
+            self._bar.update(
+                self._task, note=f"loss {loss:.3f}  lr {report.lr:.2e}  {self._wait()}"
+            )
+
+    def _wait(self) -> str:
+        """The share of the time since the last reading that was spent waiting for batches."""
+        (seconds, waited), self._window = self._window, [0.0, 0.0]
+        return f"waits for data {min(waited / max(seconds, 1e-9), 1.0):.0%}"
 
     def epoch(self, report: EpochReport) -> None:
         """Prints the line that stays."""
@@ -82,7 +95,7 @@ class Progress(Observer):
         if not self._header:
             self._header = True
             self.console.print(
-                "   epoch      loss        AP      AP50      time   left", style="dim"
+                "   epoch      loss        AP      AP50      time   left  waits", style="dim"
             )
         seconds = report.train_seconds + report.eval_seconds
         self._seconds = [*self._seconds[-4:], seconds]
@@ -92,7 +105,7 @@ class Progress(Observer):
         for name in ("AP", "AP50"):
             value = report.metrics.get(name)
             line.append(f"{value:>10.3f}" if value is not None else f"{'-':>10}")
-        line.append(f"{_duration(seconds):>10}{_duration(left):>7}")
+        line.append(f"{_duration(seconds):>10}{_duration(left):>7}{report.data_wait:>7.0%}")
         if report.is_best:
             line.append("  best", style="green")
         self.console.print(line)

@@ -46,6 +46,7 @@ class TensorBoard(Observer):
         for name, value in report.metrics.items():
             self.writer.add_scalar(f"val/{name}", value, report.step)
         self.writer.add_scalar("train/images_per_second", report.images_per_second, report.step)
+        self.writer.add_scalar("train/data_wait", report.data_wait, report.step)
         self.writer.flush()
 
     def close(self) -> None:

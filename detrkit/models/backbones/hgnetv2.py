@@ -196,15 +196,17 @@ class Style:
 
 
 class Stem(nn.Module):
-    """Quarters the resolution. (B, 3, H, W) -> (B, out, ceil(H/4), ceil(W/4)).
+    """Quarters the resolution. (B, in, H, W) -> (B, out, ceil(H/4), ceil(W/4)).
 
     The 2×2 kernels have no padding of their own: a zero row and column are added below and right.
     """
 
-    def __init__(self, mid_channels: int, out_channels: int, style: Style) -> None:
+    def __init__(
+        self, mid_channels: int, out_channels: int, style: Style, in_channels: int = 3
+    ) -> None:
         super().__init__()
         mid = mid_channels
-        self.stem1 = style.conv(3, mid, 3, stride=2)
+        self.stem1 = style.conv(in_channels, mid, 3, stride=2)
         self.stem2a = style.conv(mid, mid // 2, 2)
         self.stem2b = style.conv(mid // 2, mid, 2)
         self.stem3 = style.conv(2 * mid, mid, 3, stride=2)
@@ -287,9 +289,11 @@ class HGStage(nn.Module):
         return self.blocks(self.downsample(x))
 
 
-@MODULES.register(paper="PP-HGNetV2, PaddleClas; as in D-FINE, arXiv:2410.13842")
+@MODULES.register(
+    share=("in_channels",), paper="PP-HGNetV2, PaddleClas; as in D-FINE, arXiv:2410.13842"
+)
 class HGNetv2(nn.Module):
-    """HGNetv2. images (B, 3, H, W) -> one map per entry of `return_idx`.
+    """HGNetv2. images (B, in, H, W) -> one map per entry of `return_idx`.
 
     The constructor never downloads: `pretrained`, `pretrained_url` and `local_model_dir` say
     what the trainer shall load.
@@ -309,6 +313,8 @@ class HGNetv2(nn.Module):
             None is True, and False for L, X and H.
         local_model_dir: where these weights are kept.
         act: activation of the convolutions.
+        in_channels: of the images. Other than 3, the first convolution trains even where the
+            stem is frozen: its weights are new.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
@@ -330,6 +336,7 @@ class HGNetv2(nn.Module):
         pretrained: bool | str | None = None,
         local_model_dir: str = "weight/hgnetv2/",
         act: str = "relu",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if name not in ARCHITECTURES:
@@ -346,6 +353,7 @@ class HGNetv2(nn.Module):
         if freeze_at is None:
             freeze_at = -1 if rtdetr else 0
         self.name = name
+        self.in_channels = in_channels
         self.return_idx = tuple(return_idx)
         self.out_channels = [stages[i].out_channels for i in return_idx]
         self.out_strides = [4 * 2**i for i in return_idx]
@@ -355,7 +363,7 @@ class HGNetv2(nn.Module):
         self.local_model_dir = local_model_dir
 
         style = Style(act, use_lab, rtdetr)
-        self.stem = Stem(*architecture.stem, style)
+        self.stem = Stem(*architecture.stem, style, in_channels)
         widths = [architecture.stem[1], *(stage.out_channels for stage in stages[:-1])]
         self.stages = nn.ModuleList(
             HGStage(width, stage, style) for width, stage in zip(widths, stages, strict=True)
@@ -368,11 +376,13 @@ class HGNetv2(nn.Module):
             self.stem.requires_grad_(False)
             frozen = freeze_at if rtdetr else 0 if freeze_stem_only else freeze_at + 1
             self.stages[:frozen].requires_grad_(False)
+            if in_channels != 3:
+                self.stem.stem1.conv.requires_grad_(True)
         if (not rtdetr) if freeze_norm is None else freeze_norm:
             freeze_batch_norm(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), finest first."""
+        """images (B, in, H, W) -> maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), finest first."""
         x = self.stem(images)
         maps = []
         for i in range(max(self.return_idx) + 1):  # nobody needs what comes after

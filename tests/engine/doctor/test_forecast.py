@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrkit.data.caching import Room
 from detrkit.engine.batch_size import BatchChoice
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import TrainFlags, load_with_flags
@@ -24,6 +25,7 @@ from detrkit.engine.doctor.forecast import (
 )
 from detrkit.engine.doctor.forecast_checks import (
     batch_check,
+    cache_check,
     disk_check,
     initial_share,
     loader_check,
@@ -52,7 +54,8 @@ from tests.engine.toy import tree
 
 GIB = 1 << 30
 GOOD = Forecast(
-    batch=8, measured=8, size=(640, 640), largest=(800, 800), boxes=12, step_seconds=1.0,
+    batch=8, measured=8, size=(640, 640), largest=(800, 800), boxes=12,
+    batch_bytes=8 * 800 * 800 * 3, step_seconds=1.0,
     largest_seconds=1.5, mean_seconds=1.25, memory=4 * GIB, memory_limit=16 * GIB, fitting=28,
     loader_rate=100.0, workers=2, eval_seconds=30.0, epochs=10, steps=100,
     checkpoint_bytes=100 << 20, weights_bytes=20 << 20, spread=1.1, cores=4, on_cpu=False,
@@ -136,7 +139,12 @@ def test_the_whole_run(place: Path, probe: StepProbe) -> None:
 
 
 def measured_values(found: Forecast) -> list[dict]:
-    checks = [step_check(found), memory_check(found), loader_check(found), time_check(found)]
+    checks = [
+        step_check(found),
+        memory_check(found),
+        loader_check(found, lambda _: []),
+        time_check(found),
+    ]
     return [check.to_dict() for check in checks]
 
 
@@ -221,19 +229,35 @@ def test_rates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "hint"),
-    [
-        ({}, Status.OK, ""),
-        ({"loader_rate": 3.0}, Status.WARNING, "--workers 4"),
-        ({"loader_rate": 3.0, "workers": 4}, Status.WARNING, "smaller image files"),
-        ({"loader_rate": 3.0, "workers": 0}, Status.WARNING, "--workers 4"),
-        ({"loader_rate": 3.0, "on_cpu": True}, Status.WARNING, "share the cores"),
-    ],
+    ("changes", "lost"),
+    [({}, 0.0), ({"loader_rate": 3.2}, 0.5), ({"loader_rate": 6.4, "workers": 0}, 0.5)],
 )
-def test_the_loader(changes: dict, status: Status, hint: str) -> None:
-    check = loader_check(replace(GOOD, **changes))
-    assert check.status is status
-    assert hint in check.hint
+def test_the_loader(changes: dict, lost: float) -> None:
+    asked: list[float] = []
+
+    def remedies(share: float) -> list[str]:
+        asked.append(share)
+        return ["--workers 4", "--cache ram"]
+
+    check = loader_check(replace(GOOD, **changes), remedies)
+    assert check.status is (Status.WARNING if lost else Status.OK)
+    assert asked == ([pytest.approx(lost)] if lost else [])
+    assert check.hint == ("--workers 4; or --cache ram" if lost else "")
+
+
+def test_loading_or_validation_that_fails() -> None:
+    failed = replace(GOOD, failures={"loader": "Bus error", "validation": "no such image"})
+    loader = loader_check(failed, lambda _: [])
+    assert loader.status is Status.PROBLEM
+    assert "Bus error" in loader.text
+    assert time_check(failed).status is Status.PROBLEM
+
+
+def test_a_cache_that_does_not_fit() -> None:
+    assert cache_check("ram", 3 * GIB, Room(8 * GIB, 2 * GIB)).status is Status.OK
+    check = cache_check("disk", 9 * GIB, Room(8 * GIB, 2 * GIB))
+    assert check.status is Status.PROBLEM
+    assert check.text == "decoded images take 9 GiB of 6 GiB of disk space"
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
-def gib(size: float) -> str:
-    """Bytes: "640 MiB", "23.5 GiB"."""
-    if size < 2**20:
-        return f"{size / 2**10:.0f} KiB"
-    if size < 0.95 * 2**30:
-        return f"{size / 2**20:.0f} MiB"
-    return f"{size / 2**30:.1f} GiB"
+
+def amount(size: float) -> str:
+    """Bytes: `12.5 GiB`, `300 MiB`."""
+    unit, one = next((u for u in _UNITS if size >= u[1]), _UNITS[-1])
+    return f"{float(f'{size / one:.3g}'):g} {unit}"
 
 
 def duration(seconds: float) -> str:
-    """ "0.42 s", "37 s", "7 min", "3.5 h", "12 days"."""
+    """`0.42 s`, `37 s`, `7 min`, `3.5 h`, `12 days`."""
     if seconds < 1:
         return f"{seconds:.2f} s"
     if seconds < 10:
@@ -26,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, thing: str) -> str:
-    """ "1 image", "12 images", "2 boxes", "3 classes"."""
+    """`1 image`, `12 images`, `2 boxes`, `3 classes`."""
     if number == 1:
         return f"1 {thing}"
     plural = thing + ("es" if thing.endswith(("s", "x", "match", "batch")) else "s")
@@ -34,7 +33,7 @@ def count(number: int, thing: str) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """ "12 %", "0.3 %", "none"."""
+    """`12 %`, `0.3 %`, `none`."""
     if not part:
         return "none"
     percent = 100 * part / max(whole, 1e-12)
