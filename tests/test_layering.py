@@ -1,4 +1,4 @@
-"""Imports point downwards only: cli, engine, the parts, the ground."""
+"""Imports point downwards only: cli, engine, analysis, the parts, the ground."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ LAYERS = {
     "models": 3,
     "losses": 3,
     "metrics": 3,
-    "convert": 4,
+    "report": 3,
     "drawing": 4,
-    "engine": 5,
-    "api": 6,
-    "cli": 7,
+    "convert": 4,
+    "analysis": 5,
+    "engine": 6,
+    "api": 7,
+    "cli": 8,
 }
 
 #: `Detections.draw` and `ClassMap` live below drawing; the method imports it when called.

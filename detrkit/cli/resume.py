@@ -6,7 +6,15 @@ from typing import Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, JsonOut
+from detrkit.cli.options import Data, Device, JsonOut, Plugins
+from detrkit.cli.processes import (
+    RESTARTS,
+    AutoResume,
+    Devices,
+    MaxRestarts,
+    Nproc,
+    run_in_processes,
+)
 
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
 # ruff: noqa: UP045
@@ -21,6 +29,8 @@ def resume(
     ],
     data: Data = None,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     workers: Annotated[
         Optional[int],
         typer.Option("-j", "--workers", metavar="N", help="Processes that load images."),
@@ -31,6 +41,9 @@ def resume(
             metavar="ram|disk|off", help="Where images are kept decoded.", show_default=False
         ),
     ] = None,
+    auto_resume: AutoResume = False,
+    max_restarts: MaxRestarts = RESTARTS,
+    plugin: Plugins = None,
     json: JsonOut = False,
 ) -> None:
     """Continue a run exactly where it stopped.
@@ -38,13 +51,25 @@ def resume(
     The result is the same as if it had never stopped, on a CPU bit for bit (as long as the
     number of threads is the same).
     Settings come from the checkpoint; --data, --device, --workers and --cache say what is
-    elsewhere on this machine.
+    elsewhere on this machine. --devices or --nproc may differ from before as long as they can
+    share the batch.
     """
+    numbers = run_in_processes(
+        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+    )
+
     from detrkit.cli import console
     from detrkit.cli.train import report
+    from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import resume as continue_run
+    from detrkit.registry import load_plugin
 
-    result = continue_run(
-        run, data=data, device=device, workers=workers, cache=cache, console=console.err
-    )
-    report(result, json)
+    with meet() as place:
+        for file in plugin or ():
+            load_plugin(file)
+        result = continue_run(
+            run, data=data, device=device, workers=workers, cache=cache, console=console.err,
+            devices=numbers,
+        )  # fmt: skip
+    if place.rank == 0:
+        report(result, json)

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates
+from detrkit.cli.processes import (
+    RESTARTS,
+    AutoResume,
+    Devices,
+    MaxRestarts,
+    Nproc,
+    run_in_processes,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +44,15 @@ Batch = Annotated[
         "-b",
         "--batch",
         metavar="N|auto",
-        help="Images per step; learning rates follow (square root). auto tries what fits.",
+        help="Images per step on all devices; learning rates follow (square root). "
+        "auto tries what fits.",
+    ),
+]
+Accumulate = Annotated[
+    Optional[int],
+    typer.Option(
+        metavar="K",
+        help="Split each batch into K parts that fit into memory; the gradient stays that of all.",
     ),
 ]
 Size = Annotated[
@@ -90,11 +106,14 @@ def train(
     val_fraction: ValFraction = None,
     epochs: Epochs = None,
     batch: Batch = None,
+    accumulate: Accumulate = None,
     size: Size = None,
     lr: LR = None,
     amp: Amp = None,
     use_amp: Annotated[bool, typer.Option("--use-amp", hidden=True)] = False,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     seed: Seed = None,
     workers: Workers = None,
     cache: Cache = None,
@@ -106,6 +125,8 @@ def train(
     ] = None,
     test_only: Annotated[bool, typer.Option("--test-only", hidden=True)] = False,
     output: Output = None,
+    auto_resume: AutoResume = False,
+    max_restarts: MaxRestarts = RESTARTS,
     update: Updates = None,
     plugin: Plugins = None,
     json: JsonOut = False,
@@ -115,6 +136,9 @@ def train(
     [bold]detrkit train quickstart[/] needs no data; [bold]detrkit train dfine_n_coco --data
     DIR[/] reads COCO, YOLO and Pascal VOC folders as they are. Everything goes to a new folder
     [bold]runs/NAME-N[/], which the last lines name.
+
+    Several GPUs: [bold]--devices 0,1[/]. Several machines: [bold]torchrun -m detrkit train …[/]
+    or Slurm's [bold]srun detrkit train …[/]. The batch is that of all devices together.
     """
     from detrkit.errors import UsageError
 
@@ -125,15 +149,31 @@ def train(
     if resume is not None:
         from detrkit.cli.resume import resume as continue_run
 
-        return continue_run(resume, data, device, workers, cache, json)
+        return continue_run(
+            resume,
+            data,
+            device,
+            devices,
+            nproc,
+            workers,
+            cache,
+            auto_resume,
+            max_restarts,
+            plugin,
+            json,
+        )
     from detrkit.engine.derive import TrainFlags, parse_batch
 
+    numbers = run_in_processes(
+        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+    )
     images = parse_batch(batch)
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
         batch=None if images == "auto" else images,
+        accumulate=accumulate,
         size=size,
         lr=lr,
         amp=amp,
@@ -147,7 +187,17 @@ def train(
     updates = [*(update or ())]
     if use_amp:
         updates.insert(0, "use_amp=True")
-    run(cfg, flags, updates, plugin, output, json, auto_batch=images == "auto")
+    run(
+        cfg,
+        flags,
+        updates,
+        plugin,
+        output,
+        json,
+        numbers,
+        auto_resume,
+        auto_batch=images == "auto",
+    )
 
 
 def run(
@@ -157,6 +207,8 @@ def run(
     plugin: Sequence[Path] | None,
     output: Path | None,
     json: bool,
+    devices: list[int] | None = None,
+    auto_resume: bool = False,
     *,
     auto_batch: bool = False,
 ) -> None:
@@ -166,19 +218,29 @@ def run(
 
     from detrkit.cli import console
     from detrkit.engine.derive import load_with_flags
+    from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import train as train_run
 
-    config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
-    if auto_batch:
-        from detrkit.engine.batch_size import choose_batch
-
-        choice = choose_batch(config)
-        logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
-        flags = replace(flags, batch=choice.batch)
+    with meet() as place:
         config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
-    arguments = {"config": cfg, "update": list(update), **asdict(flags)}
-    result = train_run(config, output=output, arguments=arguments, console=console.err)
-    report(result, json)
+        if auto_batch:
+            from detrkit.engine.batch_size import choose_batch
+
+            choice = choose_batch(config, place.world_size)
+            logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
+            flags = replace(flags, batch=choice.batch)
+            config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+        arguments = {"config": cfg, "update": list(update), **asdict(flags)}
+        result = train_run(
+            config,
+            output=output,
+            arguments=arguments,
+            console=console.err,
+            devices=devices,
+            auto_resume=auto_resume,
+        )
+    if place.rank == 0:
+        report(result, json)
 
 
 def report(result: RunResult, json: bool) -> None:

@@ -7,8 +7,17 @@ from typing import Annotated, Optional
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates, Weights
+from detrkit.cli.processes import (
+    RESTARTS,
+    AutoResume,
+    Devices,
+    MaxRestarts,
+    Nproc,
+    run_in_processes,
+)
 from detrkit.cli.train import (
     LR,
+    Accumulate,
     Amp,
     Batch,
     Cache,
@@ -43,15 +52,20 @@ def tune(
     val_fraction: ValFraction = None,
     epochs: Epochs = None,
     batch: Batch = None,
+    accumulate: Accumulate = None,
     size: Size = None,
     lr: LR = None,
     amp: Amp = None,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     seed: Seed = None,
     workers: Workers = None,
     cache: Cache = None,
     cache_size: CacheSize = None,
     output: Output = None,
+    auto_resume: AutoResume = False,
+    max_restarts: MaxRestarts = RESTARTS,
     update: Updates = None,
     plugin: Plugins = None,
     json: JsonOut = False,
@@ -65,11 +79,15 @@ def tune(
     from detrkit.engine.derive import TrainFlags, parse_batch
 
     images = parse_batch(batch)
+    numbers = run_in_processes(
+        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+    )
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
         batch=None if images == "auto" else images,
+        accumulate=accumulate,
         size=size,
         lr=lr,
         amp=amp,
@@ -81,4 +99,14 @@ def tune(
         tune=weights,
         class_map=class_map,
     )
-    _run(cfg, flags, update or [], plugin, output, json, auto_batch=images == "auto")
+    _run(
+        cfg,
+        flags,
+        update or [],
+        plugin,
+        output,
+        json,
+        numbers,
+        auto_resume,
+        auto_batch=images == "auto",
+    )

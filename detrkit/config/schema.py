@@ -30,8 +30,10 @@ class RunConfig:
         use_ema: average the weights.
         ema_decay, ema_warmups: only for files without an `ema` section.
         clip_max_norm: largest gradient norm; 0 does not clip.
-        sync_bn: batch norm over all devices.
-        find_unused_parameters: of DistributedDataParallel.
+        sync_bn: batch norm over the images of all devices.
+        find_unused_parameters: search for parameters without gradient in every step of a
+            distributed run; False: only where a trial shows that it is needed.
+        accumulate: parts in which a batch goes through the model; its size stays.
         num_classes: None: as the data set has.
         eval_spatial_size: (h, w) of the model's input.
         in_channels: C of the images: 3 for RGB, 1 for gray, another number for files with as
@@ -78,6 +80,7 @@ class RunConfig:
     clip_max_norm: float = 0.0
     sync_bn: bool = False
     find_unused_parameters: bool = False
+    accumulate: int = 1
     num_classes: int | None = None
     eval_spatial_size: tuple[int, int] | None = None
     in_channels: int = 3

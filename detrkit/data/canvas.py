@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from detrkit.data.pixels import Pixels, filled, mirror, warp
 from detrkit.structures.image_spec import stretched
@@ -157,6 +156,9 @@ class Canvas:
         if pixels.shape[:2] != size:
             if not pixels.flags.c_contiguous:
                 pixels = np.ascontiguousarray(pixels)
+            # imported where it is needed: it takes as long to import as torch itself
+            from torchvision.transforms.v2 import functional as F
+
             image = F.resize_image(torch.from_numpy(pixels).permute(2, 0, 1), list(size))
             pixels = image.permute(1, 2, 0).numpy()
         if self.mirrored and shrinks:

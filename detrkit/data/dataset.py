@@ -35,6 +35,8 @@ MAX_REPLACEMENTS = 20
 
 #: What may turn out to be wrong with an image when it is read.
 _MET = (None, FaultKind.CORRUPT_IMAGE, FaultKind.SIZE_MISMATCH, FaultKind.EXIF_ROTATION)
+#: Said by every process of a distributed run: each meets images of its own.
+_OF_ITS_OWN = {"every_process": True}
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -226,9 +228,9 @@ class DetectionDataset(Dataset[Sample]):
         FaultReport(f for f in faults if f.kind is not FaultKind.CORRUPT_IMAGE).log()
         for path in paths[:3]:
             outcome = "replaced by another" if self.training else "counted as without detections"
-            logger.warning("%s: unreadable image, %s", path, outcome)
+            logger.warning("%s: unreadable image, %s", path, outcome, extra=_OF_ITS_OWN)
         if len(paths) > 3:
-            logger.warning("… and %d more unreadable images", len(paths) - 3)
+            logger.warning("… and %d more unreadable images", len(paths) - 3, extra=_OF_ITS_OWN)
         return paths
 
 

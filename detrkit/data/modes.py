@@ -31,11 +31,11 @@ def from_pillow(
         WrongBands: it has not so many bands.
         ValueError: its mode cannot be converted, or it holds floats that are no picture.
     """
+    if channels in (None, 1) and _is_deep(image):
+        return _deep(image).astype(np.float32)[..., None]
     if channels in (None, 3):
         return _as_rgb(image)
     if channels == 1:
-        if _is_deep(image):
-            return _deep(image).astype(np.float32)[..., None]
         return np.array(image.convert("L"))[..., None]
     if image.mode in ("LA", "RGBA") and len(image.getbands()) == channels:
         return np.array(image)

@@ -25,7 +25,7 @@ from detrkit.engine.overheard import overheard
 from detrkit.engine.parts import batch_size_of, split_of
 from detrkit.engine.session import Session, open_session
 from detrkit.engine.step_probe import StepCost, StepProbe, attempt, give_back, largest_size
-from detrkit.errors import DetrkitError
+from detrkit.errors import DetrkitError, UsageError
 
 log = logging.getLogger("detrkit")
 
@@ -90,12 +90,24 @@ class BatchChoice:
         }
 
 
-def choose_batch(cfg: Config) -> BatchChoice:
+def choose_batch(cfg: Config, processes: int = 1) -> BatchChoice:
     """The batch for a run that is about to start.
 
+    Args:
+        cfg: of the run.
+        processes: of the run. Each would try on its own, and wait for the others in vain where
+            one of them is short of memory.
+
     Raises:
+        UsageError: there are several processes.
         DetrkitError: the data or the configuration is wrong, or not even one image fits.
     """
+    if processes > 1:
+        raise UsageError(
+            f"--batch auto tries on one device, but the run has {processes} processes",
+            hint="`detrkit doctor CFG --batch auto` finds the batch of one device; "
+            f"give {processes} times as much",
+        )
     with overheard():  # the run will say it
         session = open_session(cfg)
         probe = StepProbe(session)

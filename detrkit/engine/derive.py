@@ -36,6 +36,7 @@ class TrainFlags:
         val_fraction: share of the training images held out.
         epochs: passes over the training set.
         batch: images per step over all devices.
+        accumulate: parts in which a batch goes through the model.
         size: "640" or "480x640", height first.
         lr: main learning rate.
         amp: "bf16", "fp16" or "off".
@@ -52,6 +53,7 @@ class TrainFlags:
     val_fraction: float | None = None
     epochs: int | None = None
     batch: int | None = None
+    accumulate: int | None = None
     size: str | None = None
     lr: float | None = None
     amp: str | None = None
@@ -98,6 +100,7 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     for name, flag, low in (
         ("epochs", "--epochs", 1),
         ("batch", "--batch", 1),
+        ("accumulate", "--accumulate", 1),
         ("workers", "--workers", 0),
         ("cache_size", "--cache-size", 32),
     ):
@@ -110,6 +113,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("val_fraction", flags.val_fraction, "--val-fraction")
     if flags.seed is not None:
         put("seed", flags.seed, "--seed")
+    if flags.accumulate is not None:
+        put("accumulate", flags.accumulate, "--accumulate")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:

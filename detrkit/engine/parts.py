@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,8 +181,16 @@ def split_of(cfg: Config, name: str) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def batch_size_of(section: Mapping[str, Any], world_size: int = 1, default: int = 1) -> int:
+def batch_size_of(
+    section: Mapping[str, Any], world_size: int = 1, default: int = 1, *, even: bool = True
+) -> int:
     """Images per process and step: `batch_size`, or `total_batch_size` over all processes.
+
+    Args:
+        section: of a loader.
+        world_size: how many processes share a step.
+        default: where the section says nothing.
+        even: every process must get as many; in evaluation the last gets fewer.
 
     Raises:
         ConfigError: both or neither usable, or not divisible.
@@ -194,6 +203,37 @@ def batch_size_of(section: Mapping[str, Any], world_size: int = 1, default: int 
         )
     if total is None:
         return int(own if own is not None else default)
-    if int(total) % world_size:
-        raise ConfigError(f"total_batch_size {total} cannot be shared by {world_size} devices")
-    return int(total) // world_size
+    if int(total) % world_size and even:
+        below = int(total) // world_size * world_size
+        near = " or ".join(str(n) for n in (below, below + world_size) if n)
+        raise ConfigError(
+            f"total_batch_size {total} cannot be shared evenly by {world_size} processes",
+            hint=f"use --batch {near}, or another number of processes",
+        )
+    return math.ceil(int(total) / world_size)
+
+
+def with_total_batch(cfg: Config, world_size: int) -> Config:
+    """`batch_size`, which counts one process, as `total_batch_size`.
+
+    So a run keeps its batches when it is resumed by another number of processes.
+
+    Raises:
+        ConfigError: fewer images per process and step than `accumulate` parts.
+    """
+    values: dict[str, Any] = {}
+    for name in ("train_dataloader", "val_dataloader"):
+        section = split_of(cfg, name)
+        own = section.get("batch_size")
+        if own is not None and section.get("total_batch_size") is None:
+            values[f"{name}.total_batch_size"] = int(own) * world_size
+            values[f"{name}.batch_size"] = None
+    if values:
+        cfg = cfg.with_values(values, origin=f"batch_size of {world_size} processes")
+    images = batch_size_of(split_of(cfg, "train_dataloader"), world_size, default=4)
+    if not 1 <= cfg.run.accumulate <= images:
+        raise ConfigError(
+            f"accumulate: {cfg.run.accumulate} parts of {images} images per process and step",
+            hint="--accumulate splits the batch, it does not enlarge it: use a larger --batch",
+        )
+    return cfg

@@ -25,6 +25,7 @@ from detrkit.data.caching import (
     picture_folder,
 )
 from detrkit.data.dataset import DetectionDataset
+from detrkit.engine.distributed.group import is_main, shared, world_size
 from detrkit.engine.machine import free_space, look
 from detrkit.errors import ConfigError, DataError
 from detrkit.words import amount
@@ -86,12 +87,24 @@ def cache_pictures(session: Session, console: Console | None = None) -> None:
         console: where progress goes; None: nowhere.
 
     Raises:
-        ConfigError: see `cache_kind`.
+        ConfigError: see `cache_kind`; or memory, where several processes train.
         DataError: the training images do not fit. Those to validate on are then left out.
     """
     kind = cache_kind(session.config.run)
     if kind is None:
         return
+    if kind == "ram" and world_size() > 1:
+        raise ConfigError(
+            f"ram_cache would keep every picture {world_size()} times: processes of a run share "
+            "no memory",
+            hint="--cache disk: all read one copy, which stays in memory as long as there is room",
+        )
+    shared(lambda: _cache_all(session, kind, console))
+    if not is_main():  # finds the folder full
+        _cache_all(session, kind, None)
+
+
+def _cache_all(session: Session, kind: CacheKind, console: Console | None) -> None:
     train = session.train.dataset
     limit, longest = train.max_side, max(session.image_spec.size)
     if limit is not None and limit < longest:

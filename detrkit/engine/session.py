@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
 from detrkit.engine.derive import derive_schedule
+from detrkit.engine.distributed.group import is_main, own_device, rank, shared, world_size
+from detrkit.engine.distributed.replicas import replicated
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
@@ -36,11 +39,11 @@ from detrkit.engine.parts import (
     image_spec_of,
     load_pretrained_backbone,
     split_of,
+    with_total_batch,
 )
 from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
-from detrkit.engine.runtime import choose_device
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.weights import load_weights, read_checkpoint
 from detrkit.errors import ConfigError, DataError
@@ -60,6 +63,7 @@ class Session:
         config: with `num_classes`, `seed` and the schedule filled in.
         train, val: loaders; `val` is None when there is nothing to validate on.
         class_map, image_spec, plan, device, precision, seed: what follows from both.
+        accumulate: parts in which a batch goes through the model.
     """
 
     config: Config
@@ -71,17 +75,22 @@ class Session:
     device: torch.device
     precision: Precision
     seed: int
+    accumulate: int = 1
 
 
 def open_session(cfg: Config) -> Session:
     """Reads the data and derives everything that depends on it.
 
+    Of several processes each calls it and gets its share of the data.
+
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
     cfg = with_absolute_paths(cfg)
-    device = choose_device(cfg.run.device or None)
-    seed = cfg.run.seed if cfg.run.seed is not None else secrets.randbelow(2**31)
+    device = own_device(cfg.run.device or None)
+    seed = cfg.run.seed
+    if seed is None:
+        seed = shared(lambda: secrets.randbelow(2**31))
     return session_of(cfg, *open_data(cfg, seed), seed, device)
 
 
@@ -111,6 +120,7 @@ def session_of(
         log.info("num_classes: %d, as the data set has (not %s)", len(class_map), run.num_classes)
     cfg = cfg.with_values({"num_classes": len(class_map)}, origin="data set")
     cfg = cfg.with_values({"seed": seed}, origin="drawn" if run.seed is None else "seed")
+    cfg = with_total_batch(cfg, world_size())
     batches = len(loader_of(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
@@ -130,6 +140,7 @@ def session_of(
         device=device,
         precision=Precision.choose(run.amp, run.use_amp, device),
         seed=seed,
+        accumulate=run.accumulate,
     )
 
 
@@ -272,7 +283,7 @@ def loader_of(
     collate = section.get("collate_fn")
     return build_loader(
         dataset,
-        batch_size=batch_size_of(section, default=4),
+        batch_size=batch_size_of(section, world_size(), default=4, even=training),
         shuffle=bool(section.get("shuffle", training)),
         seed=seed,
         num_workers=int(section.get("num_workers", 0)),
@@ -280,6 +291,10 @@ def loader_of(
         collate=build_component(cfg, collate) if collate else None,
         pin_memory=device.type == "cuda",
         device=device,
+        rank=rank(),
+        world_size=world_size(),
+        training=training,
+        least=cfg.run.accumulate,
     )
 
 
@@ -291,9 +306,11 @@ def start_model(session: Session, *, fresh: bool = True) -> tuple[nn.Module, Loa
         fresh: start from pretrained or tuning weights; False when a checkpoint will be loaded.
 
     Returns:
-        The model, and what was loaded from the tuning weights, if any.
+        The model, and what was loaded from the tuning weights, if any. Only the main process
+        loads; the others get its weights in `build_trainer`.
     """
     model = build_model(session.config, seed=session.seed)
+    fresh = fresh and is_main()
     report = _start_weights(model, session.config, session.class_map) if fresh else None
     return model.to(session.device), report
 
@@ -314,10 +331,22 @@ def build_trainer(
     """
     cfg, run = session.config, session.config.run
     average = session.plan.ema
+    criterion = build_criterion(cfg).to(session.device)
+    optimizer = build_optimizer(cfg.get("optimizer"), model)
+    ema = ModelEMA(model, average.decay, average.warmups, average.start) if average else None
+    replica = replicated(
+        model,
+        criterion,
+        device=session.device,
+        size=session.image_spec.size,
+        sync_bn=run.sync_bn,
+        find_unused=run.find_unused_parameters,
+        autocast=partial(session.precision.autocast, session.device),
+    )
     return Trainer(
-        model=model,
-        criterion=build_criterion(cfg).to(session.device),
-        optimizer=build_optimizer(cfg.get("optimizer"), model),
+        model=replica,
+        criterion=criterion,
+        optimizer=optimizer,
         loader=session.train,
         plan=session.plan,
         keeper=Keeper(
@@ -327,14 +356,17 @@ def build_trainer(
             class_map=session.class_map,
             image_spec=session.image_spec,
             every=run.checkpoint_freq,
+            writes=is_main(),
         ),
         device=session.device,
         evaluator=build_evaluator(session),
-        ema=ModelEMA(model, average.decay, average.warmups, average.start) if average else None,
+        ema=ema,
         precision=session.precision,
         clip_max_norm=run.clip_max_norm,
         observers=observers,
         seed=session.seed,
+        rank=rank(),
+        accumulate=session.accumulate,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.distributed.group import gathered, is_distributed, shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,16 @@ class TrainState:
             self.loss_sums = self.loss_sums.to(values.device) + values
         self.images += images
 
+    def average(self) -> None:
+        """Makes the sums those of all processes on average. Every process must call it."""
+        if not is_distributed() or self.loss_sums is None:
+            return
+        sums = dict(zip(self.loss_names, self.loss_sums.tolist(), strict=True))
+        everyone = gathered(sums)
+        sums = shared(lambda: _averages(everyone or []))
+        self.loss_names = list(sums)
+        self.loss_sums = torch.tensor(list(sums.values()), dtype=torch.float32)
+
     def mean_losses(self) -> dict[str, float]:
         """Mean of each term over the epoch's steps, and `loss`, their sum."""
         if self.loss_sums is None or self.batch == 0:
@@ -118,3 +129,9 @@ class TrainState:
         state = cls(**{k: v for k, v in data.items() if k in known})
         state.loss_sums = None if sums is None else torch.tensor(sums, dtype=torch.float32)
         return state
+
+
+def _averages(sums: list[dict[str, float]]) -> dict[str, float]:
+    """Term by term; one that a process lacks counts as zero there."""
+    names = dict.fromkeys(name for own in sums for name in own)
+    return {name: sum(own.get(name, 0.0) for own in sums) / len(sums) for name in names}

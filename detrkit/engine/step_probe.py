@@ -110,6 +110,7 @@ class StepProbe:
             torch.OutOfMemoryError, RuntimeError: it does not fit; see `is_out_of_memory`.
         """
         batch = worst_batch(self.session, count, size)
+        self.trainer.accumulate = min(self.session.accumulate, count)
         self._reset_peak()
         times: list[float] = []
         with fixed_order(self.session.device):  # as in training

@@ -5,6 +5,10 @@ What changes the training (stages, schedule, averaged weights, checkpoints) is n
 (seed, step, rank), and the order of the data one of (seed, epoch): a run that was interrupted
 anywhere continues to the same weights, bit for bit on a CPU with the same number of
 threads.
+
+Of several processes each runs this loop on its share of every batch. They decide alike because
+they see the same numbers: metrics come from the main process, and a wish to stop or to save
+becomes known to all at the same step. Only the main process writes.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,12 +27,23 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from detrkit.engine.amp import Precision, upcast
+from detrkit.engine.accumulation import Backward
+from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.data_wait import DataWait
+from detrkit.engine.distributed.agreement import Agreement
+from detrkit.engine.distributed.group import (
+    barrier,
+    copy_from_main,
+    is_main,
+    shared,
+    world_size,
+)
+from detrkit.engine.distributed.meeting import agreed
+from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.divergence import Watch
 from detrkit.engine.ema import ModelEMA
-from detrkit.engine.interrupt import InterruptGuard
+from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.optim import set_lr_factor
@@ -73,6 +89,7 @@ class Trainer:
         clip_max_norm: gradients are scaled down to this norm; 0: never.
         observers: watch.
         seed, rank: randomness of a step.
+        accumulate: parts in which a batch goes through the model.
         state: where the run stands.
     """
 
@@ -90,11 +107,13 @@ class Trainer:
     observers: Sequence[Observer] = ()
     seed: int = 0
     rank: int = 0
+    accumulate: int = 1
     state: TrainState = field(default_factory=TrainState)
 
     def __post_init__(self) -> None:
         self.scaler: GradScaler = self.precision.scaler(self.device)
         self.guard = InterruptGuard()
+        self.wishes = Agreement()
         self.watch = Watch(
             every=1 if self.device.type == "cpu" else 10,
             # with a loss scaler infinite gradients are normal: the step is left out
@@ -120,11 +139,12 @@ class Trainer:
                         self.enter(stage)
                     self.train_epoch(stage)
                     self.finish_epoch(stage, self.run_evaluation())
-            except (_Stop, KeyboardInterrupt) as stop:
+            except (Stop, KeyboardInterrupt) as stop:
                 self._save_interrupted(stop)
             finally:
                 for observer in self.observers:
                     observer.close()
+            self.wishes.settle()
         return self.state
 
     def enter(self, stage: Stage) -> None:
@@ -147,7 +167,7 @@ class Trainer:
             batch = batch.to(self.device, non_blocking=True)
             losses, norm = self.train_step(batch)
             self.watch.look(state.step, losses, norm, batch.targets)
-            state.add(losses, len(batch))
+            state.add(losses, len(batch) * world_size())
             now = time.perf_counter()
             seconds, started = now - started, now
             wait = self.waits.take()
@@ -158,10 +178,11 @@ class Trainer:
             state.step += 1
             state.schedule_step += 1
             state.rate_step = None
+            stop, save = self.wishes(self.guard.requested, self.keeper.is_due())
             if state.batch < len(self.loader):
-                if self.guard.requested:
-                    raise _Stop
-                if self.keeper.is_due():
+                if stop:
+                    raise Stop
+                if save:
                     self.watch.check()
                     self.keeper.save_last(self.snapshot())
         self.watch.check()
@@ -173,12 +194,14 @@ class Trainer:
         Returns:
             The weighted losses (detached), and the gradient norm before clipping.
         """
-        seed_step(self.seed, self.state.step, self.rank)
-        with self.autocast():
-            outputs = self.model(batch.images, batch.targets)
-        losses = self.criterion(upcast(outputs), batch.targets, epoch=self.state.epoch)  # float32
-        loss = torch.stack(list(losses.values())).sum()
-        self.scaler.scale(loss).backward()
+        backward = Backward(
+            self.model,
+            self.criterion,
+            self.autocast,
+            self.scaler,
+            partial(seed_step, self.seed, self.state.step, self.rank),
+        )
+        losses = backward(batch, self.accumulate, self.state.epoch)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
         position = self.state.rate_step
@@ -188,9 +211,9 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema:
+        if self.ema and is_main():
             self.ema.update(unwrapped(self.model))
-        return {name: value.detach() for name, value in losses.items()}, norm
+        return losses, norm
 
     def run_evaluation(self) -> dict[str, float]:
         """Metrics of the averaged weights; empty without validation data."""
@@ -198,6 +221,7 @@ class Trainer:
             return {}
         started = time.perf_counter()
         model = self.ema.module if self.ema else unwrapped(self.model)
+        copy_from_main(model.state_dict().values())
         metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
@@ -205,6 +229,7 @@ class Trainer:
     def finish_epoch(self, stage: Stage, metrics: dict[str, float]) -> None:
         """Records the epoch, keeps checkpoints, and goes back where the plan says so."""
         state = self.state
+        state.average()
         verdict = state.judge(metrics)
         report = self._epoch_report(stage, metrics, verdict.is_best)
         last_epoch = state.epoch + 1 == self.plan.epochs
@@ -225,7 +250,7 @@ class Trainer:
 
     def restart(self) -> None:
         """Back to the full state of the best epoch of stage 1; the epoch goes on counting."""
-        kept = self.keeper.load_best_stage1()
+        kept = shared(self.keeper.load_best_stage1)
         if kept is None:
             return
         self._restore(kept)
@@ -236,7 +261,8 @@ class Trainer:
             self.state.rate_step = position
 
     def snapshot(self, metrics: Mapping[str, float] | None = None) -> Checkpoint:
-        """The whole state, for a checkpoint."""
+        """The whole state, for a checkpoint. Every process must call it."""
+        self.state.average()
         return Checkpoint(
             model=unwrapped(self.model).state_dict(),
             ema=self.ema.state_dict() if self.ema else None,
@@ -268,17 +294,19 @@ class Trainer:
 
     def _save_interrupted(self, stop: BaseException) -> None:
         # A second Ctrl-C breaks off in the middle of a step: that state is worth nothing.
-        clean = isinstance(stop, _Stop)
+        clean = isinstance(stop, Stop)
         if clean:
             self.watch.check()
             self.keeper.save_last(self.snapshot())
+            barrier()  # whoever leaves first ends the others' connections
         where = f"epoch {self.state.epoch + 1}, batch {self.state.batch}/{len(self.loader)}"
-        raise Interrupted(
+        error = Interrupted(
             f"interrupted in {where}" + ("; the state is saved" if clean else ""),
             hint=f"continue with: detrkit resume {self.keeper.directory}"
             if self.keeper.can_resume()
             else "nothing was saved yet",
-        ) from None
+        )
+        raise (agreed(error) if clean else error) from None
 
     # -- small things -------------------------------------------------------------------------
 
@@ -299,7 +327,7 @@ class Trainer:
             yield from self.loader
         except RuntimeError:
             if self.guard.requested:
-                raise _Stop from None
+                raise Stop from None
             raise
 
     def _tell_step(
@@ -330,7 +358,7 @@ class Trainer:
 
     def _tell_evaluation(self, done: int, batches: int) -> None:
         if self.guard.requested:
-            raise _Stop
+            raise Stop
         report = StepReport("val", self.state.epoch, self.plan.epochs, done - 1, batches)
         for observer in self.observers:
             observer.step(report)
@@ -357,15 +385,3 @@ class Trainer:
             memory_gib=memory,
             step=state.step,
         )
-
-
-class _Stop(Exception):
-    """Leave the loop at a place where the state is whole."""
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or itself."""
-    inner = getattr(model, "module", None)
-    if isinstance(model, nn.parallel.DistributedDataParallel) and isinstance(inner, nn.Module):
-        return inner
-    return model

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,10 @@ from rich.console import Console
 from detrkit.config import Config
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
+from detrkit.engine.distributed.group import is_main, shared, together, world_size
+from detrkit.engine.distributed.meeting import meet, told
+from detrkit.engine.distributed.replicas import unwrapped
+from detrkit.engine.earlier_run import find_earlier_run
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.machine import look
 from detrkit.engine.observers import (
@@ -42,6 +49,7 @@ from detrkit.engine.session import (
     resume_config,
     start_model,
 )
+from detrkit.engine.state import TrainState
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import UsageError, WeightsError
 
@@ -89,29 +97,48 @@ def train(
     output: str | Path | None = None,
     arguments: dict[str, Any] | None = None,
     console: Console | None = None,
+    devices: Sequence[int] | None = None,
+    auto_resume: bool = False,
 ) -> RunResult:
     """Trains from the beginning, in a new folder.
+
+    In a process that `torchrun`, `srun` or detrkit's launcher started, together with the others.
 
     Args:
         cfg: configuration; `tuning` names weights to start from.
         output: folder; default `output_dir` of the configuration, else `runs/<name>-<n>`.
         arguments: what the user asked for; kept in `args.json`.
         console: where progress goes; None: nowhere.
+        devices: GPUs of the processes on this machine.
+        auto_resume: continue the run that the same arguments began and did not end, if any.
 
     Raises:
         DetrkitError: its children say what went wrong.
     """
-    session = open_session(cfg)
-    model, loaded = start_model(session)
-    cache_pictures(session, console)
-    # everything that a user can get wrong was read by now: a failed start leaves no folder
-    directory = RunDirectory.create(cfg.name, output or cfg.run.output_dir)
-    directory.write_start(session.config.dump(), arguments or {})
-    trainer = build_trainer(session, model, directory, _observers(session, directory, console))
-    if loaded is not None:
-        log.info("%s", loaded.describe())
-    _announce(session, trainer, directory)
-    return _run(session, trainer, directory, loaded)
+    output = output or cfg.run.output_dir
+    with together(cfg.run.device or None, devices):
+        find = partial(find_earlier_run, cfg.name, output, arguments or {})
+        earlier = shared(find) if auto_resume else None
+        if earlier is not None and earlier.checkpoint is not None:
+            last = earlier.checkpoint
+            if earlier.is_finished:
+                return shared(partial(_finished, earlier.directory, last))
+            return _continue(earlier.directory, last, earlier.directory.last, {}, console)
+        session = open_session(cfg)
+        model, loaded = start_model(session)
+        cache_pictures(session, console)
+        # everything that a user can get wrong was read by now: a failed start leaves no folder
+        create = partial(RunDirectory.create, cfg.name, output)
+        directory = earlier.directory if earlier is not None else shared(create)
+        with _owned(directory):
+            if is_main():
+                directory.write_start(session.config.dump(), arguments or {})
+            observers = _observers(session, directory, console)
+            trainer = build_trainer(session, model, directory, observers)
+            if loaded is not None:
+                log.info("%s", loaded.describe())
+            _announce(session, trainer, directory)
+            return _run(session, trainer, directory, loaded)
 
 
 def resume(
@@ -122,8 +149,11 @@ def resume(
     workers: int | None = None,
     cache: str | None = None,
     console: Console | None = None,
+    devices: Sequence[int] | None = None,
 ) -> RunResult:
     """Continues a run in its folder, exactly where it stopped.
+
+    The number of processes may be another than before, as long as they can share the batch.
 
     Args:
         path: the run's folder, or a checkpoint in it (`last.pth`, `epoch_0012.pth`).
@@ -131,18 +161,50 @@ def resume(
         device, workers: of this machine, if others than before.
         cache: where images are kept decoded, if elsewhere than before: "ram", "disk" or "off".
         console: where progress goes; None: nowhere.
+        devices: GPUs of the processes on this machine.
 
     Raises:
         UsageError: there is nothing to resume.
         WeightsError: the checkpoint cannot be read or holds only weights.
     """
+    with meet() as place:
+        found = _to_continue(path) if place.rank == 0 else None
+        chosen = told("device", lambda: device or _device_of(found, place.world_size))
+        with together(chosen or None, devices):
+            continued = shared(lambda: found)
+            assert continued is not None
+            directory, file, checkpoint = continued
+            moved: dict[str, Any] = {}
+            if data is not None:
+                moved["data"] = data
+            if device is not None:
+                moved["device"] = device
+            if workers is not None:
+                for loader in ("train_dataloader", "val_dataloader"):
+                    moved[f"{loader}.num_workers"] = workers
+            if cache is not None:
+                moved |= _moved_cache(resume_config(checkpoint, file), cache)
+            return _continue(directory, checkpoint, file, moved, console)
+
+
+def _to_continue(path: str | Path) -> tuple[RunDirectory, Path, Checkpoint]:
     directory = RunDirectory.open(path)
     file = Path(path) if Path(path).is_file() else directory.last
     if not file.is_file():
         raise UsageError(
             f"{directory} has no last.pth: nothing was saved yet", hint="start it again"
         )
-    checkpoint = Checkpoint.load(file)
+    return directory, file, Checkpoint.load(file)
+
+
+def _continue(
+    directory: RunDirectory,
+    checkpoint: Checkpoint,
+    file: Path,
+    moved: Mapping[str, Any],
+    console: Console | None,
+) -> RunResult:
+    """Goes on from a checkpoint of a run. `moved`: values of the configuration that are new."""
     if not checkpoint.can_resume:
         raise WeightsError(
             f"{file} holds weights only, without the optimizer",
@@ -150,16 +212,7 @@ def resume(
             "or start a new run from the weights: detrkit tune CFG --weights FILE",
         )
     cfg = resume_config(checkpoint, file)
-    moved: dict[str, Any] = {"tuning": None}
-    if data is not None:
-        moved["data"] = data
-    if device is not None:
-        moved["device"] = device
-    if workers is not None:
-        moved["train_dataloader.num_workers"] = moved["val_dataloader.num_workers"] = workers
-    if cache is not None:
-        moved |= _moved_cache(cfg, cache)
-    session = open_session(cfg.with_values(moved, origin="resume"))
+    session = open_session(cfg.with_values({"tuning": None, **moved}, origin="resume"))
     if checkpoint.class_map is not None and session.class_map != checkpoint.class_map:
         raise UsageError(
             f"the data set's classes are not those of {directory}: "
@@ -176,12 +229,25 @@ def resume(
         )
     model, _ = start_model(session, fresh=False)
     cache_pictures(session, console)
-    observers = _observers(session, directory, console, epoch, step)
-    trainer = build_trainer(session, model, directory, observers)
-    trainer.resume(checkpoint)
-    state = trainer.state
-    log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
-    return _run(session, trainer, directory, None)
+    with _owned(directory):
+        observers = _observers(session, directory, console, epoch, step)
+        trainer = build_trainer(session, model, directory, observers)
+        trainer.resume(checkpoint)
+        state = trainer.state
+        log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
+        return _run(session, trainer, directory, None)
+
+
+def _device_of(found: tuple[RunDirectory, Path, Checkpoint] | None, processes: int) -> str:
+    """The device that the run was begun on, if the user named one; its kind for several."""
+    assert found is not None
+    device = str((found[2].config or {}).get("device") or "")
+    return device if processes == 1 else device.partition(":")[0]
+
+
+def _owned(directory: RunDirectory) -> AbstractContextManager[None]:
+    """Keeps others out of the folder, in the process that writes to it."""
+    return directory.locked() if is_main() else nullcontext()
 
 
 def _moved_cache(cfg: Config, cache: str) -> dict[str, Any]:
@@ -202,6 +268,8 @@ def _observers(
     first_epoch: int = 0,
     first_step: int = 0,
 ) -> list[Observer]:
+    if not is_main():
+        return []
     drawn = frozenset({0, *(stage.first for stage in session.plan.stages)})
     observers: list[Observer] = [
         JSONLog(directory.log, first_epoch),
@@ -244,12 +312,13 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
         height,
         width,
     )
+    processes = f"{world_size()} processes with {session.device.type}"
     log.info(
         "%d epochs of %d batches of %d on %s, amp %s, seed %d -> %s",
         session.plan.epochs,
         session.plan.batches_per_epoch,
-        session.train.batch_size,
-        session.device,
+        session.train.schedule.step_size,
+        processes if world_size() > 1 else session.device,
         session.precision.amp,
         session.seed,
         directory,
@@ -262,6 +331,17 @@ def _run(
     session: Session, trainer: Trainer, directory: RunDirectory, loaded: LoadReport | None
 ) -> RunResult:
     state = trainer.fit()
+    # behind `shared`, the others wait for the picture: an early end would look like a failure
+    return shared(lambda: _result(session, trainer, directory, state, loaded))
+
+
+def _result(
+    session: Session,
+    trainer: Trainer,
+    directory: RunDirectory,
+    state: TrainState,
+    loaded: LoadReport | None,
+) -> RunResult:
     best = Checkpoint.load(directory.best)
     return RunResult(
         directory=directory.path,
@@ -274,12 +354,27 @@ def _run(
     )
 
 
+def _finished(directory: RunDirectory, last: Checkpoint) -> RunResult:
+    """The result of a run that has ended before."""
+    log.info("%s is finished", directory)
+    best = Checkpoint.load(directory.best)
+    picture = directory.picture
+    return RunResult(
+        directory=directory.path,
+        best=directory.best,
+        epochs=int(last.position["epoch"]),
+        best_epoch=int(last.position["best_epoch"]),
+        metrics=best.metrics,
+        picture=picture if picture.is_file() else None,
+    )
+
+
 def _final_picture(
     session: Session, trainer: Trainer, directory: RunDirectory, best: Checkpoint
 ) -> Path | None:
     if session.val is None:
         return None
-    model = trainer.ema.module if trainer.ema else trainer.model
+    model = trainer.ema.module if trainer.ema else unwrapped(trainer.model)
     model.load_state_dict(best.weights)
     try:
         return detections_picture(
@@ -288,7 +383,7 @@ def _final_picture(
             build_postprocessor(session.config),
             session.class_map,
             session.image_spec,
-            directory.path / "detections.jpg",
+            directory.picture,
         )
     except Exception as error:
         # the run is done and saved; a picture must not make it look failed

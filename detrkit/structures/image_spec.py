@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from detrkit.errors import ConfigError
 
@@ -110,6 +109,9 @@ class ImageSpec:
         h, w = self.content_size((image.shape[-2], image.shape[-1]))
         image = stretched(image, (h, w))
         if (h, w) != self.size:
+            # imported where it is needed: it takes as long to import as torch itself
+            from torchvision.transforms.v2 import functional as F
+
             pad = [0, 0, self.size[1] - w, self.size[0] - h]
             image = F.pad_image(image, pad, fill=[float(self.pad_value)])
         return image

@@ -90,6 +90,12 @@ def test_four_bands_from_weights_of_three(
         assert shown.size == (64, 64)
         assert np.asarray(shown).std() > 20
 
+    detector = detrkit.load(best, device="cpu")
+    name = data / "images" / "001.npy"
+    from_file, from_array = detector.predict(name, conf=0), detector.predict(np.load(name), conf=0)
+    np.testing.assert_array_equal(from_file.boxes_xyxy, from_array.boxes_xyxy)
+    assert from_file.draw().size == (64, 64)
+
     write_coco(tmp_path / "rgb")
     result = run("eval", "-w", best, "--data", tmp_path / "rgb", "--device", "cpu")
     assert result.code == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import struct
 import sys
@@ -23,7 +22,7 @@ from detrkit.data.images import read_header, read_image
 from detrkit.data.modes import from_pillow
 from detrkit.data.unreadable import MAX_PIXELS
 from detrkit.errors import DataError, UsageError
-from tests.data.conftest import save_image
+from tests.data.conftest import hostile_table, save_image
 
 RED, GREEN, BLUE = (200, 40, 30), (20, 180, 60), (10, 60, 220)
 
@@ -453,15 +452,23 @@ def test_too_little_memory_is_an_unreadable_image(
         read_image(path)
 
 
+# One way to read ---------------------------------------------------------------------------------
+
+
+def test_nothing_else_opens_images(repository: Path) -> None:
+    """`convert` writes smaller copies in the format of the source; all else reads here."""
+    package = repository / "detrkit"
+    own = {"data/images.py", "data/pixels.py", "convert/resizing.py"}
+    direct = re.compile(r"\bImage\.open\(|\bcv2\.im(read|decode)|torchvision\.io")
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if direct.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == own
+
+
 # Real files --------------------------------------------------------------------------------------
-
-
-def hostile_table(folder: Path) -> dict[str, str]:
-    """File name -> what Pillow does with it, from the set's own table."""
-    with open(folder / "table.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    pillow_column = next(key for key in rows[0] if "pillow" in key.lower())
-    return {row["file"]: row[pillow_column] for row in rows}
 
 
 def test_hostile_images_are_read_or_refused_as_their_table_says(

@@ -284,6 +284,7 @@ def _constant_rate(probe: StepProbe) -> None:
         group["initial_lr"] *= max(RATE / highest, 1.0) if highest else 1.0
     trainer.plan = replace(trainer.plan, schedule=LRSchedule(ConstantCurve()))
     trainer.ema = None
+    trainer.accumulate = 1
 
 
 class _Exam:
