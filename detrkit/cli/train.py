@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -98,6 +98,15 @@ Tune = Annotated[
         "-t", "--tune", metavar="FILE|URL", help="Start from these weights, head by class name."
     ),
 ]
+Loggers = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--logger",
+        metavar="NAME",
+        help="Also log to wandb or mlflow (`pip install 'detrkit\\[loggers]'`); repeatable.",
+        show_default=False,
+    ),
+]
 
 
 def train(
@@ -119,6 +128,7 @@ def train(
     cache: Cache = None,
     cache_size: CacheSize = None,
     tune: Tune = None,
+    logger: Loggers = None,
     resume: Annotated[
         Optional[str],
         typer.Option("-r", "--resume", metavar="RUN|CKPT", help="Same as `detrkit resume`."),
@@ -183,6 +193,7 @@ def train(
         cache=cache,
         cache_size=cache_size,
         tune=tune,
+        loggers=tuple(logger or ()),
     )
     updates = [*(update or ())]
     if use_amp:
@@ -246,16 +257,31 @@ def run(
 def report(result: RunResult, json: bool) -> None:
     """Prints what a run reached and where it is."""
     from detrkit.cli import console
+    from detrkit.engine.observers.progress import duration
 
     if json:
         console.print_json("train", result.to_dict())
         return
     out = console.out
     if result.metrics:
-        names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-        numbers = [f"{n} {result.metrics[n]:.3f}" for n in names if result.metrics.get(n, -1) >= 0]
-        out.print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {'  '.join(numbers)}")
-    out.print(f"weights     {result.best}", soft_wrap=True)
-    if result.picture:
-        out.print(f"detections  {result.picture}", soft_wrap=True)
+        shown = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
+        sizes = {"APs": "small", "APm": "medium", "APl": "large"}
+        best = f"best epoch {result.best_epoch + 1} of {result.epochs}"
+        out.print(f"{best}: {_numbers(result.metrics, shown)}")
+        if by_size := _numbers(result.metrics, sizes):
+            out.print(f"AP by size  {by_size}")
+    out.print(f"time        {duration(result.seconds)} for {result.epochs} epochs")
+    for name, path in result.files.items():
+        out.print(f"{name:<11} {path}", soft_wrap=True)
+    for name, link in result.links.items():
+        out.print(f"{name:<11} {link}", soft_wrap=True)
     out.print(f"next        detrkit infer -w {result.best} IMAGE", soft_wrap=True)
+
+
+def _numbers(metrics: Mapping[str, float], labels: Mapping[str, str]) -> str:
+    """`AP 0.512  AP50 0.693`; what COCO leaves undefined (-1) is left out."""
+    return "  ".join(
+        f"{label} {metrics[name]:.3f}"
+        for name, label in labels.items()
+        if metrics.get(name, -1) >= 0
+    )

@@ -23,6 +23,7 @@ from detrkit.cli.train import (
     Cache,
     CacheSize,
     Epochs,
+    Loggers,
     Seed,
     Size,
     ValFraction,
@@ -63,6 +64,7 @@ def tune(
     workers: Workers = None,
     cache: Cache = None,
     cache_size: CacheSize = None,
+    logger: Loggers = None,
     output: Output = None,
     auto_resume: AutoResume = False,
     max_restarts: MaxRestarts = RESTARTS,
@@ -98,6 +100,7 @@ def tune(
         cache_size=cache_size,
         tune=weights,
         class_map=class_map,
+        loggers=tuple(logger or ()),
     )
     _run(
         cfg,

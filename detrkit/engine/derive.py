@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrkit.config import Config, Flag, load_config
+from detrkit.config.schema import LOGGERS
 from detrkit.engine.automatic import automatic, epoch_values
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class TrainFlags:
         cache_size: longest side of images in it.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
+        loggers: where curves go as well; each one name, or several with commas between.
     """
 
     data: str | None = None
@@ -64,6 +66,7 @@ class TrainFlags:
     cache_size: int | None = None
     tune: str | None = None
     class_map: str | None = None
+    loggers: tuple[str, ...] = ()
 
 
 def load_with_flags(
@@ -115,6 +118,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("seed", flags.seed, "--seed")
     if flags.accumulate is not None:
         put("accumulate", flags.accumulate, "--accumulate")
+    if flags.loggers:
+        put("loggers", _loggers(flags.loggers, cfg), "--logger")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:
@@ -156,6 +161,18 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         if factor is not None:
             _scale_rates(put, cfg, factor, "--batch")
     return values
+
+
+def _loggers(flags: Sequence[str], cfg: Config) -> list[str]:
+    """The configuration's loggers and those of the flags."""
+    asked = [name.strip() for flag in flags for name in flag.split(",") if name.strip()]
+    for name in asked:
+        if name not in LOGGERS:
+            raise UsageError(
+                f"--logger {name}: no such logger{did_you_mean(name, LOGGERS)}",
+                hint=f"choose of {', '.join(LOGGERS)}",
+            )
+    return list(dict.fromkeys([*cfg.run.chosen_loggers, *asked]))
 
 
 def cache_values(cache: str, cfg: Config) -> dict[str, Any]:

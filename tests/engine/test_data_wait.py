@@ -95,7 +95,11 @@ def test_a_run_records_its_waits(tmp_path: Path) -> None:
     run.fit()
     for line in (tmp_path / "log.jsonl").read_text().splitlines():
         row = json.loads(line)
-        assert 0.03 * len(run.loader) <= row["wait_seconds"] <= row["train_seconds"]
+        assert (
+            0.03 * len(run.loader)
+            <= row["resources/wait_seconds"]
+            <= row["resources/train_seconds"]
+        )
 
 
 # Advice ----------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from detrkit.engine.doctor.settings import data_of_broken, examine_settings
 from detrkit.engine.doctor.weights import examine_weights
 from detrkit.engine.machine import Machine, existing, free_space, look
 from detrkit.engine.observers.bottleneck import remedies
+from detrkit.engine.observers.factory import loader_facts
 from detrkit.engine.overheard import overheard
 from detrkit.engine.parts import batch_size_of, split_of
 from detrkit.engine.picture_cache import cache_kind, disk_room, memory_room, picture_place
@@ -41,7 +42,6 @@ from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
 from detrkit.engine.session import Session, session_of, with_absolute_paths
 from detrkit.engine.step_probe import StepCost, StepProbe
-from detrkit.engine.training import loader_facts
 from detrkit.errors import DetrkitError, UsageError
 
 log = logging.getLogger("detrkit")
