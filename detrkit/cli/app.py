@@ -38,7 +38,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval",),
     "Deploy": ("infer", "weights"),
-    "Data": ("dataset-analyze", "convert"),
+    "Data": ("doctor", "dataset-analyze", "convert"),
     "Understand": ("info", "show-config", "models", "modules"),
 }
 

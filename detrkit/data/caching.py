@@ -40,6 +40,7 @@ from detrkit.data.picture_store import Keys, PictureStore, new_files, open_folde
 from detrkit.data.quiet import quiet_c_stderr
 from detrkit.data.shared_file import SharedFile
 from detrkit.errors import DataError
+from detrkit.words import amount
 
 logger = logging.getLogger("detrkit")
 
@@ -48,7 +49,6 @@ ProgressCallback = Callable[[int, int], None]
 
 #: Raised when folders that older versions filled must not be used.
 _VERSION = 1
-_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 #: Bytes of pictures that take long enough for a line before they are there.
 _WORTH_A_LINE = 1 << 30
 #: Images that wait for a thread at a time.
@@ -187,12 +187,6 @@ def cache_on_disk(
             hint="name another folder: --update disk_cache=DIR",
         ) from error
     return _fill(dataset, store, room, threads, progress)
-
-
-def amount(count: int) -> str:
-    """Bytes for people: `12.5 GiB`, `300 MiB`."""
-    unit, size = next((u for u in _UNITS if count >= u[1]), _UNITS[-1])
-    return f"{float(f'{count / size:.3g}'):g} {unit}"
 
 
 def _forecast(

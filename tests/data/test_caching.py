@@ -19,7 +19,6 @@ from PIL import Image
 from detrkit.data import BatchImageCollateFunction, Compose, DetectionDataset, build_loader
 from detrkit.data.caching import (
     Room,
-    amount,
     cache_in_memory,
     cache_on_disk,
     image_keys,
@@ -285,12 +284,6 @@ def test_images_of_other_channels(tmp_path: Path, where: str) -> None:
     cache(data, where, tmp_path / "cache")
     assert len(data.store or ()) == 3
     assert all(torch.equal(data[i].image, fresh[i].image) for i in range(3))
-
-
-def test_amounts_for_people() -> None:
-    assert [amount(n << 20) for n in (5, 300, 1024, 12800, 200_000)] == [
-        "5 MiB", "300 MiB", "1 GiB", "12.5 GiB", "195 GiB",
-    ]  # fmt: skip
 
 
 def test_annotations_that_give_wrong_sizes(

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrkit.data.caching import Room, amount, largest_side, picture_bytes, pixel_bytes
+from detrkit.data.caching import Room, largest_side, picture_bytes, pixel_bytes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import SampleKey
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.words import amount
 
 log = logging.getLogger("detrkit")
 
@@ -106,10 +107,13 @@ def advice(facts: LoaderFacts, share: float) -> str:
         f"the data loader is the bottleneck: the training waited for it {share:.0%} of the time "
         f"({who if facts.workers else 'no workers'}, {facts.cores} cores)"
     )
-    remedies = [*_more_workers(facts, share), *_cache(facts)]
-    if not remedies:
-        remedies = ["a machine with more cores, or fewer augmentations"]
-    return f"{line}. Faster with {'; or '.join(remedies)}"
+    return f"{line}. Faster with {'; or '.join(remedies(facts, share))}"
+
+
+def remedies(facts: LoaderFacts, share: float) -> list[str]:
+    """What would shorten the waits, the best first; see `advice`."""
+    found = [*_more_workers(facts, share), *_cache(facts)]
+    return found or ["a machine with more cores, or fewer augmentations"]
 
 
 def _more_workers(facts: LoaderFacts, share: float) -> list[str]:
