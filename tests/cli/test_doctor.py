@@ -74,7 +74,7 @@ def test_everything_on_good_data(run: Callable, place: Path) -> None:
     for code in ("step", "memory", "loader", "time", "disk"):
         assert checks[f"forecast.{code}"]["values"]
     assert checks["forecast.time"]["values"]["epochs"] == 4
-    assert checks["data.validation"]["status"] == "note"  # three images
+    assert checks["data.validation-noise"]["status"] == "note"  # three images
 
 
 @pytest.mark.usefixtures("quick_machine")
@@ -247,7 +247,8 @@ def test_train_with_the_batch_that_is_found(
 
     asked: list[Any] = []
 
-    def choose(cfg: Any) -> BatchChoice:
+    def choose(cfg: Any, processes: int) -> BatchChoice:
+        assert processes == 1
         asked.append(cfg.get("train_dataloader.total_batch_size"))
         return BatchChoice(4, "for the test", rate_factor=2**0.5)
 

@@ -22,7 +22,8 @@ from detrkit.engine.batch_size import (
     predicted,
 )
 from detrkit.engine.derive import TrainFlags, load_with_flags, parse_batch, rate_factor
-from detrkit.engine.step_probe import StepCost, attempt, is_out_of_memory
+from detrkit.engine.session import open_session
+from detrkit.engine.step_probe import StepCost, StepProbe, attempt, is_out_of_memory
 from detrkit.errors import DetrkitError, UsageError
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_data import write_coco, write_config
@@ -207,6 +208,13 @@ def test_rates_follow_the_root_for_adam_and_the_ratio_for_sgd() -> None:
     assert rate_factor(cfg.with_values({"optimizer.type": "SGD"}), own * 4) == 4.0
 
 
+def test_several_processes_are_told_to_ask_doctor() -> None:
+    cfg = load_with_flags("dfine_n_custom", TrainFlags())
+    with pytest.raises(UsageError, match="the run has 4 processes") as error:
+        choose_batch(cfg, 4)
+    assert "give 4 times as much" in (error.value.hint or "")
+
+
 def test_the_real_probe_on_a_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_coco(tmp_path / "data", train=6, val=2)
     config = write_config(tmp_path, REPOSITORY)
@@ -219,3 +227,32 @@ def test_the_real_probe_on_a_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert all(cost.seconds > 0 and cost.memory for cost in choice.trials)
     assert choice.rate_factor == pytest.approx((choice.batch / 2) ** 0.5)
     assert "trying a batch of 2" in caplog.text
+
+
+@pytest.mark.gpu
+def test_the_real_search_on_a_gpu(tmp_path: Path) -> None:
+    """With a share of the GPU's memory: the batch fits, and one of twice its size does not."""
+    write_coco(tmp_path / "data", train=64, val=2)
+    cfg = load_with_flags(
+        write_config(tmp_path, REPOSITORY),
+        TrainFlags(data=str(tmp_path / "data"), device="cuda", size="256"),
+    ).with_values({"train_dataloader.total_batch_size": 4})
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(min((2 << 30) / total, 1.0))
+    try:
+        session = open_session(cfg)
+        probe = StepProbe(session)
+        choice = largest_fitting(
+            lambda batch: attempt(lambda: probe.measure(batch, (256, 256)), probe.release),
+            4096,
+            limit=2 << 30,
+        )
+        assert 1 <= choice.batch < 4096
+        assert choice.too_large
+        cost = probe.measure(choice.batch, (256, 256))
+        assert (cost.memory or 0) <= 0.95 * (2 << 30)
+        assert attempt(lambda: probe.measure(8 * choice.batch, (256, 256)), probe.release) is None
+        assert probe.measure(1, (256, 256)).seconds > 0  # a failed step leaves nothing behind
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from detrkit.analysis import Severity, advise, find
 from detrkit.config import Config
 from detrkit.data import shapes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import find_layout, open_splits
 from detrkit.data.index import DatasetIndex
-from detrkit.engine.doctor.fault_checks import class_checks, fault_checks, skipped_check
+from detrkit.engine.data_analysis import training_setup
+from detrkit.engine.doctor.fault_checks import fault_checks, skipped_check
 from detrkit.engine.doctor.image_checks import decode_check, leak_checks
-from detrkit.engine.doctor.report import Check, Section, guarded, note, of_error, ok, warning
+from detrkit.engine.doctor.report import (
+    Check,
+    Section,
+    Status,
+    guarded,
+    note,
+    of_error,
+    ok,
+    warning,
+)
 from detrkit.engine.overheard import overheard
-from detrkit.engine.recognise import component
 from detrkit.engine.session import dataset_of, open_data
-from detrkit.engine.step_probe import training_boxes
-from detrkit.errors import ConfigError, DetrkitError
-from detrkit.words import count, share
+from detrkit.errors import DetrkitError
+from detrkit.words import count
 
 #: Seconds that decoding images, and comparing files, may take.
 SECONDS = 5.0
 
-#: Below this many validation images AP moves by accident.
-FEW_TO_MEASURE = 20
-
-#: Above this share of images without boxes, one may wonder whether labels are missing.
-MUCH_BACKGROUND = 0.5
+#: Classes that are shown.
+SHOWN = 6
 
 
 @dataclass
@@ -133,14 +138,13 @@ def examine_data(
     look("data.validation", lambda: _validation(seen))
     look("data.faults", lambda: fault_checks(parts, root))
     look("data.skipped", lambda: skipped_check(parts))
-    look("data.classes", lambda: class_checks(parts))
-    look("data.background", lambda: _background(parts))
-    if cfg is not None:
-        look("data.queries", lambda: _queries(parts, cfg))
+    look("data.classes", lambda: _classes(parts))
     if seconds != 0:
         channels = cfg.run.in_channels if cfg is not None else 3
         look("data.pixels", lambda: _decoded(seen, cores, seconds, channels))
         look("data.leak", lambda: leak_checks(parts, seconds or SECONDS))
+    bad = [check.code for check in section.checks if check.status is not Status.OK]
+    look("data.advice", lambda: _advice(seen, cfg, bad))
     section.checks += [warning("data.said", line) for line in _unsaid(seen)]
     return section
 
@@ -180,59 +184,70 @@ def _validation(seen: DataSeen) -> Iterator[Check]:
             "nothing to validate on: no AP, no choice of the best epoch",
             "--val-fraction 0.1 holds images out",
         )
-    val = seen.parts.get("val")
-    if val is not None and len(val) < FEW_TO_MEASURE:
-        yield note(
-            "data.validation",
-            f"{count(len(val), 'validation image')}: AP moves by accident from epoch to epoch",
-            "use more of them",
-            values={"images": len(val)},
+
+
+def _classes(parts: dict[str, DatasetIndex]) -> Check:
+    """Boxes of each class."""
+    first = next(iter(parts.values()))
+    names = first.class_map.names
+    boxes = {
+        name: part.boxes_per_class().tolist()
+        for name, part in parts.items()
+        if part.class_map.names == names
+    }
+    trained = boxes.get("train") or next(iter(boxes.values()))
+    ranked = sorted(range(len(names)), key=lambda i: -trained[i])
+    shown = [f"{names[i]} {trained[i]:,}" for i in ranked[:SHOWN]]
+    text = f"{count(len(names), 'class')}: {', '.join(shown)}"
+    if len(names) > SHOWN:
+        text += f", … {names[ranked[-1]]} {trained[ranked[-1]]:,}"
+    rows = [
+        {
+            "name": name,
+            "category_id": first.class_map.category_ids[i],
+            **{f"{part}_boxes": numbers[i] for part, numbers in boxes.items()},
+        }
+        for i, name in enumerate(names)
+    ]
+    return ok("data.classes", text, values={"classes": rows})
+
+
+def _advice(seen: DataSeen, cfg: Config | None, said: Collection[str]) -> Iterator[Check]:
+    """What the analysis of the data set advises, as far as nothing else here says it.
+
+    Args:
+        seen: with its parts.
+        cfg: says what the data set is judged for.
+        said: codes of checks that were not well already.
+    """
+    parts = seen.parts
+    if len({part.class_map.names for part in parts.values()}) > 1:
+        return  # an error of its own
+    source = str(cfg.run.data) if cfg is not None and cfg.run.data else "DATA"
+    setup = training_setup(cfg) if cfg is not None else None
+    left_out = 0
+    for advice in advise(find(source, parts, setup, partial=seen.val is not None)):
+        if advice.code in _SAID_ELSEWHERE or (
+            advice.code == "leak" and any(code.startswith("data.leak") for code in said)
+        ):
+            continue
+        if advice.severity is Severity.NOTE:
+            left_out += 1
+            continue
+        first, *why = re.split(r"(?<=[.?])\s+(?=[A-Z])", advice.text)
+        judge = warning if advice.severity is Severity.WARNING else note
+        yield judge(
+            f"data.{advice.code}", first.rstrip("."), advice.change, values={"why": " ".join(why)}
         )
+    more = f"{left_out} more, and why: " if left_out else "why, and tables of all: "
+    config = f" --config {cfg.name}" if cfg is not None else ""
+    yield ok("data.advice", f"{more}detrkit dataset-analyze {source}{config}")
 
 
-def _background(parts: dict[str, DatasetIndex]) -> Iterator[Check]:
-    for name, part in parts.items():
-        boxes = training_boxes(part)
-        without = int((boxes == 0).sum())
-        if without > MUCH_BACKGROUND * len(part):
-            yield warning(
-                f"data.background.{name}",
-                f"{without:,} of {count(len(part), 'image')} of {name} "
-                f"({share(without, len(part))}) have no boxes",
-                "are label files missing, or their names different?",
-                values={"images": without},
-            )
-
-
-def _queries(parts: dict[str, DatasetIndex], cfg: Config) -> Iterator[Check]:
-    """Boxes per image against what the decoder can answer with."""
-    try:
-        queries = int(component(cfg, "decoder")[1].get("num_queries") or 0)
-    except ConfigError:
-        return  # a model without such a decoder
-    kept = cfg.run.num_top_queries or queries
-    most = min(queries, kept)
-    for name, part in parts.items():
-        boxes = training_boxes(part)
-        fullest = int(boxes.max(initial=0))
-        median = int(np.median(boxes)) if len(boxes) else 0
-        values = {"most": fullest, "median": median, "queries": queries, "detections": kept}
-        text = f"boxes per image of {name}: median {median}, most {fullest}; {queries} queries"
-        over = int((boxes > most).sum())
-        if over:
-            yield warning(
-                f"data.queries.{name}",
-                f"{text}: {count(over, 'image')} can never be found whole",
-                f"-u {component(cfg, 'decoder')[0]}.num_queries={_round_up(fullest)} "
-                f"num_top_queries={_round_up(fullest)}, or cut the images into tiles",
-                values={"images": over, **values},
-            )
-        else:
-            yield ok(f"data.queries.{name}", text, values=values)
-
-
-def _round_up(number: int) -> int:
-    return -(-number // 100) * 100
+#: Advice that checks of this section, or of the plan, give with more about it.
+_SAID_ELSEWHERE = frozenset(
+    {"annotations-left-out", "images-left-out", "images-without-labels", "no-validation", "batch"}
+)
 
 
 def _decoded(seen: DataSeen, cores: int, seconds: float | None, channels: int) -> Check:

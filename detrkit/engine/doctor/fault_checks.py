@@ -12,7 +12,7 @@ from detrkit.data.faults import Fault, FaultKind, FaultReport, Policy
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.doctor.report import Check, Status
 from detrkit.errors import DataError
-from detrkit.words import count, share
+from detrkit.words import share
 
 #: A part of which more than this share of the images or of the boxes is left out is spoilt: the
 #: exit code is 4. A hundredth of it is worth a warning.
@@ -188,80 +188,10 @@ def skipped_check(parts: Mapping[str, DatasetIndex]) -> Check:
         return Check(
             "data.skipped",
             Status.PROBLEM,
-            f"{text}; more than {SPOILT:.0%} spoils training or its scores",
+            f"{text}; more than {100 * SPOILT:.0f} % spoils training or its scores",
             "see the faults above; correct the annotations",
             values=values,
             exit_code=DataError.exit_code,
         )
     status = Status.WARNING if worst >= WORTH_A_WARNING else Status.NOTE
     return Check("data.skipped", status, text, values=values)
-
-
-def class_checks(parts: Mapping[str, DatasetIndex]) -> list[Check]:
-    """Boxes of each class; classes that cannot be learned or measured."""
-    first = next(iter(parts.values()))
-    names = first.class_map.names
-    boxes = {
-        name: part.boxes_per_class().tolist()
-        for name, part in parts.items()
-        if part.class_map.names == names
-    }
-    rows = [
-        {
-            "name": name,
-            "category_id": first.class_map.category_ids[i],
-            **{f"{part}_boxes": numbers[i] for part, numbers in boxes.items()},
-        }
-        for i, name in enumerate(names)
-    ]
-    trained = boxes.get("train") or next(iter(boxes.values()))
-    ranked = sorted(range(len(names)), key=lambda i: -trained[i])
-    shown = [f"{names[i]} {trained[i]:,}" for i in ranked[:6]]
-    text = f"{count(len(names), 'class')}: {', '.join(shown)}"
-    if len(names) > 6:
-        text += f", … {names[ranked[-1]]} {trained[ranked[-1]]:,}"
-    checks = [Check("data.classes", Status.OK, text, values={"classes": rows})]
-    without = [names[i] for i in range(len(names)) if not trained[i]]
-    if without:
-        checks.append(
-            Check(
-                "data.classes.empty",
-                Status.WARNING,
-                f"{count(len(without), 'class')} without a training box: {_some(without)}",
-                HINTS["CLASS_WITHOUT_BOXES"],
-                values={"classes": without},
-            )
-        )
-    rare = [names[i] for i in range(len(names)) if 0 < trained[i] < RARE]
-    if rare:
-        checks.append(
-            Check(
-                "data.classes.rare",
-                Status.NOTE,
-                f"{count(len(rare), 'class')} with fewer than {RARE} training boxes: {_some(rare)}",
-                "annotate more of them, or join them with a class that looks alike",
-                values={"classes": rare},
-            )
-        )
-    measured = boxes.get("val")
-    unmeasured = [n for i, n in enumerate(names) if measured and trained[i] and not measured[i]]
-    if unmeasured:
-        checks.append(
-            Check(
-                "data.classes.unmeasured",
-                Status.NOTE,
-                f"{count(len(unmeasured), 'class')} without a validation box: {_some(unmeasured)}; "
-                "AP leaves them out",
-                "move some of their images to the validation part",
-                values={"classes": unmeasured},
-            )
-        )
-    return checks
-
-
-#: Training boxes below which a class is called rare.
-RARE = 10
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
