@@ -7,7 +7,8 @@
     ├── WeightsError       5   checkpoints and weight files
     ├── MissingExtraError  6   an optional dependency is not installed
     ├── TrainingDiverged   7   non-finite loss or gradient
-    └── Interrupted        130 Ctrl-C; the state was saved
+    ├── Interrupted        130 Ctrl-C; the state was saved
+    └── OtherProcessFailed     another process of the same run failed, with its exit code
 
 The command line prints `error: <message>` and `hint: <hint>` without a traceback and leaves
 with `exit_code`.
@@ -103,6 +104,18 @@ class Interrupted(DetrkitError):
     """The user pressed Ctrl-C; everything worth keeping was saved before this is raised."""
 
     exit_code = 130
+
+
+class OtherProcessFailed(DetrkitError):
+    """Another process of this run failed and has said why; the command line adds nothing.
+
+    Args:
+        exit_code: of that process.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run failed; its message says why")
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

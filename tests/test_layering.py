@@ -1,4 +1,4 @@
-"""Imports point downwards only: cli, engine, the parts, the ground."""
+"""Imports point downwards only: cli, engine, analysis, the parts, the ground."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrkit"
 #: A package may import from strictly lower layers and from itself.
 LAYERS = {
     "errors": 0,
+    "files": 1,
+    "words": 1,
     "registry": 1,
     "ops": 1,
     "structures": 2,
@@ -21,10 +23,13 @@ LAYERS = {
     "models": 3,
     "losses": 3,
     "metrics": 3,
-    "drawing": 3,
-    "engine": 4,
-    "api": 5,
-    "cli": 6,
+    "report": 3,
+    "drawing": 4,
+    "convert": 4,
+    "analysis": 5,
+    "engine": 6,
+    "api": 7,
+    "cli": 8,
 }
 
 #: `Detections.draw` and `ClassMap` live below drawing; the method imports it when called.

@@ -17,7 +17,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -25,16 +25,25 @@ from typer.core import TyperCommand, TyperGroup
 
 from detrkit.cli import console
 from detrkit.cli.help import command_function, inner_commands, options_of, print_help
-from detrkit.errors import DetrkitError, Interrupted, UsageError, did_you_mean
+from detrkit.errors import (
+    DetrkitError,
+    Interrupted,
+    OtherProcessFailed,
+    UsageError,
+    did_you_mean,
+)
 
 #: Panels of `detrkit --help` and their commands, in the order in which they are shown.
 PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval",),
     "Deploy": ("infer", "weights"),
-    "Data": (),
+    "Data": ("doctor", "dataset-analyze", "convert"),
     "Understand": ("info", "show-config", "models", "modules"),
 }
+
+#: Other names of commands; help and suggestions know them.
+ALIASES = {"analyze": "dataset-analyze"}
 
 #: Options before or after the command's name.
 GLOBAL_FLAGS = {
@@ -54,8 +63,9 @@ _ClickException: Any = _ClickUsageError.__bases__[0]
 
 @dataclass
 class Settings:
-    """What the global options say."""
+    """What the global options say, and the command line that they stand in."""
 
+    arguments: list[str] = field(default_factory=list)
     verbose: bool = False
     quiet: bool = False
     debug: bool = False
@@ -111,7 +121,10 @@ class LazyGroup(SuggestingGroup):
     """Commands from `PANELS`, imported when they are needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for names in PANELS.values() for name in names]
+        return [*(name for names in PANELS.values() for name in names), *ALIASES]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, [ALIASES.get(args[0], args[0]), *args[1:]])
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         for panel, names in PANELS.items():
@@ -126,6 +139,7 @@ class LazyGroup(SuggestingGroup):
             epilog=self.epilog or "",
             options=options_of(self, ctx),
             panels=PANELS,
+            aliases=ALIASES,
         )
 
 
@@ -242,8 +256,8 @@ def config_flag_to_argument(args: Sequence[str]) -> list[str]:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     global settings
-    settings = Settings()
     arguments = list(sys.argv[1:] if args is None else args)
+    settings = Settings(arguments)
     try:
         code = typer.main.get_command(app).main(
             args=arguments, prog_name="detrkit", standalone_mode=False
@@ -277,6 +291,8 @@ def _let_stdout_go() -> None:
 def _report(error: DetrkitError) -> int:
     if settings.debug:
         console.err.print(traceback.format_exc(), markup=False, soft_wrap=True)
+    if isinstance(error, OtherProcessFailed):
+        return error.exit_code
     console.say("error", error.message, "bold red")
     if error.hint:
         console.say("hint", error.hint, "bold cyan")

@@ -1,6 +1,7 @@
 """Where text goes: results to stdout, logs and progress to stderr, plain when not a terminal.
 
-`NO_COLOR` is honoured (rich does). With `--json` a command calls `print_json` once and prints
+With `NO_COLOR` or `CI` set a terminal counts as none: no colours, no moving bars, no control
+characters, only lines. With `--json` a command calls `print_json` once and prints
 nothing else on stdout.
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -30,12 +33,20 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+#: Whether every terminal is taken for a file; None: a look decides.
+_TERMINAL = False if os.environ.get("NO_COLOR") or os.environ.get("CI") else None
+
 #: Results. Print tables and text with `out.print`.
-out = _Console(width=None if sys.stdout and sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+out = _Console(
+    force_terminal=_TERMINAL,
+    width=None if sys.stdout and sys.stdout.isatty() else PLAIN_WIDTH,
+    highlight=False,
+)
 
 #: Logs, progress, errors.
 err = _Console(
     stderr=True,
+    force_terminal=_TERMINAL,
     width=None if sys.stderr and sys.stderr.isatty() else PLAIN_WIDTH,
     highlight=False,
 )
@@ -83,6 +94,24 @@ def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
     logger.propagate = False
 
 
+@contextmanager
+def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr while something runs; its value is the callback for (done, total).
+
+    Args:
+        what: is being done.
+        quiet: show none; nor is one shown where stderr is no terminal. The value is None then.
+    """
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def print_json(kind: str, payload: Mapping[str, Any]) -> None:
     """Writes one JSON object to stdout: `{"detrkit": …, "kind": kind, "version": 1, **payload}`.
 
@@ -91,11 +120,15 @@ def print_json(kind: str, payload: Mapping[str, Any]) -> None:
     from detrkit import __version__
 
     head = {"detrkit": __version__, "kind": kind, "version": JSON_VERSION}
-    # A Windows console may not speak UTF-8; escapes are safe anywhere.
-    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = json.dumps(
-        {**head, **_plain(payload)}, ensure_ascii=not utf8, indent=2, allow_nan=False, default=str
+        {**head, **_plain(payload)}, ensure_ascii=False, indent=2, allow_nan=False, default=str
     )
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        # A Windows console may not speak UTF-8, and a file name may hold bytes that are no text:
+        # escapes are safe anywhere and read back as the same name.
+        text = json.dumps(json.loads(text), indent=2)
     sys.stdout.write(text + "\n")
 
 

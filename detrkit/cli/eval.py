@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from detrkit.cli.options import Data, Device, InputSize, JsonOut, Updates, Weights
+from detrkit.cli.processes import Devices, Nproc, run_in_processes
 
 if TYPE_CHECKING:
     from detrkit.metrics import Metrics
@@ -54,6 +53,8 @@ def eval(
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     size: InputSize = None,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     update: Updates = None,
     json: JsonOut = False,
 ) -> None:
@@ -61,17 +62,27 @@ def eval(
 
     Without --data the validation set that the weights were trained with is used.
     """  # fmt: skip
-    from detrkit.cli.console import err, out, print_json
+    numbers = run_in_processes(devices, nproc, device=device)
+
+    from detrkit.cli.console import err, out, print_json, progress_bar
     from detrkit.engine.derive import parse_size
+    from detrkit.engine.distributed.group import together
+    from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.evaluation import evaluate_weights
     from detrkit.engine.evaluator import write_predictions
 
-    with _bar(json) as progress:
+    with (
+        meet() as place,
+        together(device, numbers),
+        progress_bar("evaluating", quiet=json or place.rank > 0) as progress,
+    ):
         evaluation = evaluate_weights(
             weights, data=data, split=split, config=config, update=update or (), device=device,
             batch=batch, size=parse_size(size) if size else None,
             backend=backend, progress=progress,  # type: ignore[arg-type]
         )  # fmt: skip
+    if place.rank > 0:
+        return
     result, about = evaluation.result, evaluation.data
     metrics = result.metrics
     if predictions_out is not None:
@@ -133,18 +144,3 @@ def _class_table(metrics: Metrics) -> object:
 def _shown(value: float) -> str:
     """-1, COCO's "nothing to count", is a dash."""
     return "–" if value < 0 else f"{value:.3f}"
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal; its value is the callback."""
-    from detrkit.cli.console import err
-
-    if quiet or not err.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("evaluating", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -39,6 +39,7 @@ def print_help(
     epilog: str,
     options: Iterable[tuple[str, str]],
     panels: Mapping[str, Sequence[str]],
+    aliases: Mapping[str, str],
 ) -> None:
     """Prints the page on stdout.
 
@@ -48,6 +49,7 @@ def print_help(
         epilog: below the panels.
         options: flags and what they do.
         panels: titles and the commands in each; empty panels are left out.
+        aliases: other names of commands, shown with what the command does.
     """
     out = console.out
     out.print(Text.assemble(("usage: ", "bold yellow"), usage), soft_wrap=True)
@@ -56,7 +58,7 @@ def print_help(
     width = max(map(len, commands), default=0)
     for title, names in panels.items():
         if names:
-            rows = [(name, _first_line(command_function(name))) for name in names]
+            rows = [(name, _summary(name, aliases)) for name in names]
             out.print(_panel(title, rows, width))
     out.print(_panel("Options", options, width))
     out.print(Text(f"\n{epilog}", style="dim"))
@@ -66,6 +68,11 @@ def options_of(command: Any, ctx: Any) -> list[tuple[str, str]]:
     """Flags and help of a command, as click writes them."""
     records = [parameter.get_help_record(ctx) for parameter in command.get_params(ctx)]
     return [(record[0], record[1]) for record in records if record]
+
+
+def _summary(name: str, aliases: Mapping[str, str]) -> str:
+    others = ", ".join(f"`{alias}`" for alias, command in aliases.items() if command == name)
+    return _first_line(command_function(name)) + (f" Also {others}." if others else "")
 
 
 def _first_line(function: Callable[..., None]) -> str:

@@ -51,7 +51,7 @@ def infer(
     """  # fmt: skip
     from detrkit.api import load
     from detrkit.cli.console import err, out, print_json
-    from detrkit.drawing import draw_detections
+    from detrkit.drawing import draw_detections, viewable
     from detrkit.engine.derive import parse_size
     from detrkit.engine.run_dir import RunDirectory
     from detrkit.engine.sources import expand
@@ -83,7 +83,7 @@ def infer(
             entry = found.to_dict()
             if draw:
                 entry["picture"] = str(folder / _unused_name(found.path, names))
-                draw_detections(found, pixels).save(entry["picture"], quality=92)
+                draw_detections(found, viewable(pixels)).save(entry["picture"], quality=92)
             lines.write(_line(entry))
             total += len(found)
             if json:

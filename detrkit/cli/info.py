@@ -112,7 +112,7 @@ def _print_report(report: ModelReport, depth: int | None) -> None:
     from detrkit.cli.console import out
 
     h, w = report.size
-    out.print(f"[bold]{report.name}[/], input 1 x 3 x {h} x {w}\n")
+    out.print(f"[bold]{report.name}[/], input 1 x {report.in_channels} x {h} x {w}\n")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates
+from detrkit.cli.processes import (
+    RESTARTS,
+    AutoResume,
+    Devices,
+    MaxRestarts,
+    Nproc,
+    run_in_processes,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,9 +39,20 @@ Epochs = Annotated[
     typer.Option(metavar="N", help="Length of the run; stages, warm-up and averaging follow."),
 ]
 Batch = Annotated[
+    Optional[str],
+    typer.Option(
+        "-b",
+        "--batch",
+        metavar="N|auto",
+        help="Images per step on all devices; learning rates follow (square root). "
+        "auto tries what fits.",
+    ),
+]
+Accumulate = Annotated[
     Optional[int],
     typer.Option(
-        "-b", "--batch", metavar="N", help="Images per step; learning rates follow (square root)."
+        metavar="K",
+        help="Split each batch into K parts that fit into memory; the gradient stays that of all.",
     ),
 ]
 Size = Annotated[
@@ -57,10 +76,35 @@ Seed = Annotated[
 Workers = Annotated[
     Optional[int], typer.Option("-j", "--workers", metavar="N", help="Processes that load images.")
 ]
+Cache = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="ram|disk|off",
+        help="Decode all images once, before the run, and keep them. Changes no result.",
+        show_default=False,
+    ),
+]
+CacheSize = Annotated[
+    Optional[int],
+    typer.Option(
+        metavar="N",
+        help="Shrink training images in the cache to at most N pixels; small objects suffer.",
+        show_default=False,
+    ),
+]
 Tune = Annotated[
     Optional[str],
     typer.Option(
         "-t", "--tune", metavar="FILE|URL", help="Start from these weights, head by class name."
+    ),
+]
+Loggers = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--logger",
+        metavar="NAME",
+        help="Also log to wandb or mlflow (`pip install 'detrkit\\[loggers]'`); repeatable.",
+        show_default=False,
     ),
 ]
 
@@ -71,20 +115,28 @@ def train(
     val_fraction: ValFraction = None,
     epochs: Epochs = None,
     batch: Batch = None,
+    accumulate: Accumulate = None,
     size: Size = None,
     lr: LR = None,
     amp: Amp = None,
     use_amp: Annotated[bool, typer.Option("--use-amp", hidden=True)] = False,
     device: Device = None,
+    devices: Devices = None,
+    nproc: Nproc = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Cache = None,
+    cache_size: CacheSize = None,
     tune: Tune = None,
+    logger: Loggers = None,
     resume: Annotated[
         Optional[str],
         typer.Option("-r", "--resume", metavar="RUN|CKPT", help="Same as `detrkit resume`."),
     ] = None,
     test_only: Annotated[bool, typer.Option("--test-only", hidden=True)] = False,
     output: Output = None,
+    auto_resume: AutoResume = False,
+    max_restarts: MaxRestarts = RESTARTS,
     update: Updates = None,
     plugin: Plugins = None,
     json: JsonOut = False,
@@ -94,6 +146,9 @@ def train(
     [bold]detrkit train quickstart[/] needs no data; [bold]detrkit train dfine_n_coco --data
     DIR[/] reads COCO, YOLO and Pascal VOC folders as they are. Everything goes to a new folder
     [bold]runs/NAME-N[/], which the last lines name.
+
+    Several GPUs: [bold]--devices 0,1[/]. Several machines: [bold]torchrun -m detrkit train …[/]
+    or Slurm's [bold]srun detrkit train …[/]. The batch is that of all devices together.
     """
     from detrkit.errors import UsageError
 
@@ -104,26 +159,57 @@ def train(
     if resume is not None:
         from detrkit.cli.resume import resume as continue_run
 
-        return continue_run(resume, data, device, workers, json)
-    from detrkit.engine.derive import TrainFlags
+        return continue_run(
+            resume,
+            data=data,
+            device=device,
+            devices=devices,
+            nproc=nproc,
+            workers=workers,
+            cache=cache,
+            accumulate=accumulate,
+            auto_resume=auto_resume,
+            max_restarts=max_restarts,
+            plugin=plugin,
+            json=json,
+        )
+    from detrkit.engine.derive import TrainFlags, parse_batch
 
+    numbers = run_in_processes(
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
+    )
+    images = parse_batch(batch)
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
-        batch=batch,
+        batch=None if images == "auto" else images,
+        accumulate=accumulate,
         size=size,
         lr=lr,
         amp=amp,
         device=device,
         seed=seed,
         workers=workers,
+        cache=cache,
+        cache_size=cache_size,
         tune=tune,
+        loggers=tuple(logger or ()),
     )
     updates = [*(update or ())]
     if use_amp:
         updates.insert(0, "use_amp=True")
-    run(cfg, flags, updates, plugin, output, json)
+    run(
+        cfg,
+        flags,
+        updates,
+        plugin,
+        output,
+        json,
+        numbers,
+        auto_resume,
+        auto_batch=images == "auto",
+    )
 
 
 def run(
@@ -133,33 +219,70 @@ def run(
     plugin: Sequence[Path] | None,
     output: Path | None,
     json: bool,
+    devices: list[int] | None = None,
+    auto_resume: bool = False,
+    *,
+    auto_batch: bool = False,
 ) -> None:
     """Loads the configuration, trains, prints the result; shared with `tune`."""
-    from dataclasses import asdict
+    import logging
+    from dataclasses import asdict, replace
 
     from detrkit.cli import console
     from detrkit.engine.derive import load_with_flags
+    from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import train as train_run
 
-    config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
-    arguments = {"config": cfg, "update": list(update), **asdict(flags)}
-    result = train_run(config, output=output, arguments=arguments, console=console.err)
-    report(result, json)
+    with meet() as place:
+        config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+        if auto_batch:
+            from detrkit.engine.batch_size import choose_batch
+
+            choice = choose_batch(config, place.world_size)
+            logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
+            flags = replace(flags, batch=choice.batch)
+            config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+        arguments = {"config": cfg, "update": list(update), **asdict(flags)}
+        result = train_run(
+            config,
+            output=output,
+            arguments=arguments,
+            console=console.err,
+            devices=devices,
+            auto_resume=auto_resume,
+        )
+    if place.rank == 0:
+        report(result, json)
 
 
 def report(result: RunResult, json: bool) -> None:
     """Prints what a run reached and where it is."""
     from detrkit.cli import console
+    from detrkit.engine.observers.progress import duration
 
     if json:
         console.print_json("train", result.to_dict())
         return
     out = console.out
     if result.metrics:
-        names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-        numbers = [f"{n} {result.metrics[n]:.3f}" for n in names if result.metrics.get(n, -1) >= 0]
-        out.print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {'  '.join(numbers)}")
-    out.print(f"weights     {result.best}", soft_wrap=True)
-    if result.picture:
-        out.print(f"detections  {result.picture}", soft_wrap=True)
+        shown = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
+        sizes = {"APs": "small", "APm": "medium", "APl": "large"}
+        best = f"best epoch {result.best_epoch + 1} of {result.epochs}"
+        out.print(f"{best}: {_numbers(result.metrics, shown)}")
+        if by_size := _numbers(result.metrics, sizes):
+            out.print(f"AP by size  {by_size}")
+    out.print(f"time        {duration(result.seconds)} for {result.epochs} epochs")
+    for name, path in result.files.items():
+        out.print(f"{name:<11} {path}", soft_wrap=True)
+    for name, link in result.links.items():
+        out.print(f"{name:<11} {link}", soft_wrap=True)
     out.print(f"next        detrkit infer -w {result.best} IMAGE", soft_wrap=True)
+
+
+def _numbers(metrics: Mapping[str, float], labels: Mapping[str, str]) -> str:
+    """`AP 0.512  AP50 0.693`; what COCO leaves undefined (-1) is left out."""
+    return "  ".join(
+        f"{label} {metrics[name]:.3f}"
+        for name, label in labels.items()
+        if metrics.get(name, -1) >= 0
+    )

@@ -7,6 +7,9 @@ import typing
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+Logger = Literal["tensorboard", "wandb", "mlflow"]
+LOGGERS: tuple[str, ...] = typing.get_args(Logger)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
@@ -18,28 +21,37 @@ class RunConfig:
         seed: of every random draw; None draws one.
         device: "cpu", "cuda:1"; empty chooses.
         output_dir: where runs go; None: `runs/`.
-        summary_dir: of TensorBoard; None: inside the run directory.
+        summary_dir: TensorBoard's, with a folder for each run; None: inside the run directory.
         resume: checkpoint to continue.
         tuning: checkpoint to fine-tune.
         tuning_class_map: file that says which of its classes become which of the data set's.
         last_epoch: epoch before the first one.
-        print_freq: steps between log lines.
+        print_freq: steps between lines of `verbose_type: origin`, and of `progress` where no
+            terminal shows a bar; 0: none; None: 100 and one line a minute.
         checkpoint_freq: epochs between numbered checkpoints.
         use_amp: mixed precision.
         amp: "bf16", "fp16" or "off"; None follows `use_amp`.
         use_ema: average the weights.
         ema_decay, ema_warmups: only for files without an `ema` section.
         clip_max_norm: largest gradient norm; 0 does not clip.
-        sync_bn: batch norm over all devices.
-        find_unused_parameters: of DistributedDataParallel.
+        sync_bn: batch norm over the images of all devices.
+        find_unused_parameters: search for parameters without gradient in every step of a
+            distributed run; False: only where a trial shows that it is needed.
+        accumulate: parts in which a batch goes through the model; its size stays.
         num_classes: None: as the data set has.
         eval_spatial_size: (h, w) of the model's input.
+        in_channels: C of the images: 3 for RGB, 1 for gray, another number for files with as
+            many bands.
         use_focal_loss: sigmoid class scores.
         num_top_queries: detections per image.
         remap_mscoco_category: detections leave with COCO's 91 ids.
         data: data set of any layout; replaces the data sets of the loaders.
         train_split, val_split: lists of `data` to train and to validate on.
         val_fraction: share of the training set held out where `data` has no validation set.
+        ram_cache: images are decoded before the run into memory that the loaders share.
+        disk_cache: likewise into files that later runs find again: True, or a folder.
+        cache_imgsz: with either, training images are shrunk to at most this many pixels on their
+            longer side; None: full size, which changes no result.
         batch_size, num_workers: only for files that set them at the top level.
         schedule: "auto" derives what hangs on `epochs`; None: as the file says.
         base_epochs: with "auto", the `epochs` that the file's other epochs were made for: what
@@ -49,7 +61,14 @@ class RunConfig:
         lr_scheduler_kind: "flatcosine" or None (the `lr_scheduler` section).
         lr_gamma, warmup_iter, flat_epoch, no_aug_epoch: of the flat-cosine schedule.
         plugins: Python files that register components.
-        use_wandb, project_name, exp_name: of Weights & Biases.
+        verbose_type: "progress": a live bar and one line per epoch; "origin": plain lines as the
+            authors print.
+        plot_train_batch_freq: epochs between pictures of augmented batches, besides the first of
+            each stage; None: only those; 0: no pictures.
+        loggers: where curves go besides log.jsonl and results.csv; None: TensorBoard.
+        use_wandb: Weights & Biases as well.
+        project_name: of Weights & Biases, experiment of MLflow; None: "detrkit".
+        exp_name: the run's name there; None: that of its folder.
     """
 
     task: str = "detection"
@@ -72,8 +91,10 @@ class RunConfig:
     clip_max_norm: float = 0.0
     sync_bn: bool = False
     find_unused_parameters: bool = False
+    accumulate: int = 1
     num_classes: int | None = None
     eval_spatial_size: tuple[int, int] | None = None
+    in_channels: int = 3
     use_focal_loss: bool = False
     num_top_queries: int | None = None
     remap_mscoco_category: bool = False
@@ -81,6 +102,9 @@ class RunConfig:
     train_split: str | None = None
     val_split: str | None = None
     val_fraction: float | None = None
+    ram_cache: bool = False
+    disk_cache: bool | str = False
+    cache_imgsz: int | None = None
     batch_size: int | None = None
     num_workers: int | None = None
     schedule: Literal["auto"] | None = None
@@ -93,6 +117,9 @@ class RunConfig:
     flat_epoch: int | None = None
     no_aug_epoch: int | None = None
     plugins: tuple[str, ...] = ()
+    verbose_type: Literal["origin", "progress"] | None = None
+    plot_train_batch_freq: int | None = None
+    loggers: tuple[Logger, ...] | None = None
     use_wandb: bool = False
     project_name: str | None = None
     exp_name: str | None = None
@@ -101,6 +128,12 @@ class RunConfig:
     def image_size(self) -> tuple[int, int] | None:
         """(h, w) of the model's input; the short form's name for `eval_spatial_size`."""
         return self.eval_spatial_size
+
+    @property
+    def chosen_loggers(self) -> tuple[str, ...]:
+        """`loggers` and what `use_wandb` adds, each once."""
+        chosen: tuple[str, ...] = ("tensorboard",) if self.loggers is None else self.loggers
+        return tuple(dict.fromkeys([*chosen, *(["wandb"] if self.use_wandb else [])]))
 
 
 #: Top-level keys that name or hold a component, and what the engine hands to it when it builds.

@@ -3,6 +3,9 @@
     image_size: [h, w]    eval_spatial_size, `size` of every Resize of the data loaders,
                           `output_size` of every Mosaic (half the longer side), `base_size` or
                           `scales` of their collate functions; one number is a square
+    in_channels: C        stays; `mean` and `std` of three values of every Normalize become C, as
+                          the stem's weights are folded: channel i has those of channel i mod 3,
+                          a single one the mean of the three
     plugins: [./block.py] absolute paths, from the file that names them
     data, epochs, schedule: auto
                           stay: the engine reads the data set and plans the epochs, with what
@@ -14,6 +17,7 @@ A value that was set later than the short form (a flag, an including file) keeps
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ _STRIDE = 32
 def expand(tree: Tree) -> list[Problem]:
     """Expands the short forms of a merged tree in place; returns what is wrong with them."""
     _anchor_plugins(tree)
-    return _expand_image_size(tree)
+    return [*_expand_image_size(tree), *_expand_channels(tree)]
 
 
 def remember_base(base: Any, layer: Tree) -> None:
@@ -85,6 +89,30 @@ def _expand_image_size(tree: Tree) -> list[Problem]:
             continue
         tree.set(keys, target, origin)
     return []
+
+
+def _expand_channels(tree: Tree) -> list[Problem]:
+    if tree.data.get("in_channels") in (None, 3):
+        return []
+    channels, origin = tree.data["in_channels"], tree.origins[("in_channels",)]
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        return [Problem(str(origin), f"in_channels: expected 1 or more, got {channels!r}")]
+    for loader in ("train_dataloader", "val_dataloader"):
+        for keys, node in list(walk(tree.data.get(loader), (loader,))):
+            if not isinstance(node, dict) or node.get("type") != "Normalize":
+                continue
+            for name in ("mean", "std"):
+                values, set_at = node.get(name), tree.origins.get((*keys, name))
+                earlier = set_at is None or set_at.layer <= origin.layer
+                if earlier and isinstance(values, (list, tuple)) and len(values) == 3:
+                    tree.set((*keys, name), _for_channels(values, channels), origin)
+    return []
+
+
+def _for_channels(values: Sequence[Any], channels: int) -> list[Any]:
+    if channels == 1:
+        return [sum(values) / len(values)]
+    return [values[i % len(values)] for i in range(channels)]
 
 
 def _rescaled(scales: list[Any], size: list[int]) -> list[Any]:

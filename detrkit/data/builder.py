@@ -177,7 +177,7 @@ class IndexBuilder:
             label: contiguous class index.
             where: id within the image's annotation file, for messages.
             iscrowd: whether it is a region of many objects.
-            area: square pixels; not finite means the box's.
+            area: square pixels, or a fraction of the image; not finite means the box's.
             annotation_id: the data set's id, if it has one.
         """
         rows = self._rows
@@ -222,10 +222,10 @@ class IndexBuilder:
                 hint="are the images where the annotations say?",
             )
         boxes = _Columns(sum(map(len, self._boxes)))
-        for portion in self._checked(images):
+        for portion in self._checked(images, class_map):
             boxes.append(portion)
         boxes.finish()
-        self._number_boxes(boxes)
+        self._number_boxes(boxes, class_map)
         counts = boxes.sort(len(paths))
         usable = np.flatnonzero(images.usable)
         index = DatasetIndex(
@@ -254,7 +254,7 @@ class IndexBuilder:
             )
         return index
 
-    def _checked(self, images: ImageCheck) -> Iterator[Boxes]:
+    def _checked(self, images: ImageCheck, class_map: ClassMap) -> Iterator[Boxes]:
         """What is left of each portion of the boxes, in pixels of the images as read."""
         lost = 0
         self._boxes.reverse()
@@ -263,14 +263,15 @@ class IndexBuilder:
             usable = images.usable[boxes.images]
             lost += int((~usable).sum())
             with np.errstate(over="ignore", invalid="ignore"):  # not finite: reported
-                yield self._check(boxes.select(usable), images)
+                yield self._check(boxes.select(usable), images, class_map)
         if lost:
             gone = int((~images.usable).sum())
             detail = f"{lost} boxes of {gone} images"
             kind = FaultKind.SKIPPED_WITH_IMAGE
             self.faults.add(kind, self.source, "", detail, count=lost)
 
-    def _check(self, boxes: Boxes, images: ImageCheck) -> Boxes:
+    @np.errstate(over="ignore", invalid="ignore")  # boxes that are left out may be of any size
+    def _check(self, boxes: Boxes, images: ImageCheck, class_map: ClassMap) -> Boxes:
         """The boxes that can be used, scaled and clipped."""
         sizes = images.sizes[boxes.images]
         h, w = sizes.T
@@ -280,12 +281,13 @@ class IndexBuilder:
         def report(kind: FaultKind, cases: npt.NDArray[np.bool_]) -> None:
             self.faults.add_all(kind, np.flatnonzero(cases).tolist(), describe)
 
-        def describe(row: int) -> tuple[str, str, str]:
+        def describe(row: int) -> tuple[str, str, str, str]:
             number = int(boxes.images[row])
             x1, y1, x2, y2 = corners[row]
             name = Path(images.paths[number]).name
             detail = f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g} in {name}, {w[row]}x{h[row]}"
-            return self._file_of(number), boxes.place(row), detail
+            label = class_map.names[boxes.labels[row]]
+            return self._file_of(number), boxes.place(row), detail, label
 
         finite = np.isfinite(corners).all(1)
         report(FaultKind.NOT_FINITE, ~finite)
@@ -301,7 +303,7 @@ class IndexBuilder:
         report(FaultKind.CLIPPED, clipped)
         limits = np.stack([w, h, w, h], 1)
         corners[clipped] = np.clip(corners[clipped], 0, limits[clipped])
-        area = boxes.area * images.scales[boxes.images].prod(1)
+        area = boxes.area * scales.prod(1)
         area = np.where(np.isfinite(area) & (area > 0) & ~clipped, area, _area(corners))
         checked = replace(boxes, boxes_xyxy=corners.astype(np.float32), area=area)
         return checked.select(keep)
@@ -309,7 +311,7 @@ class IndexBuilder:
     def _file_of(self, image: int) -> str:
         return self._files.finish()[image] or self.source
 
-    def _number_boxes(self, boxes: _Columns) -> None:
+    def _number_boxes(self, boxes: _Columns, class_map: ClassMap) -> None:
         """Gives boxes without an id, or with that of another, ids of their own."""
         ids = boxes.annotation_ids
         given = np.flatnonzero(boxes.has_id)
@@ -323,7 +325,12 @@ class IndexBuilder:
         self.faults.add_all(
             FaultKind.DUPLICATE_ANNOTATION_ID,
             new[boxes.has_id[new]].tolist(),
-            lambda row: (self._file_of(boxes.images[row]), places[row], f"now {ids[row]}"),
+            lambda row: (
+                self._file_of(boxes.images[row]),
+                places[row],
+                f"now {ids[row]}",
+                class_map.names[boxes.labels[row]],
+            ),
         )
 
 

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
-from detrkit.data.pixels import Pixels, mirror, warp
+from detrkit.data.pixels import Pixels, filled, mirror, warp
 from detrkit.structures.image_spec import stretched
 
 
@@ -26,10 +25,10 @@ class Canvas:
     """A source image at some place on a canvas.
 
     Attributes:
-        source: uint8 RGB (3, h, w).
+        source: (C, h, w), uint8 or float32 on a scale of 0–255.
         size: (H, W) of the canvas in pixels.
         top, left: where the source's corner lies on the canvas; negative after a crop.
-        fill: RGB 0–255 of canvas that the source does not cover.
+        fill: 0–255 of canvas that the source does not cover, one value or one per channel.
         mirrored: whether the canvas is to be flipped left to right at the end.
         recolor: functions of pixels to pixels, applied to the source in this order; to the
             whole canvas when there is a `warp`.
@@ -44,7 +43,7 @@ class Canvas:
     size: tuple[int, int]
     top: int = 0
     left: int = 0
-    fill: tuple[int, int, int] = (0, 0, 0)
+    fill: tuple[int, ...] = (0,)
     mirrored: bool = False
     recolor: list[Callable[[Pixels], Pixels]] = field(default_factory=list)
     warp: npt.NDArray[np.float64] | None = None
@@ -54,6 +53,11 @@ class Canvas:
     def of(cls, image: Tensor, *, exact: bool = True) -> Canvas:
         """A canvas that is just the image."""
         return cls(image, (image.shape[-2], image.shape[-1]), exact=exact)
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether it shows colours of 8 bits, and no measurements in some number of bands."""
+        return self.source.shape[0] == 3 and self.source.dtype == torch.uint8
 
     @property
     def pristine(self) -> bool:
@@ -114,7 +118,7 @@ class Canvas:
             size: (H, W) of the output; None keeps the canvas's.
 
         Returns:
-            uint8 RGB (3, H, W), and (scale x, scale y, shift x, shift y) that takes coordinates
+            (C, H, W), and (scale x, scale y, shift x, shift y) that takes coordinates
             on this canvas to the output: `x * scale + shift`.
         """
         height, width = size = size or self.size
@@ -152,6 +156,9 @@ class Canvas:
         if pixels.shape[:2] != size:
             if not pixels.flags.c_contiguous:
                 pixels = np.ascontiguousarray(pixels)
+            # imported where it is needed: it takes as long to import as torch itself
+            from torchvision.transforms.v2 import functional as F
+
             image = F.resize_image(torch.from_numpy(pixels).permute(2, 0, 1), list(size))
             pixels = image.permute(1, 2, 0).numpy()
         if self.mirrored and shrinks:
@@ -192,11 +199,13 @@ class Canvas:
         return pixels
 
     def _background(self, size: tuple[int, int]) -> Tensor:
+        bands = self.source.shape[0]
+        dtype = np.uint8 if self.source.dtype == torch.uint8 else np.float32
         if len(set(self.fill)) == 1:
-            pixels = np.full((*size, 3), self.fill[0], np.uint8)
+            pixels = np.full((*size, bands), self.fill[0], dtype)
         else:
-            pixels = np.empty((*size, 3), np.uint8)
-            pixels[:] = self.fill
+            pixels = np.empty((*size, bands), dtype)
+            pixels[:] = filled(self.fill, bands)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

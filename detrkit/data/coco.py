@@ -63,8 +63,8 @@ def read_categories(ann_file: str | Path) -> dict[int | str, str]:
         for key in stream:
             keys.append(key)
             if key == "categories":
-                return _not_empty(ann_file, _categories(ann_file, stream.value()))
-        raise _not_a_list(ann_file, "categories", keys)
+                return named_categories(ann_file, stream.value())
+        raise not_a_list(ann_file, "categories", keys)
 
     return read_either(ann_file, find)
 
@@ -170,7 +170,7 @@ class _Reader:
                     detail = f"`{key}` stands there twice"
                     self.faults.add(FaultKind.BAD_STRUCTURE, self.file, "", detail)
                 if not stream.is_list():
-                    raise _not_a_list(self.file, key, [key])
+                    raise not_a_list(self.file, key, [key])
             self.keys.append(key)
             if key == "categories":
                 self.categories = _categories(self.file, stream.value())
@@ -182,7 +182,7 @@ class _Reader:
                     self.boxes.add(boxes.typed, boxes.plain)
         for key in _LISTS:
             if key not in self.keys:
-                raise _not_a_list(self.file, key, self.keys)
+                raise not_a_list(self.file, key, self.keys)
 
     def add_images(self, typed: list[Image] | None, plain: list[Any] | None) -> None:
         """Adds entries of `images`."""
@@ -252,7 +252,7 @@ def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
     report = FaultReport()
     found: dict[int | str, str] = {}
     if not isinstance(entries, list):
-        raise _not_a_list(ann_file, "categories", ["categories"])
+        raise not_a_list(ann_file, "categories", ["categories"])
     for number, entry in enumerate(entries):
         place = f"categories[{number}]"
         category = id_of(entry.get("id")) if isinstance(entry, Mapping) else None
@@ -266,13 +266,22 @@ def _categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
     return found
 
 
+def named_categories(ann_file: str | Path, entries: Any) -> dict[int | str, str]:
+    """{category id: name} of the list `categories`, parsed.
+
+    Raises:
+        DataError: as in `read_categories`.
+    """
+    return _not_empty(ann_file, _categories(ann_file, entries))
+
+
 def _not_empty(ann_file: str | Path, found: dict[int | str, str]) -> dict[int | str, str]:
     if not found:
         FaultReport().add(FaultKind.BAD_STRUCTURE, ann_file, "categories", "the list is empty")
     return found
 
 
-def _not_a_list(file: str | Path, key: str, keys: Sequence[str]) -> DataError:
+def not_a_list(file: str | Path, key: str, keys: Sequence[str]) -> DataError:
     """The error for a list that is missing, or something else."""
     detail = f"`{key}` must be a list"
     if key not in keys:

@@ -88,7 +88,7 @@ class CocoBoxes:
                 [i if has else 0 for i, has in zip(ids, has_id.tolist(), strict=True)], np.int64
             )
             places = positions or range(self._position, self._position + count)
-            where = PackedStrings.pack(map(_where, ids, places))
+            where = PackedStrings.pack(map(annotation_place, ids, places))
         images = References.of([e.image_id for e in entries])
         categories = References.of([e.category_id for e in entries])
         area = np.where(np.isfinite(annotated) & (annotated > 0), annotated, area)
@@ -113,12 +113,12 @@ class CocoBoxes:
         positions: list[int] = []
         for position, entry in enumerate(entries, self._position):
             try:
-                found.append(_annotation(entry))
+                found.append(as_annotation(entry))
                 positions.append(position)
-            except _Wrong as wrong:
+            except WrongEntry as wrong:
                 where = f"annotations[{position}]"
                 if isinstance(entry, Mapping):
-                    where = _where(id_of(entry.get("id")), position)
+                    where = annotation_place(id_of(entry.get("id")), position)
                 self.faults.add(wrong.kind, self.file, where, wrong.detail)
         return found, positions
 
@@ -180,7 +180,7 @@ class CocoBoxes:
         self.faults.add_all(
             kind,
             np.flatnonzero(cases).tolist(),
-            lambda row: (self.file, boxes.place(row), f"{what} {ids[row]}"),
+            lambda row: (self.file, boxes.place(row), f"{what} {ids[row]}", ""),
         )
 
 
@@ -214,7 +214,7 @@ def _far_away(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(np.isfinite(corners), corners.clip(-1e30, 1e30), corners)
 
 
-class _Wrong(Exception):
+class WrongEntry(Exception):
     """An entry that makes no sense."""
 
     def __init__(self, kind: FaultKind, detail: str) -> None:
@@ -223,23 +223,28 @@ class _Wrong(Exception):
         self.detail = detail
 
 
-def _annotation(entry: Any) -> Annotation:
+def as_annotation(entry: Any) -> Annotation:
+    """An entry of any content as an ordinary one.
+
+    Raises:
+        WrongEntry: it makes no sense.
+    """
     if not isinstance(entry, Mapping):
-        raise _Wrong(FaultKind.WRONG_TYPE, "not an object")
+        raise WrongEntry(FaultKind.WRONG_TYPE, "not an object")
     missing = [k for k in _NEEDED if k not in entry]
     if missing:
         unknown = [k for k in entry if k not in _KEYS]
         near = [f"`{k}`{did_you_mean(k, missing)}" for k in unknown if did_you_mean(k, missing)]
         detail = f"unknown key {near[0]}" if near else f"key `{missing[0]}` is missing"
-        raise _Wrong(FaultKind.UNKNOWN_KEY, detail)
+        raise WrongEntry(FaultKind.UNKNOWN_KEY, detail)
     image_id, category = id_of(entry["image_id"]), id_of(entry["category_id"])
     if image_id is None or category is None:
-        raise _Wrong(FaultKind.WRONG_TYPE, "`image_id` or `category_id`")
+        raise WrongEntry(FaultKind.WRONG_TYPE, "`image_id` or `category_id`")
     box = entry["bbox"]
     values = [number_of(v) for v in box] if isinstance(box, list) and len(box) == 4 else [None]
     x, y, w, h = values if len(values) == 4 else (None,) * 4
     if x is None or y is None or w is None or h is None:
-        raise _Wrong(FaultKind.WRONG_TYPE, f"`bbox` is {box!r}")
+        raise WrongEntry(FaultKind.WRONG_TYPE, f"`bbox` is {box!r}")
     crowd = entry.get("iscrowd", 0)
     number = number_of(crowd)
     return Annotation(
@@ -252,7 +257,8 @@ def _annotation(entry: Any) -> Annotation:
     )
 
 
-def _where(annotation_id: int | str | None, position: int) -> str:
+def annotation_place(annotation_id: int | str | None, position: int) -> str:
+    """Names an annotation in messages."""
     if annotation_id is None:
         return f"annotation number {position}"
     return f"annotation {annotation_id}"

@@ -40,7 +40,7 @@ class PixelBatch:
     each image's boxes and labels.
 
     Attributes:
-        pixels: uint8 RGB (B, H, W, 3).
+        pixels: (B, H, W, C): uint8, or float32 on a scale of 0–255.
         boxes_cxcywh: (N, 4) float32, of all images, as fractions of their image.
         labels: (N,) int64.
         counts: boxes of each image.
@@ -65,7 +65,7 @@ class PixelBatch:
         return replace(self, pixels=self.pixels.pin_memory())
 
     def finish(self, device: torch.device | str = "cpu") -> Batch:
-        """float32 images (B, 3, H, W) on `device`; equal to `ImageSpec.normalized` bit by bit."""
+        """float32 images (B, C, H, W) on `device`; equal to `ImageSpec.normalized` bit by bit."""
         if torch.device(device).type == "cpu":
             images = normalized(self.pixels, self.spec)
         else:
@@ -178,7 +178,7 @@ class BatchImageCollateFunction:
         """
         key = samples[0].key
         _check_sizes(samples)
-        samples = self.mixed(samples)
+        samples = self.mixed(_of_one_type(samples))
         images = [sample.image.permute(1, 2, 0) for sample in samples]
         size = self.size_at(key.epoch, key.step)
         if size is not None:
@@ -187,8 +187,9 @@ class BatchImageCollateFunction:
         spec = ImageSpec(
             size=(images[0].shape[0], images[0].shape[1]),
             scale=1.0 if first.scale is None else first.scale,
-            mean=first.mean or (0.0, 0.0, 0.0),
-            std=first.std or (1.0, 1.0, 1.0),
+            mean=first.mean or (0.0,),
+            std=first.std or (1.0,),
+            in_channels=images[0].shape[2],
         )
         return PixelBatch(
             pixels=default_collate(images),  # into shared memory, when called in a worker
@@ -232,7 +233,7 @@ def _sizes(base_size: int | Sequence[int], repeat: int) -> list[tuple[int, int]]
 
 
 def _nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(h, w, 3) -> (*size, 3)."""
+    """(h, w, C) -> (*size, C)."""
     if tuple(image.shape[:2]) == size:
         return image
     pixels = np.ascontiguousarray(image.numpy())
@@ -247,6 +248,14 @@ def _check_sizes(samples: Sequence[Sample]) -> None:
             f"images of one batch differ in size: {w}x{h} and {w2}x{h2}",
             hint="end the transforms with {type: Resize, size: [h, w]}",
         )
+
+
+def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """All uint8 or all float32: files of a data set may have different numbers of bits."""
+    if len({sample.image.dtype for sample in samples}) > 1:
+        for sample in samples:
+            sample.image = sample.image.float()
+    return samples
 
 
 def _window(name: str, probability: float, epochs: Sequence[int]) -> Window:

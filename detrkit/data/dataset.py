@@ -16,8 +16,9 @@ from detrkit.data.canvas import Canvas
 from detrkit.data.coco import open_coco
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.image_check import read_indexed
+from detrkit.data.image_check import CheckImages, read_indexed
 from detrkit.data.index import DatasetIndex
+from detrkit.data.picture_store import Picture, PictureStore, limited
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.data.text import read_text
 from detrkit.data.transforms import Compose
@@ -34,6 +35,8 @@ MAX_REPLACEMENTS = 20
 
 #: What may turn out to be wrong with an image when it is read.
 _MET = (None, FaultKind.CORRUPT_IMAGE, FaultKind.SIZE_MISMATCH, FaultKind.EXIF_ROTATION)
+#: Said by every process of a distributed run: each meets images of its own.
+_OF_ITS_OWN = {"every_process": True}
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -50,6 +53,12 @@ class DetectionDataset(Dataset[Sample]):
         training: replace unreadable images and leave crowd regions out of the targets.
         seed: of all randomness.
         epoch: used when a sample is asked for by a bare number.
+        in_channels: C of the images: 3 for RGB, 1 for gray, else the bands of the files.
+
+    Attributes:
+        max_side: in training, images are shrunk to at most this many pixels before anything else
+            happens to them; None: never.
+        store: pictures that are decoded already (`detrkit.data.caching`); None: there are none.
     """
 
     def __init__(
@@ -60,12 +69,16 @@ class DetectionDataset(Dataset[Sample]):
         training: bool = True,
         seed: int = 0,
         epoch: int = 0,
+        in_channels: int = 3,
     ) -> None:
         self._index = index
         self.transforms = transforms
         self.training = training
         self.seed = seed
         self.epoch = epoch
+        self.in_channels = in_channels
+        self.max_side: int | None = None
+        self.store: PictureStore | None = None
         self._reported: set[int] = set()
 
     @property
@@ -132,22 +145,47 @@ class DetectionDataset(Dataset[Sample]):
             hint="is the disk or the mount still there?",
         )
 
+    def picture(self, number: int) -> Picture:
+        """Image `number`, from the store if it is there.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        picture = self.store.get(number) if self.store is not None else None
+        if picture is None:
+            picture = self.decoded(number)
+            if self.store is not None:
+                self.store.mend(number, picture)
+        return picture
+
+    def decoded(self, number: int) -> Picture:
+        """Image `number`, from its file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        found = read_indexed(self.index, number, self.in_channels)
+        size = (found.image.shape[-2], found.image.shape[-1])
+        smaller = limited(size, self.max_side if self.training else None)
+        pixels = found.image
+        if smaller != size:
+            pixels, _ = Canvas.of(pixels, exact=False).render(smaller)
+        return Picture(pixels, size, found.scale, found.fault)
+
     def _read(self, number: int, key: SampleKey) -> Sample:
         index = self.index
-        found = read_indexed(index, number)
-        if found.fault is not None:
-            self.broken[number] = _MET.index(found.fault)
-        size = (found.image.shape[-2], found.image.shape[-1])
-        scale = np.array(found.scale * 2, np.float32)
+        picture = self.picture(number)
+        if picture.fault is not None:
+            self.broken[number] = _MET.index(picture.fault)
         rows = index.boxes_of(number)
         sample = Sample(
-            Canvas.of(found.image, exact=not self.training),
-            index.boxes_xyxy[rows] * scale,
+            Canvas.of(picture.pixels, exact=not self.training),
+            index.boxes_xyxy[rows] * np.array(picture.box_scale * 2, np.float32),
             index.labels[rows].copy(),
-            index.area[rows] * float(found.scale[0] * found.scale[1]),
+            index.area[rows] * float(picture.scale[0] * picture.scale[1]),
             image_id=index.image_id(number),
             # what is found is told in pixels of the index, with which it will be compared
-            orig_size=index.size(number) if found.scale != (1.0, 1.0) else size,
+            orig_size=index.size(number) if picture.scale != (1.0, 1.0) else picture.size,
             path=index.paths[number],
             key=key,
         )
@@ -160,7 +198,7 @@ class DetectionDataset(Dataset[Sample]):
         size = self.index.size(number)
         rows = self.index.boxes_of(number)
         return Sample(
-            Canvas.of(torch.full((3, *size), 114, dtype=torch.uint8)),
+            Canvas.of(torch.full((self.in_channels, *size), 114, dtype=torch.uint8)),
             self.index.boxes_xyxy[rows].copy(),
             self.index.labels[rows].copy(),
             self.index.area[rows].copy(),
@@ -190,9 +228,9 @@ class DetectionDataset(Dataset[Sample]):
         FaultReport(f for f in faults if f.kind is not FaultKind.CORRUPT_IMAGE).log()
         for path in paths[:3]:
             outcome = "replaced by another" if self.training else "counted as without detections"
-            logger.warning("%s: unreadable image, %s", path, outcome)
+            logger.warning("%s: unreadable image, %s", path, outcome, extra=_OF_ITS_OWN)
         if len(paths) > 3:
-            logger.warning("… and %d more unreadable images", len(paths) - 3)
+            logger.warning("… and %d more unreadable images", len(paths) - 3, extra=_OF_ITS_OWN)
         return paths
 
 
@@ -205,7 +243,9 @@ def _compose(transforms: Any) -> Compose | Transform | None:
     raise ConfigError(f"transforms must be a Compose or a list, got {transforms!r}")
 
 
-@MODULES.register(family="data", inject=("transforms",), share=("remap_mscoco_category",))
+@MODULES.register(
+    family="data", inject=("transforms",), share=("remap_mscoco_category", "in_channels")
+)
 class CocoDetection(DetectionDataset):
     """A COCO file and its images, read when first needed.
 
@@ -218,6 +258,10 @@ class CocoDetection(DetectionDataset):
         transforms: applied to each sample.
         return_masks: only False: there is no segmentation.
         remap_mscoco_category: accepted for the authors' files.
+        in_channels: of the images.
+
+    Attributes:
+        check_images: how thoroughly (see `detrkit.data.image_check`); to be set before it is read.
     """
 
     def __init__(
@@ -227,21 +271,23 @@ class CocoDetection(DetectionDataset):
         transforms: Any = None,
         return_masks: bool = False,
         remap_mscoco_category: bool = False,
+        in_channels: int = 3,
     ) -> None:
         if return_masks:
             raise ConfigError("CocoDetection: return_masks is not supported, detrkit detects boxes")
-        super().__init__(self._open, _compose(transforms))
+        super().__init__(self._open, _compose(transforms), in_channels=in_channels)
         self.img_folder = img_folder
         self.ann_file = ann_file
         self.remap_mscoco_category = remap_mscoco_category
+        self.check_images: CheckImages = "auto"
 
     def _open(self) -> DatasetIndex:
-        index = open_coco(self.ann_file, self.img_folder)
+        index = open_coco(self.ann_file, self.img_folder, check_images=self.check_images)
         index.faults.log()
         return index
 
 
-@MODULES.register(family="data", inject=("transforms",))
+@MODULES.register(family="data", inject=("transforms",), share=("in_channels",))
 class VOCDetection(DetectionDataset):
     """A list of image and XML pairs, as the authors' VOC files have it.
 
@@ -250,6 +296,10 @@ class VOCDetection(DetectionDataset):
         ann_file: lines of `image.jpg annotation.xml`.
         label_file: one class name per line.
         transforms: applied to each sample.
+        in_channels: of the images.
+
+    Attributes:
+        check_images: how thoroughly (see `detrkit.data.image_check`); to be set before it is read.
     """
 
     def __init__(
@@ -258,11 +308,13 @@ class VOCDetection(DetectionDataset):
         ann_file: str = "trainval.txt",
         label_file: str = "label_list.txt",
         transforms: Any = None,
+        in_channels: int = 3,
     ) -> None:
-        super().__init__(self._open, _compose(transforms))
+        super().__init__(self._open, _compose(transforms), in_channels=in_channels)
         self.root = root
         self.ann_file = ann_file
         self.label_file = label_file
+        self.check_images: CheckImages = "auto"
 
     def _open(self) -> DatasetIndex:
         root = Path(self.root)
@@ -276,6 +328,7 @@ class VOCDetection(DetectionDataset):
             classes,
             root / self.ann_file,
             images=[root / pair[0] for pair in pairs],
+            check_images=self.check_images,
         )
         index.faults.log()
         return index

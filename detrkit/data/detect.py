@@ -133,12 +133,14 @@ def open_splits(
     splits: Mapping[str, str] | None = None,
     only: str | None = None,
     check_images: CheckImages = "auto",
+    log: bool = True,
 ) -> dict[str, DatasetIndex]:
     """Reads the splits of a data set; all of them share one class map.
 
     Args:
         path, val_fraction, seed, class_map, splits, check_images: as in `open_dataset`.
         only: read just this split.
+        log: warn of faults and of images in two splits; a caller that shows them itself does not.
 
     Raises:
         DataError: as in `open_dataset`.
@@ -164,8 +166,9 @@ def open_splits(
     parts = {name: layout.read(name, classes, check_images) for name in wanted}
     if val_fraction is not None and "train" in parts:
         parts["train"], parts["val"] = parts["train"].split(val_fraction, seed)
-    FaultReport.merge(part.faults for part in parts.values()).log()
-    _warn_of_leaks(parts)
+    if log:
+        FaultReport.merge(part.faults for part in parts.values()).log()
+        _warn_of_leaks(parts)
     return parts
 
 

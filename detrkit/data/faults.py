@@ -57,6 +57,7 @@ class FaultKind(Enum):
     SIZE_MISMATCH = (Policy.FIX, "image size differs from the annotation, file believed")
     EXIF_ROTATION = (Policy.FIX, "annotated on the stored pixels, EXIF orientation ignored")
     IMAGE_WITHOUT_LABELS = (Policy.KEEP, "no annotation file, used as background")
+    RENAMED_IMAGE = (Policy.FIX, "name is taken, image renamed")
     # boxes
     UNKNOWN_KEY = (Policy.SKIP, "misspelt key, annotation skipped")
     WRONG_TYPE = (Policy.SKIP, "value of the wrong type, annotation skipped")
@@ -69,6 +70,8 @@ class FaultKind(Enum):
     CLIPPED = (Policy.FIX, "box reaches over the border, clipped")
     DUPLICATE_ANNOTATION_ID = (Policy.FIX, "annotation id used twice, second one renumbered")
     POLYGON = (Policy.FIX, "polygon, its bounding box used")
+    REPEATED_BOX = (Policy.SKIP, "same box of the same class again, skipped")
+    CROWD_REGION = (Policy.SKIP, "crowd region, which the format cannot mark, left out")
     # classes
     DUPLICATE_CATEGORY_ID = (Policy.STOP, "one category id for two classes")
     CLASS_WITHOUT_BOXES = (Policy.KEEP, "class without boxes, kept")
@@ -94,6 +97,7 @@ class Fault:
         where: id within the file.
         detail: the offending value.
         count: how many boxes or images it stands for.
+        label: class of the box that it is about; empty where it is about something else.
     """
 
     kind: FaultKind
@@ -101,6 +105,7 @@ class Fault:
     where: str
     detail: str = ""
     count: int = 1
+    label: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.where}" if self.where else self.file
@@ -130,6 +135,7 @@ class FaultReport:
         detail: str = "",
         hint: str = "",
         count: int = 1,
+        label: str = "",
     ) -> None:
         """Counts one fault.
 
@@ -140,11 +146,12 @@ class FaultReport:
             detail: the offending value.
             hint: what the user can do; shown when the policy is to stop.
             count: how many boxes or images this one line stands for.
+            label: class of the box that it is about.
 
         Raises:
             DataError: the policy of `kind` is to stop.
         """
-        fault = Fault(kind, _shown(str(file), 1000), _shown(where), _shown(detail), count)
+        fault = Fault(kind, _shown(str(file), 1000), _shown(where), _shown(detail), count, label)
         if kind.policy is Policy.STOP:
             raise DataError(str(fault), hint=hint or None)
         self._put(fault)
@@ -153,18 +160,19 @@ class FaultReport:
         self,
         kind: FaultKind,
         cases: Iterable[Case],
-        describe: Callable[[Case], tuple[object, str, str]],
+        describe: Callable[[Case], tuple[object, str, str, str]],
     ) -> None:
         """Counts a fault for each of `cases`; only those that are kept are described.
 
         Args:
             kind: what is wrong; its policy is not to stop.
             cases: e.g. numbers of boxes.
-            describe: (file, where, detail) of a case, as in `add`.
+            describe: (file, where, detail, label) of a case, as in `add`.
         """
         for case in cases:
             if self._kept.get(kind, 0) < KEPT:
-                self.add(kind, *describe(case))
+                file, where, detail, label = describe(case)
+                self.add(kind, file, where, detail, label=label)
             else:
                 self.counts[kind] += 1
 
@@ -242,6 +250,7 @@ class FaultReport:
                     "where": fault.where,
                     "detail": fault.detail,
                     "count": fault.count,
+                    "label": fault.label,
                 }
                 for fault in self.faults
             ],
@@ -251,7 +260,10 @@ class FaultReport:
     def from_dict(cls, data: Mapping[str, Any]) -> FaultReport:
         """Inverse of `to_dict`."""
         report = cls(
-            Fault(FaultKind[f["kind"].upper()], f["file"], f["where"], f["detail"], f["count"])
+            Fault(
+                FaultKind[f["kind"].upper()],
+                *(f[name] for name in ("file", "where", "detail", "count", "label")),
+            )
             for f in data["faults"]
         )
         report.counts = {FaultKind[name.upper()]: n for name, n in data["counts"].items()}

@@ -91,10 +91,16 @@ class Folders:
         return bool(name) and _alike(name) in listing.alike and os.path.isfile(path)
 
     def images(self, folder: Path) -> Iterator[Path]:
-        """All image files in `folder` and below, sorted by name; hidden folders are left out."""
+        """All image files in `folder` and below, sorted by name; hidden folders are left out.
+
+        So is an array beside a picture of the same name: trainers keep decoded pictures that way.
+        """
         listing = self.listing(folder)
-        for name in sorted(listing.files):
-            if is_image_file(Path(name)):
+        names = [name for name in sorted(listing.files) if is_image_file(Path(name))]
+        arrays = {name for name in names if name.lower().endswith(".npy")}
+        pictures = {Path(name).stem for name in names if name not in arrays} if arrays else set()
+        for name in names:
+            if name not in arrays or Path(name).stem not in pictures:
                 yield folder / name
         for name in listing.folders:
             if not name.startswith("."):

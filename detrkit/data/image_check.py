@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from detrkit.data.bands import WrongBands
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import Folders
 from detrkit.data.images import ImageHeader, read_header, read_image
@@ -38,6 +39,9 @@ ALL_UP_TO = 50_000
 
 #: Headers in the sample: a fault of one image in 300 is found with 96 % certainty.
 SAMPLE = 1_000
+
+#: Images to try before the bands of a data set are taken for right.
+FIRST_READ = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class IndexedImage:
     """An image as read, and how the boxes of the index fit it.
 
     Attributes:
-        image: uint8 RGB (3, h, w).
+        image: (C, h, w), as `read_image` gives it.
         scale: (x, y) factors from pixels of the index to those of `image`.
         fault: what differs from the index, if anything.
     """
@@ -96,21 +100,48 @@ class IndexedImage:
     fault: FaultKind | None = None
 
 
-def read_indexed(index: DatasetIndex, number: int) -> IndexedImage:
+def read_indexed(index: DatasetIndex, number: int, channels: int = 3) -> IndexedImage:
     """Reads an image of an index; where it is not as the index says, `agree` decides.
+
+    Args:
+        index: of the data set.
+        number: of the image.
+        channels: C, as for `read_image`.
 
     Raises:
         DataError: it cannot be read.
     """
     path, apply_exif = index.paths[number], bool(index.apply_exif[number])
-    image = read_image(path, apply_exif=apply_exif)
+    image = read_image(path, apply_exif=apply_exif, channels=channels)
     size, expected = (int(image.shape[-2]), int(image.shape[-1])), index.size(number)
     if size == expected:
         return IndexedImage(image)
     if apply_exif and size == expected[::-1] and read_header(path).orientation >= 5:
-        return IndexedImage(read_image(path, apply_exif=False), fault=FaultKind.EXIF_ROTATION)
+        image = read_image(path, apply_exif=False, channels=channels)
+        return IndexedImage(image, fault=FaultKind.EXIF_ROTATION)
     found = agree(expected, ImageHeader(size))
     return IndexedImage(image, found.scale, found.fault)
+
+
+def check_bands(index: DatasetIndex, channels: int) -> None:
+    """Reads the first image that can be read: wrong `in_channels` are better said at the start.
+
+    Args:
+        index: of the data set.
+        channels: C, what the model takes.
+
+    Raises:
+        WrongBands: the image has other bands.
+        MissingExtraError: a package that reads it is not installed.
+    """
+    for number in range(min(len(index), FIRST_READ)):
+        try:
+            read_indexed(index, number, channels)
+        except WrongBands:
+            raise
+        except DataError:
+            continue
+        return
 
 
 class ImageCheck:

@@ -1,7 +1,42 @@
-"""Reading image files: any format and mode becomes uint8 RGB (3, H, W), or a `DataError`.
+"""Reading image files: one rule for each kind, the same in training, evaluation and inference.
+
+A detector of three channels gets uint8 RGB; one of one channel gets gray, with all the bits of
+the file; one of C channels gets the C bands of a file that has as many (`detrkit.data.bands`).
+The kind is told by the content: the ending of the name does not count. A file that cannot be read
+as below is a `DataError` that names it and the reason.
+
+    colour JPEG, PNG, WebP, BMP, …  as they are
+    gray, 1 bit                     gray; three equal channels for RGB
+    palette                         the colours of the palette
+    alpha, transparent colours      dropped, not composited: the colours below are used, as the
+                                    authors' code (Pillow's `convert("RGB")`) and OpenCV do. For
+                                    four channels RGBA gives its four bands, for two gray + alpha
+    CMYK, YCCK (JPEG, TIFF)         converted to RGB without a profile; JPEG's values are taken
+                                    as inverted, as Adobe writes them, whether marked so or not
+    colour profiles (ICC)           ignored: values as stored, as in the authors' code
+    16 bits, gray or RGB            65535 is white: scaled to 8 bits; gray for one channel keeps 16
+    32-bit integers (TIFF)          taken for 16 bits: 65535 is white
+    floats (TIFF)                   1 is white, clipped to 0–1; values above 2 are no picture and
+                                    refused, but for one channel, which takes every value
+    EXIF orientation                applied, unless the annotations fit the stored pixels
+                                    (`EXIF_ROTATION` of the fault report); damaged EXIF is ignored
+    animated GIF, WebP, APNG        the first frame
+    TIFF of several pages           the first page; or the pages as bands, where the model takes
+                                    as many channels
+    TIFF of several bands           three as RGB, else as many as the model takes channels; needs
+                                    the extra `multiband` (Pillow and OpenCV read few of them)
+    .npy                            see `detrkit.data.bands`; a `.npy` beside a picture of the
+                                    same name is a cache of it and is not listed
+    AVIF                            where Pillow has it (11.3 and later do)
+    HEIC, HEIF                      where the package pillow-heif is installed; else refused
+    more than 178,956,970 pixels    refused before decoding (a "decompression bomb"); the
+                                    environment variable `DETRKIT_MAX_PIXELS` sets another limit
+    truncated, damaged              refused, never filled up with gray
+    empty file                      refused
+    wrong ending                    read as what it is
 
 JPEG goes straight to libjpeg-turbo, about twice as fast as through Pillow, once its header
-proves that it is an ordinary and complete one. Everything else goes through Pillow.
+proves that it is an ordinary and complete one. All other pictures go through Pillow.
 """
 
 from __future__ import annotations
@@ -9,30 +44,50 @@ from __future__ import annotations
 import struct
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from detrkit.data import pixels
-from detrkit.errors import DataError
-
-#: Larger images are refused: a small file can declare more pixels than the memory holds.
-MAX_PIXELS = 178_956_970
+from detrkit.data.bands import (
+    NPY,
+    TIFF,
+    Bands,
+    fitted,
+    npy_size,
+    read_npy,
+    read_tiff,
+    tiff_header,
+)
+from detrkit.data.modes import as_stored, from_pillow, orientation_of, oriented
+from detrkit.data.unreadable import (
+    MAX_PIXELS,
+    READER_ERRORS,
+    is_heif,
+    max_pixels,
+    refuse_bomb,
+    unreadable,
+)
+from detrkit.errors import DataError, MissingExtraError
 
 #: Endings of files that are taken for images when a folder is listed; lower case.
 IMAGE_SUFFIXES = frozenset(
     f".{ending}"
     for ending in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "gif", "webp", "tif", "tiff"),
-        *("avif", "jp2", "j2k", "ppm", "pgm", "pbm", "tga", "ico"),
+        *("avif", "heic", "heif", "jp2", "j2k", "ppm", "pgm", "pbm", "tga", "ico", "npy"),
     )
 )
 
-_ORIENTATION = 0x0112  # EXIF tag
+#: Channels for which any picture can be read.
+_PICTURE = (None, 1, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,54 +113,95 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def readers() -> dict[str, object]:
+    """All that decides, besides their content, which files can be read; for what is kept."""
+    return {
+        "pillow": PIL.__version__,
+        "pillow_heif": find_spec("pillow_heif") is not None,
+        "tifffile": find_spec("tifffile") is not None,
+        "max_pixels": max_pixels(),
+    }
+
+
 def read_header(path: str | Path) -> ImageHeader:
     """Size and orientation, without decoding the pixels.
 
     Raises:
-        DataError: the file is missing, not an image, or declares more than `MAX_PIXELS` pixels.
+        DataError: the file is missing, not an image, or larger than `max_pixels`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damaged EXIF, large pictures
         try:
-            with Image.open(path) as image:
-                w, h = image.size
-                orientation = _orientation(image)
-        except _PILLOW_ERRORS as error:
-            raise _unreadable(path, error) from error
-    _refuse_bomb(path, h, w)
-    return ImageHeader((h, w), orientation)
+            header = _header(path)
+        except READER_ERRORS as error:
+            raise unreadable(path, error) from error
+        except MissingExtraError as error:
+            raise DataError(f"{path}: {error.message}", hint=error.hint) from error
+    refuse_bomb(path, *header.size)
+    return header
 
 
-def read_image(path: str | Path, *, apply_exif: bool = True) -> Tensor:
-    """Reads an image file of any format and mode.
+def _header(path: str | Path) -> ImageHeader:
+    try:
+        with _opened(path) as image:
+            size = image.height, image.width
+            if isinstance(image, TiffImageFile):  # whose size is that of the turned picture
+                size = image.tag_v2[IMAGELENGTH], image.tag_v2[IMAGEWIDTH]
+            return ImageHeader(size, orientation_of(image))
+    except UnidentifiedImageError:
+        with open(path, "rb") as file:
+            start = file.read(1 << 17)
+        if start.startswith(NPY):
+            return ImageHeader(npy_size(start)[:2])
+        if start.startswith(TIFF):
+            return ImageHeader(*tiff_header(path))
+        raise
 
-    16-bit values are scaled to 8, alpha is dropped, of several frames the first is taken.
+
+def read_image(path: str | Path, *, apply_exif: bool = True, channels: int | None = 3) -> Tensor:
+    """Reads an image file of any kind, as the table above says.
 
     Args:
         path: the file.
         apply_exif: turn and mirror the pixels as the EXIF orientation says.
+        channels: C, how many the model takes: 3 for RGB, 1 for gray, another number for files
+            with as many bands. None, for looking at it: RGB for pictures, one band for gray of
+            more than 8 bits, all bands of arrays.
 
     Returns:
-        uint8 RGB (3, H, W); in memory the channels come last, as decoders and resizing like it.
+        (C, H, W), in memory the channels come last, as decoders and resizing like it. uint8; or
+        float32 on the same scale of 0–255 for what has more than 8 bits, which for three channels
+        are arrays only (`.npy`, TIFF that Pillow does not know).
 
     Raises:
-        DataError: the file is missing, truncated, corrupt, not an image, or declares more than
-            `MAX_PIXELS` pixels.
+        DataError: the file is missing, truncated, corrupt, not an image, or larger than
+            `max_pixels`.
+        WrongBands: a `DataError`: it has not the bands that the model takes.
+        MissingExtraError: a TIFF, other than 1 or 3 channels, and tifffile is not installed.
     """
     try:
         data = np.fromfile(path, np.uint8)
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    image = _decode_jpeg(path, data, apply_exif)
+        raise unreadable(path, error) from error
+    image = _decode_jpeg(path, data, apply_exif, channels)
     if image is None:
-        image = _decode_any(path, apply_exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                image = _decode_any(path, data, apply_exif, channels)
+            except READER_ERRORS as error:
+                raise unreadable(path, error) from error
+            except MissingExtraError as error:
+                if channels not in _PICTURE:
+                    raise
+                raise DataError(f"{path}: {error.message}", hint=error.hint) from error
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def _decode_jpeg(
-    path: str | Path, data: npt.NDArray[np.uint8], apply_exif: bool
+    path: str | Path, data: npt.NDArray[np.uint8], apply_exif: bool, channels: int | None
 ) -> npt.NDArray[np.uint8] | None:
-    """Pixels (H, W, 3) of an ordinary complete JPEG; None for everything else."""
+    """Pixels (H, W, C) of an ordinary complete JPEG; None for everything else."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return None
     # A file that does not close with the end marker may be truncated, which OpenCV would not
@@ -116,10 +212,13 @@ def _decode_jpeg(
     if frame is None:
         return None
     height, width, components = frame
-    if components not in (1, 3):  # CMYK: Pillow knows Adobe's inversion
+    # CMYK: Pillow knows Adobe's inversion
+    if components not in (1, 3) or channels not in _PICTURE:
         return None
-    _refuse_bomb(path, height, width)
-    return pixels.decode(data, apply_exif=apply_exif)
+    if channels == 1 and components == 3:  # Pillow's gray is made of RGB, libjpeg's is not
+        return None
+    refuse_bomb(path, height, width)
+    return pixels.decode(data, apply_exif=apply_exif, gray=channels == 1)
 
 
 def _jpeg_frame(data: memoryview) -> tuple[int, int, int] | None:
@@ -141,88 +240,55 @@ def _jpeg_frame(data: memoryview) -> tuple[int, int, int] | None:
     return None
 
 
-def _decode_any(path: str | Path, apply_exif: bool) -> npt.NDArray[np.uint8]:
-    """Pixels (H, W, 3) through Pillow."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path) as image:
-                _refuse_bomb(path, image.height, image.width)
-                orientation = _orientation(image) if apply_exif else 1
-                image.load()
-                rgb = _as_rgb(image)
-        except _PILLOW_ERRORS as error:
-            raise _unreadable(path, error) from error
-    return _oriented(rgb, orientation)
-
-
-def _as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits per pixel, gray
-        gray = np.asarray(image).astype(np.float64)
-        if image.mode.startswith("I;16") or (image.mode == "I" and gray.max(initial=0) > 255):
-            gray = gray / 257.0  # 65535 -> 255
-        elif image.mode == "F" and gray.max(initial=0) <= 1:
-            gray = gray * 255
-        gray = np.nan_to_num(gray).clip(0, 255).round().astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
-
-
-def _orientation(image: Image.Image) -> int:
+def _decode_any(
+    path: str | Path, data: npt.NDArray[np.uint8], apply_exif: bool, channels: int | None
+) -> Bands:
+    """Pixels (H, W, C) of what is no ordinary JPEG."""
+    start = data[:8].tobytes()
+    if start.startswith(NPY):
+        refuse_bomb(path, *npy_size(data[: 1 << 17].tobytes()))
+        return fitted(path, read_npy(data), channels)
+    is_tiff = start.startswith(TIFF)
+    if is_tiff and channels not in _PICTURE:
+        return _decode_tiff(path, apply_exif, channels)
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Pillow raises many kinds on damaged EXIF, which is not worth an image
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        with _opened(path) as image:
+            refuse_bomb(path, image.height, image.width)
+            orientation = orientation_of(image)
+            image.load()
+    except (UnidentifiedImageError, ValueError):  # of what Pillow does not know
+        if is_tiff:
+            return _decode_tiff(path, apply_exif, channels)
+        raise
+    found = from_pillow(image, channels, path)
+    if is_tiff == apply_exif:  # Pillow has turned TIFF, and nothing else
+        return found
+    return oriented(found, orientation) if apply_exif else as_stored(found, orientation)
 
 
-def _oriented(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """Undoes an EXIF orientation."""
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
+def _decode_tiff(path: str | Path, apply_exif: bool, channels: int | None) -> Bands:
+    found, orientation = read_tiff(path, channels, 3 * max_pixels())
+    return oriented(found, orientation) if apply_exif else found
 
 
-def _refuse_bomb(path: str | Path, height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise _bomb(path)
+def _opened(path: str | Path) -> Image.Image:
+    """The file in Pillow, with the reader of HEIC if there is one."""
+    if max_pixels() > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:
+        # Pillow's own guard refuses twice this number
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels())
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        if not (is_heif(path) and _register_heif()):
+            raise
+        return Image.open(path)
 
 
-def _bomb(path: str | Path) -> DataError:
-    return DataError(
-        f"{path}: declares more than {MAX_PIXELS:,} pixels, not decoded",
-        hint="cut the picture into tiles",
-    )
-
-
-def _unreadable(path: str | Path, error: Exception) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: file not found")
-    if isinstance(error, Image.DecompressionBombError):
-        return _bomb(path)
-    if Path(path).is_file() and not Path(path).stat().st_size:
-        return DataError(f"{path}: the file is empty")
-    if isinstance(error, UnidentifiedImageError):
-        return DataError(f"{path}: not an image, or damaged at its start")
-    return DataError(f"{path}: damaged image ({error or type(error).__name__})")
-
-
-# Damaged files make Pillow's readers raise about anything.
-_PILLOW_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    EOFError,
-    NotImplementedError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+def _register_heif() -> bool:
+    """Teaches Pillow HEIC, where the package is there that can do that."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True

@@ -23,6 +23,7 @@ from uuid import uuid4
 
 from detrkit.data.cache import cache_dir
 from detrkit.data.folders import new_folder, remove_folder
+from detrkit.data.images import readers
 from detrkit.data.index import FORMAT, DatasetIndex
 from detrkit.data.sources import Sources, Stamp, unchanged
 from detrkit.errors import DataError
@@ -37,7 +38,7 @@ WORTH_SECONDS = 0.5
 LIMIT = 4 << 30
 
 #: To be raised when the readers come to other results for the same files.
-_READERS = 1
+_READERS = 2
 
 _ENTRY = "entry.json"
 _INDEX = "index"
@@ -114,7 +115,7 @@ def _cached(
 
 def _name_of(key: Mapping[str, Any]) -> str:
     """Readable, and different for every key."""
-    text = json.dumps([FORMAT, _READERS, key, os.path.abspath(key["path"])], default=str)
+    text = json.dumps([FORMAT, _READERS, readers(), key, os.path.abspath(key["path"])], default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     stem = "".join(c if c.isalnum() else "_" for c in Path(key["path"]).stem)[:40]
     return f"{stem}-{digest}"

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import Sample, SampleKey
-from detrkit.data.workers import shielded, start_worker
+from detrkit.data.workers import shared_memory_room, shielded, start_worker
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch
@@ -30,9 +30,12 @@ Collate = Callable[[Sequence[Sample]], Batch]
 class BatchSchedule(Sampler[list[SampleKey]]):
     """Which images make up each batch of an epoch, on one of several ranks.
 
-    Training (`shuffle`): every rank gets the same number of batches, at least one, so that no
-    rank waits for another for ever; images are repeated where the count demands it. Evaluation:
-    every image exactly once over all ranks; a rank may get none.
+    Training: batch k holds the same images for every number of ranks, which share it in equal
+    parts, the last one of an epoch as equally as possible. Every rank gets the same number of
+    batches, and in each of them at least `least` images, so that no rank waits for another for
+    ever; where there are too few, images are repeated.
+
+    Evaluation: every image exactly once; the ranks take turns batch by batch. One may get none.
 
     Args:
         count: images in the data set.
@@ -42,6 +45,8 @@ class BatchSchedule(Sampler[list[SampleKey]]):
         drop_last: leave an incomplete last batch out, unless it is the only one.
         rank: this process.
         world_size: number of processes.
+        training: share every batch; default as `shuffle`. False: take turns.
+        least: images that a rank needs in a batch, in training.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class BatchSchedule(Sampler[list[SampleKey]]):
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        training: bool | None = None,
+        least: int = 1,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"the batch size must be at least 1, got {batch_size}")
@@ -64,34 +71,47 @@ class BatchSchedule(Sampler[list[SampleKey]]):
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
+        self.training = shuffle if training is None else training
+        self.least = min(least, batch_size)
         self.epoch = 0
         self.start = 0
 
+    @property
+    def step_size(self) -> int:
+        """Images that belong together: of all ranks in training, of one in evaluation."""
+        return self.batch_size * (self.world_size if self.training else 1)
+
     def order(self, epoch: int) -> np.ndarray:
-        """Image numbers of this rank in `epoch`."""
+        """All image numbers in the order of `epoch`."""
         if self.shuffle:
-            everything = np.random.default_rng([self.seed, epoch, 0x0DE2]).permutation(self.count)
-            share = math.ceil(self.count / self.world_size)
-            everything = np.resize(everything, share * self.world_size)  # repeats from the start
-            return everything[self.rank :: self.world_size]
-        return np.arange(self.rank, self.count, self.world_size)
+            return np.random.default_rng([self.seed, epoch, 0x0DE2]).permutation(self.count)
+        return np.arange(self.count)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Image numbers of every batch of this rank in `epoch`."""
-        order = self.order(epoch)
-        parts = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        if self.drop_last and len(parts) > 1 and len(parts[-1]) < self.batch_size:
-            parts.pop()
-        return parts
+        order, size = self.order(epoch), self.step_size
+        steps = [order[i * size : (i + 1) * size] for i in range(self._steps())]
+        if not self.training:
+            return steps[self.rank :: self.world_size]
+        return [self._share(numbers) for numbers in steps]
+
+    def _share(self, numbers: np.ndarray) -> np.ndarray:
+        needed = self.world_size * self.least
+        if len(numbers) < needed:
+            numbers = np.resize(numbers, needed)  # repeats from the start
+        return np.array_split(numbers, self.world_size)[self.rank]
+
+    def _steps(self) -> int:
+        """Batches of an epoch on all ranks together."""
+        if self.drop_last and self.count >= self.step_size:
+            return self.count // self.step_size
+        return math.ceil(self.count / self.step_size)
 
     def __len__(self) -> int:
         """Batches per epoch on this rank, wherever iteration starts."""
-        images = len(range(self.rank, self.count, self.world_size))
-        if self.shuffle:
-            images = math.ceil(self.count / self.world_size)
-        if self.drop_last and images >= self.batch_size:
-            return images // self.batch_size
-        return math.ceil(images / self.batch_size)
+        if self.training:
+            return self._steps()
+        return len(range(self.rank, self._steps(), self.world_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step, numbers in enumerate(self.batches(self.epoch)):
@@ -129,6 +149,7 @@ class Loader:
         self.collate = collate
         self.batch_size = schedule.batch_size
         self.num_workers = num_workers
+        self.prefetch = prefetch
         self.device = device
         options: dict[str, Any] = {}
         if num_workers:
@@ -173,10 +194,35 @@ class Loader:
                 yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
         except DetrkitError as error:
             raise _unwrapped(error) from error
+        except RuntimeError as error:
+            known = self._out_of_shared_memory(error)
+            if known is None:
+                raise
+            raise known from error
         finally:
             self.dataset.report_broken()
 
+    def _out_of_shared_memory(self, error: RuntimeError) -> UsageError | None:
+        """What to say when workers find no room for their batches; None: it is something else."""
+        text = str(error)
+        if "shared memory" not in text and "Bus error" not in text:
+            return None
+        room = shared_memory_room()
+        side = max(getattr(self.collate, "scales", None) or [(640, 640)])
+        needed = self.num_workers * self.prefetch * self.batch_size * side[0] * side[1] * 3
+        return UsageError(
+            f"no room for the batches of loader processes: they pass through /dev/shm, which has "
+            f"{room >> 20} MiB; {self.num_workers} workers with batches of {self.batch_size} "
+            f"images keep up to {needed >> 20} MiB there",
+            hint="fewer --workers, a smaller --batch, or more room: "
+            "docker run --shm-size=4g (or --ipc=host)",
+        )
+
     def _batches(self) -> Iterator[PixelBatch | Batch]:
+        if self.num_workers:
+            # Transforms import it when they first need it: forked workers have it from here.
+            import torchvision.transforms.v2  # noqa: F401
+
         with _any_number_of_workers(), shielded():
             return iter(self._loader)
 
@@ -194,13 +240,15 @@ def build_loader(
     world_size: int = 1,
     pin_memory: bool = False,
     device: torch.device | str = "cpu",
+    training: bool | None = None,
+    least: int = 1,
 ) -> Loader:
     """A loader for one rank.
 
     Args:
         dataset: its `seed` is set to `seed`, and so is the collate function's.
         batch_size: images per batch on this rank.
-        shuffle: random order, new in every epoch; also what makes ranks equally long.
+        shuffle: random order, new in every epoch.
         seed: of order, augmentation and sizes.
         num_workers: loader processes; 0 loads in this one.
         drop_last: leave an incomplete last batch out, unless it is the only one.
@@ -209,6 +257,7 @@ def build_loader(
         world_size: number of processes.
         pin_memory: page-locked batches, for copying to a GPU.
         device: where batches are made float: bytes travel to a GPU four times faster.
+        training, least: how ranks share the images, see `BatchSchedule`.
 
     Raises:
         UsageError: a batch size below 1.
@@ -225,6 +274,8 @@ def build_loader(
         drop_last=drop_last,
         rank=rank,
         world_size=world_size,
+        training=training,
+        least=least,
     )
     return Loader(
         dataset,

@@ -1,4 +1,8 @@
-"""Decoded pictures kept for the next time they are needed: faster, and nothing else."""
+"""Small pictures kept for the next time they are needed: faster, and nothing else.
+
+A process keeps here what it made of images. The images themselves, decoded, are kept for all
+processes by `detrkit.data.caching`.
+"""
 
 from __future__ import annotations
 

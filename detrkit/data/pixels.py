@@ -4,20 +4,24 @@ OpenCV is several times faster. Yet its usual wheel needs a system library (libG
 often lack, and which of the two wheels lies on a machine is not ours to say, so nothing here
 depends on it: Pillow and torch do the same, within rounding.
 
-All arrays are uint8 RGB (h, w, 3), C-contiguous.
+All arrays are C-contiguous, (h, w, C): uint8 RGB, which is what is fast; or uint8 or float32 of
+any number of bands, on a scale of 0–255.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
 
 from detrkit.data.quiet import quiet_c_stderr
+from detrkit.errors import ConfigError
 from detrkit.structures import ImageSpec
 
 try:
@@ -27,7 +31,10 @@ try:
 except ImportError:
     HAVE_OPENCV = False
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[Any]
+
+#: What decodes here; others, or other versions, may round differently.
+DECODERS = f"Pillow {PIL.__version__}" + (f", OpenCV {cv2.__version__}" if HAVE_OPENCV else "")
 
 
 def use_one_thread() -> None:
@@ -37,32 +44,39 @@ def use_one_thread() -> None:
         cv2.setNumThreads(0)
 
 
-def decode(data: npt.NDArray[np.uint8], *, apply_exif: bool) -> Pixels | None:
-    """Decodes a complete JPEG of one or three components.
+def decode(data: npt.NDArray[np.uint8], *, apply_exif: bool, gray: bool = False) -> Pixels | None:
+    """Decodes a complete JPEG of one or three components, to RGB or to one gray band.
 
     None when that fails or OpenCV is missing: the caller turns to Pillow then. Damage that the
     decoder repairs is not worth a line on stderr that names no file.
     """
     if not HAVE_OPENCV:
         return None
-    flags = cv2.IMREAD_COLOR_RGB | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR_RGB
     try:
         with quiet_c_stderr():
-            return _array(cv2.imdecode(data, flags))
+            image = cv2.imdecode(data, flags | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION))
     except cv2.error:
         return None
+    return _array(image[..., None] if gray and image is not None else image)
 
 
 def affine(pixels: Pixels, matrix: npt.NDArray[np.float32]) -> Pixels:
-    """Each pixel times a (3, 4) matrix, rounded and clipped."""
+    """Each RGB pixel times a (3, 4) matrix, rounded and clipped."""
     if HAVE_OPENCV:
         return _array(cv2.transform(pixels, matrix))
     values = tuple(float(v) for v in matrix.ravel())
     return np.array(Image.fromarray(pixels).convert("RGB", values))
 
 
+def gain(pixels: Pixels, factor: float, offset: npt.NDArray[np.floating]) -> Pixels:
+    """Each band times `factor` plus its offset; bytes are rounded and clipped."""
+    values = pixels * np.float32(factor) + offset.astype(np.float32)
+    return values if pixels.dtype != np.uint8 else values.round().clip(0, 255).astype(np.uint8)
+
+
 def turn_hue(pixels: Pixels, shift: int) -> Pixels:
-    """Hue moved by `shift` 256ths of the colour circle, in place of a float computation."""
+    """Hue of RGB moved by `shift` 256ths of the colour circle, in place of a float computation."""
     amount = np.uint8(shift % 256)
     if HAVE_OPENCV:
         hsv = _array(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL))
@@ -82,8 +96,8 @@ def mean_luma(pixels: Pixels) -> float:
 
 def mirror(pixels: Pixels) -> Pixels:
     """Left and right exchanged."""
-    if HAVE_OPENCV:
-        return _array(cv2.flip(pixels, 1))
+    if _fast(pixels):
+        return _array(cv2.flip(pixels, 1)).reshape(pixels.shape)
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
@@ -91,7 +105,7 @@ def warp(
     pixels: Pixels,
     backwards: npt.NDArray[np.float64],
     size: tuple[int, int],
-    fill: tuple[int, int, int],
+    fill: Sequence[int],
 ) -> Pixels:
     """An affine change of place, bilinear.
 
@@ -100,8 +114,28 @@ def warp(
         backwards: (2, 3), takes points of the output to points of the source; pixel (i, j) covers
             i to i + 1 and j to j + 1.
         size: (h, w) of the output.
-        fill: RGB 0-255 where the source does not reach.
+        fill: 0-255 where the source does not reach, one value or one per band.
     """
+    fill = filled(fill, pixels.shape[2])
+    if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        return _warp(pixels, backwards, size, fill)
+    bands = np.moveaxis(pixels, -1, 0)
+    return np.stack(
+        [
+            _warp(np.ascontiguousarray(band), backwards, size, value)
+            for band, value in zip(bands, fill, strict=True)
+        ],
+        axis=-1,
+    )
+
+
+def _warp(
+    pixels: Pixels,
+    backwards: npt.NDArray[np.float64],
+    size: tuple[int, int],
+    fill: tuple[int, ...] | int,
+) -> Pixels:
+    """RGB (h, w, 3), or one band (h, w)."""
     if HAVE_OPENCV:
         centres = backwards.copy()  # OpenCV counts from the middle of the first pixel
         centres[:, 2] += backwards[:, :2].sum(1) / 2 - 0.5
@@ -117,37 +151,58 @@ def warp(
     return np.array(image)
 
 
+def filled(fill: Sequence[int], bands: int) -> tuple[int, ...]:
+    """A value for each band, of one for all or one for each.
+
+    Raises:
+        ConfigError: there are neither.
+    """
+    if len(fill) not in (1, bands):
+        raise ConfigError(
+            f"a fill of {len(fill)} values for images of {bands} channels",
+            hint="give one value, or one per channel",
+        )
+    return tuple(fill) * (bands // len(fill))
+
+
 def blend(first: Pixels, second: Pixels, share: float) -> Pixels:
-    """`share` of the first and the rest of the second, rounded."""
-    if HAVE_OPENCV:
-        return _array(cv2.addWeighted(first, share, second, 1 - share, 0))
-    return (first * np.float32(share) + second * np.float32(1 - share) + np.float32(0.5)).astype(
-        np.uint8
-    )
+    """`share` of the first and the rest of the second; bytes are rounded."""
+    if _fast(first):
+        mixed = _array(cv2.addWeighted(first, share, second, 1 - share, 0))
+        return mixed.reshape(first.shape)
+    mixed = first * np.float32(share) + second * np.float32(1 - share)
+    return mixed if first.dtype != np.uint8 else (mixed + np.float32(0.5)).astype(np.uint8)
 
 
 def nearest(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resized to (h, w) by taking the nearest pixel above and to the left."""
-    if HAVE_OPENCV:
-        return _array(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
+    if _fast(pixels):
+        small = _array(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
+        return small.reshape(*size, pixels.shape[2])
     rows, columns = (np.arange(n) * old // n for n, old in zip(size, pixels.shape, strict=False))
     return np.ascontiguousarray(pixels[rows][:, columns])
 
 
 def normalized(batch: Tensor, spec: ImageSpec) -> Tensor:
-    """uint8 (B, h, w, 3) -> float32 (B, 3, h, w), equal to `spec.normalized` bit by bit."""
-    if not HAVE_OPENCV:
+    """(B, h, w, C) -> float32 (B, C, h, w), equal to `spec.normalized` bit by bit."""
+    if batch.dtype != torch.uint8 or not _fast(batch.numpy()):
         return spec.normalized(batch.permute(0, 3, 1, 2).contiguous())
     # Two passes in place of four: separate the channels, then look up each byte's value.
-    tables = spec.normalized(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)).numpy()
-    count, height, width, _ = batch.shape
-    images = torch.empty(count, 3, height, width)
-    planes = np.empty((3, height, width), np.uint8)
-    for source, image in zip(batch.numpy(), images.numpy(), strict=True):
+    count, height, width, bands = batch.shape
+    tables = spec.normalized(torch.arange(256, dtype=torch.uint8).expand(bands, 1, 256)).numpy()
+    # NumPy asks for huge pages: a batch of 100 MB takes a third of the time to fill
+    images = np.empty((count, bands, height, width), np.float32)
+    planes = np.empty((bands, height, width), np.uint8)
+    for source, image in zip(batch.numpy(), images, strict=True):
         cv2.split(source, list(planes))
         for plane, table, out in zip(planes, tables, image, strict=True):
             cv2.LUT(plane, table, dst=out)
-    return images
+    return torch.from_numpy(images)
+
+
+def _fast(pixels: Pixels) -> bool:
+    """Whether OpenCV is there and takes so many bands (some versions take 128, others 512)."""
+    return HAVE_OPENCV and pixels.shape[-1] <= 64
 
 
 def _array(result: Any) -> Pixels:

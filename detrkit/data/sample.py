@@ -56,7 +56,7 @@ class Sample:
         orig_size: (h, w) of the image file in pixels.
         path: the image file.
         key: epoch, step and index.
-        scale: factor on 0–255 when the image becomes float; None leaves it uint8.
+        scale: factor on 0–255 when the image becomes the model's input; None leaves it.
         mean, std: per channel, applied after `scale`; None for no normalisation.
         source: the data set; None outside of one.
     """
@@ -70,8 +70,8 @@ class Sample:
     path: str = ""
     key: SampleKey = FIRST
     scale: float | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     source: SampleSource | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class Sample:
 
     @property
     def image(self) -> Tensor:
-        """uint8 RGB (3, h, w); what is pending is done first."""
+        """(C, h, w), uint8 or float32; what is pending is done first."""
         self.render()
         return self.canvas.source
 

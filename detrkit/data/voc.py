@@ -6,7 +6,8 @@ says which, and the difference is one pixel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -15,9 +16,8 @@ from xml.etree.ElementTree import Element
 from detrkit.data.builder import IndexBuilder
 from detrkit.data.classes import adopt
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.files import ImageFinder, Listing
+from detrkit.data.files import Folders, ImageFinder, Listing
 from detrkit.data.image_check import CheckImages
-from detrkit.data.images import is_image_file
 from detrkit.data.index import DatasetIndex
 from detrkit.data.index_cache import cached_index, cached_value
 from detrkit.data.sources import Sources
@@ -102,6 +102,31 @@ class VocLayout:
             self._classes = ClassMap.from_names(dict.fromkeys(names))
         return self._classes
 
+    def annotation_files(self, split: str, folders: Folders) -> tuple[Path, list[Path]]:
+        """The list file (or folder) of a split, and its annotation files, which may be missing."""
+        if split not in self.lists:
+            names = _xml_files(folders.listing(self.annotations))
+            return self.annotations, [self.annotations / name for name in names]
+        source = self.lists[split]
+        listed = [self._listed(line.strip(), folders) for line in read_text(source).splitlines()]
+        return source, [self._annotation_file(name, folders) for name in listed if name]
+
+    def _listed(self, line: str, folders: Folders) -> str:
+        """The name in a line `name`, or `name 1`; empty for `name -1`.
+
+        Lists of a single class say -1 where the image lacks it. A name may have spaces.
+        """
+        flagged = re.fullmatch(r"(.*\S)\s+(-1|0|1)", line)
+        if flagged is None or folders.is_file(self._annotation_file(line, folders)):
+            return line
+        return "" if flagged[2] == "-1" else flagged[1]
+
+    def _annotation_file(self, name: str, folders: Folders) -> Path:
+        """The file of an image, which lists name with or without its ending."""
+        base = PureWindowsPath(name)
+        whole = self.annotations / f"{base.name}.xml"
+        return whole if folders.is_file(whole) else self.annotations / f"{base.stem}.xml"
+
     def read(
         self,
         split: str,
@@ -122,14 +147,11 @@ class VocLayout:
         }
 
         def read(sources: Sources) -> DatasetIndex:
-            names = _xml_files(sources.folders.listing(self.annotations))
             if split in self.lists:
                 sources.add_file(source)
-                lines = [line.split() for line in read_text(source).splitlines() if line.strip()]
-                # lists of a single class say -1 where the image lacks it
-                names = [line[0] for line in lines if line[1:2] != ["-1"]]
+            _, files = self.annotation_files(split, sources.folders)
             return read_voc(
-                [self.annotations / f"{_stem(name)}.xml" for name in names],
+                files,
                 ImageFinder(self.image_folders, sources.folders),
                 classes,
                 source,
@@ -151,13 +173,6 @@ class VocLayout:
 
 def _xml_files(listing: Listing) -> list[str]:
     return sorted(name for name in listing.files if name.endswith(".xml"))
-
-
-def _stem(name: str) -> str:
-    """What a list calls an image, without folders and ending; `frame.07` has none."""
-    file = PureWindowsPath(name)
-    known = is_image_file(Path(file.name)) or file.suffix.lower() == ".xml"
-    return file.stem if known else file.name
 
 
 def read_voc(
@@ -186,7 +201,46 @@ def read_voc(
     """
     wanted, matches = adopt(class_map or classes, classes)
     builder = IndexBuilder(str(source), check_images=check_images, folders=finder.folders)
-    faults = builder.faults
+    labels = {name: matches[i] for name, i in classes.index_of_name.items() if i in matches}
+    for found in read_images(files, finder, source, builder.faults, images=images):
+        size = None if found.root is None else annotated_size(found.root)
+        number = builder.add_image(found.path, found.file.stem, size, file=found.file)
+        for where, item in found.objects():
+            parsed = parse_object(item, found.file, where, labels, builder.faults)
+            if parsed is not None:
+                label, corners = parsed
+                builder.add_box(number, corners, label, where=f"{where} `{wanted.names[label]}`")
+    return builder.build(wanted)
+
+
+@dataclass(frozen=True)
+class VocImage:
+    """An image and its annotation file, of which `root` is the parsed content, if there is one."""
+
+    path: Path
+    file: Path
+    root: Element | None
+
+    def objects(self) -> Iterator[tuple[str, Element]]:
+        """Pairs of the place for messages and the element."""
+        items = () if self.root is None else self.root.iter("object")
+        return ((f"object {number}", item) for number, item in enumerate(items, start=1))
+
+
+def read_images(
+    files: Sequence[Path],
+    finder: ImageFinder,
+    source: Path,
+    faults: FaultReport,
+    *,
+    images: Sequence[Path] | None = None,
+) -> Iterator[VocImage]:
+    """The images of VOC annotation files; files that cannot be read are left out.
+
+    Args:
+        files, finder, source, images: as in `read_voc`.
+        faults: report to add to.
+    """
     seen: set[Path] = set()
     for place, file in enumerate(files):
         if file in seen:
@@ -195,8 +249,8 @@ def read_voc(
         seen.add(file)
         if not finder.folders.is_file(file):
             image = images[place] if images else Path(finder.find(f"{file.stem}.jpg")[0])
-            builder.add_image(image, file.stem, file=file)
             faults.add(FaultKind.IMAGE_WITHOUT_LABELS, image, f"image {file.stem}")
+            yield VocImage(image, file, None)
             continue
         try:
             root = read_xml(file)
@@ -205,21 +259,21 @@ def read_voc(
             faults.add(FaultKind.BAD_ANNOTATION_FILE, file, f"image {file.stem}", reason)
             continue
         image = images[place] if images else _image_of(file, root, finder, faults)
-        number = builder.add_image(image, file.stem, _size(root), file=file)
-        for position, item in enumerate(root.iter("object"), start=1):
-            _add_object(builder, str(file), f"object {position}", item, number, classes, matches)
-    return builder.build(wanted)
+        yield VocImage(image, file, root)
 
 
-def _add_object(
-    builder: IndexBuilder,
-    file: str,
-    where: str,
-    item: Element,
-    image: int,
-    classes: ClassMap,
-    matches: Mapping[int, int],
-) -> None:
+def parse_object(
+    item: Element, file: Path, where: str, labels: Mapping[str, int], faults: FaultReport
+) -> tuple[int, tuple[float, float, float, float]] | None:
+    """The label and the corners (x1, y1, x2, y2) of an `<object>`; None after a fault.
+
+    Args:
+        item: the element.
+        file: annotation file, for messages.
+        where: place in it, for messages.
+        labels: {class name: label}.
+        faults: report to add to.
+    """
     name = _text(item, "name")
     box = item.find("bndbox")
     keys = ("xmin", "ymin", "xmax", "ymax")
@@ -229,18 +283,17 @@ def _add_object(
         needed = ("name", "bndbox", *keys)
         missing = next((k for k in needed if k not in have), None)
         detail = f"`{missing}` is missing{did_you_mean(missing, have)}" if missing else "no value"
-        builder.faults.add(FaultKind.UNKNOWN_KEY, file, where, detail)
-        return
-    if classes.index_of_name.get(name) not in matches:
-        builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class `{name}`")
-        return
+        faults.add(FaultKind.UNKNOWN_KEY, file, where, detail)
+        return None
+    if name not in labels:
+        faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class `{name}`")
+        return None
     try:
         x1, y1, x2, y2 = (float(t) for t in texts if t is not None)
     except ValueError:
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, f"box {texts}")
-        return
-    label = matches[classes.index_of_name[name]]
-    builder.add_box(image, (x1, y1, x2, y2), label, where=f"{where} `{name}`")
+        faults.add(FaultKind.WRONG_TYPE, file, where, f"box {texts}")
+        return None
+    return labels[name], (x1, y1, x2, y2)
 
 
 def _image_of(file: Path, root: Element, finder: ImageFinder, faults: FaultReport) -> Path:
@@ -258,7 +311,8 @@ def _image_of(file: Path, root: Element, finder: ImageFinder, faults: FaultRepor
     return same
 
 
-def _size(root: Element) -> tuple[int, int] | None:
+def annotated_size(root: Element) -> tuple[int, int] | None:
+    """(h, w) as an annotation file says, zeros included; None where it does not."""
     size = root.find("size")
     if size is None:
         return None

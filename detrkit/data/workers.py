@@ -8,6 +8,7 @@ when it leaves, it ends them itself.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,14 @@ from multiprocessing import parent_process
 from detrkit.data.pixels import use_one_thread
 
 _STOPPING = frozenset({signal.SIGINT, signal.SIGTERM})
+
+
+def shared_memory_room() -> int:
+    """Bytes of /dev/shm in all, through which batches come on Linux; 0 where there is none."""
+    try:
+        return shutil.disk_usage("/dev/shm").total
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,18 +127,21 @@ class YoloLayout:
             for place in places:
                 if place.is_file():
                     sources.add_file(place)
-            folders = sources.folders
             return read_yolo(
-                [image for place in places for image in _images_at(place, folders)],
+                self.image_files(split, sources.folders),
                 self.classes,
                 self.source,
                 self.faults,
                 class_map=class_map,
                 check_images=check_images,
-                folders=folders,
+                folders=sources.folders,
             )
 
         return cached_index(key, read, contents=True)
+
+    def image_files(self, split: str, folders: Folders) -> list[Path]:
+        """The images of a split."""
+        return [image for place in self.images[split] for image in _images_at(place, folders)]
 
 
 def read_yolo(
@@ -167,7 +170,6 @@ def read_yolo(
     Raises:
         DataError: none of the images can be read.
     """
-    root = source if source.is_dir() else source.parent
     wanted, matches = adopt(class_map or classes, classes)
     folders = folders or Folders()
     builder = IndexBuilder(
@@ -177,65 +179,128 @@ def read_yolo(
         folders=folders,
         fractions=True,
     )
+    for image in read_labels(images, source, folders, builder.faults):
+        number = builder.add_image(image.path, image.image_id, file=image.labels)
+        for where, line in image.lines:
+            parsed = parse_line(line, image.labels, where, matches, builder.faults)
+            if parsed is not None:
+                box, area = parsed.box_xyxy, parsed.area
+                builder.add_box(number, box, parsed.label, where=where, area=area)
+    return builder.build(wanted)
+
+
+@dataclass(frozen=True)
+class YoloImage:
+    """An image and the lines of its label file.
+
+    Attributes:
+        path: the image.
+        image_id: its path relative to the data set, without the ending.
+        labels: the label file; it may be missing.
+        lines: pairs of the place for messages and the text.
+    """
+
+    path: Path
+    image_id: str
+    labels: Path
+    lines: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class YoloObject:
+    """One line of a label file: a box (cx, cy, w, h) or a polygon (x1, y1, x2, y2, …), 0–1."""
+
+    label: int
+    values: tuple[float, ...]
+
+    @property
+    def is_polygon(self) -> bool:
+        """Whether the values are corners."""
+        return len(self.values) > 4
+
+    @property
+    def box_xyxy(self) -> tuple[float, float, float, float]:
+        """Corners as fractions; NaN where a corner of the polygon is not finite."""
+        if self.is_polygon:
+            if not all(map(math.isfinite, self.values)):  # which `min` may not notice
+                return (math.nan,) * 4
+            xs, ys = self.values[0::2], self.values[1::2]
+            return min(xs), min(ys), max(xs), max(ys)
+        cx, cy, w, h = self.values
+        return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+
+    @property
+    def area(self) -> float:
+        """Of the polygon, as a fraction of the image; NaN for a box, which has no other area."""
+        if not self.is_polygon:
+            return math.nan
+        xs, ys = self.values[0::2], self.values[1::2]
+        corners = zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True)
+        return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in corners)) / 2
+
+
+def read_labels(
+    images: Sequence[Path], source: Path, folders: Folders, faults: FaultReport
+) -> Iterator[YoloImage]:
+    """The images and their label files.
+
+    Args:
+        images, source, folders: as in `read_yolo`.
+        faults: report to add to.
+    """
+    root = source if source.is_dir() else source.parent
     images = list(dict.fromkeys(images))
     used: dict[Path, set[str]] = {}
     for path, image_id in zip(images, _image_ids(images, root), strict=True):
         labels = _label_file(path, folders)
         used.setdefault(labels.parent, set()).add(labels.name)
-        number = builder.add_image(path, image_id, file=labels)
+        lines: list[str] = []
         if not folders.is_file(labels):
-            builder.faults.add(FaultKind.IMAGE_WITHOUT_LABELS, path, f"image {image_id}")
-            continue
-        try:
-            lines = read_text(labels).splitlines()
-        except DataError as error:
-            reason = error.message.removeprefix(f"{labels}: ")
-            builder.faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", reason)
-            continue
-        for row, line in enumerate(lines, start=1):
-            if line.strip():
-                _add_line(builder, str(labels), f"line {row}", line, number, matches)
+            faults.add(FaultKind.IMAGE_WITHOUT_LABELS, path, f"image {image_id}")
+        else:
+            try:
+                lines = read_text(labels).splitlines()
+            except DataError as error:
+                reason = error.message.removeprefix(f"{labels}: ")
+                faults.add(FaultKind.BAD_ANNOTATION_FILE, labels, "", reason)
+        places = [(f"line {row}", line) for row, line in enumerate(lines, 1) if line.strip()]
+        yield YoloImage(path, image_id, labels, places)
     for folder, names in used.items():
         if "labels" in folder.parts:
             for name in sorted(folders.listing(folder).files):
                 if name.endswith(".txt") and name not in names and name != "classes.txt":
-                    builder.faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
-    return builder.build(wanted)
+                    faults.add(FaultKind.LABEL_WITHOUT_IMAGE, folder / name)
 
 
-def _add_line(
-    builder: IndexBuilder,
-    file: str,
-    where: str,
-    line: str,
-    image: int,
-    matches: Mapping[int, int],
-) -> None:
-    """One object: `class cx cy w h` or `class x1 y1 x2 y2 …`."""
+def parse_line(
+    line: str, file: Path, where: str, labels: Mapping[int, int], faults: FaultReport
+) -> YoloObject | None:
+    """One object; None after a fault.
+
+    Args:
+        line: `class cx cy w h` or `class x1 y1 x2 y2 …`.
+        file: the label file, for messages.
+        where: place in it, for messages.
+        labels: {class of the file: label}.
+        faults: report to add to.
+    """
     fields = line.split()
     try:
-        category, values = float(fields[0]), [float(v) for v in fields[1:]]
+        category, values = float(fields[0]), tuple(float(v) for v in fields[1:])
     except ValueError:
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, f"not numbers: {line.strip()[:60]!r}")
-        return
+        faults.add(FaultKind.WRONG_TYPE, file, where, f"not numbers: {line.strip()[:60]!r}")
+        return None
     polygon = len(values) >= 6 and len(values) % 2 == 0
     if len(values) != 4 and not polygon:
         detail = f"{len(fields)} numbers in place of 5, or of a polygon's 7, 9, …"
-        builder.faults.add(FaultKind.WRONG_TYPE, file, where, detail)
-        return
-    if category not in matches:
-        builder.faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
-        return
+        faults.add(FaultKind.WRONG_TYPE, file, where, detail)
+        return None
+    if category not in labels:
+        faults.add(FaultKind.UNKNOWN_CLASS, file, where, f"class {fields[0]}")
+        return None
     if polygon:
-        builder.faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
-        xs, ys = values[0::2], values[1::2]
-        box = (min(xs), min(ys), max(xs), max(ys))
-        if not all(map(math.isfinite, values)):  # which `min` may not notice
-            box = (math.nan,) * 4
-    else:
-        cx, cy, w, h = values
-        box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-    builder.add_box(image, box, matches[int(category)], where=where)
+        faults.add(FaultKind.POLYGON, file, where, f"{len(values) // 2} corners")
+    return YoloObject(labels[int(category)], values)
 
 
 def _classes(path: Path, content: Mapping[str, Any]) -> ClassMap:

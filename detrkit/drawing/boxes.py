@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from detrkit.data.images import read_image
+from detrkit.data.modes import from_pillow
 from detrkit.drawing.fonts import can_write, clean, font_for
+from detrkit.drawing.viewable import viewable
 from detrkit.structures import ClassMap, Detections, ImageSpec, Target
 
 Color = tuple[int, int, int]
@@ -34,26 +37,26 @@ def to_picture(image: Picture, image_spec: ImageSpec | None = None) -> Image.Ima
     """A new RGB picture.
 
     Args:
-        image: a picture of any mode; or uint8 (H, W, 3) RGB; or a tensor (3, H, W): uint8 RGB, or
-            float, the model's input.
-        image_spec: how the model's input was made, to undo it; default plain RGB in 0–1.
+        image: a picture of any mode; or uint8 (H, W, 3) RGB; or a tensor (C, H, W): uint8, or
+            float, the model's input. What is not RGB is shown as `viewable` does.
+        image_spec: how the model's input was made, to undo it; default plain 0–1.
     """
     if isinstance(image, Tensor):
         if image.is_floating_point():
-            image = _undo(image.detach().float().cpu(), image_spec or ImageSpec((0, 0)))
-        return Image.fromarray(image.detach().cpu().permute(1, 2, 0).contiguous().numpy())
+            spec = image_spec or ImageSpec((0, 0), in_channels=len(image))
+            image = _undo(image.detach().float().cpu(), spec)
+        return Image.fromarray(viewable(image).permute(1, 2, 0).contiguous().numpy())
     if isinstance(image, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
-    if image.mode.startswith("I"):  # 16 bits; Pillow would clip instead of scaling
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    return Image.fromarray(from_pillow(image))
 
 
 def _undo(image: Tensor, spec: ImageSpec) -> Tensor:
-    """Float input of the model (3, H, W) -> uint8 RGB."""
+    """Float input of the model (C, H, W) -> pixels; uint8 where there are three channels."""
     mean, std = image.new_tensor(spec.mean), image.new_tensor(spec.std)
-    image = (image * std.view(3, 1, 1) + mean.view(3, 1, 1)) / spec.scale
-    image = image.round().clamp(0, 255).byte()
+    image = (image * std.view(-1, 1, 1) + mean.view(-1, 1, 1)) / spec.scale
+    if spec.in_channels == 3:
+        image = image.round().clamp(0, 255).byte()
     return image.flip(0) if spec.channels == "bgr" else image
 
 
@@ -82,8 +85,7 @@ def draw_detections(
     if image is None:
         if detections.path is None:
             raise ValueError("give the image: these detections do not come from a file")
-        with Image.open(detections.path) as file:
-            image = ImageOps.exif_transpose(file)
+        image = viewable(read_image(detections.path, channels=None))
     picture = to_picture(image)
     ratio = enlarge_to / max(picture.size)
     if ratio > 1:

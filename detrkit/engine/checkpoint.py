@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.engine.files import write_atomically
 from detrkit.errors import WeightsError
+from detrkit.files import write_atomically
 from detrkit.structures import ClassMap, ImageSpec
 
 #: Rises when a reader of the `detrkit` entry needs to know.

@@ -18,13 +18,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from detrkit.config import Config, Flag, load_config
+from detrkit.config.schema import LOGGERS
 from detrkit.engine.automatic import automatic, epoch_values
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,36 @@ class TrainFlags:
         val_fraction: share of the training images held out.
         epochs: passes over the training set.
         batch: images per step over all devices.
+        accumulate: parts in which a batch goes through the model.
         size: "640" or "480x640", height first.
         lr: main learning rate.
         amp: "bf16", "fp16" or "off".
         device: "cpu", "cuda:1".
         seed: of everything random.
         workers: loader processes.
+        cache: where images are kept decoded: "ram", "disk" or "off".
+        cache_size: longest side of images in it.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
+        loggers: where curves go as well; each one name, or several with commas between.
     """
 
     data: str | None = None
     val_fraction: float | None = None
     epochs: int | None = None
     batch: int | None = None
+    accumulate: int | None = None
     size: str | None = None
     lr: float | None = None
     amp: str | None = None
     device: str | None = None
     seed: int | None = None
     workers: int | None = None
+    cache: str | None = None
+    cache_size: int | None = None
     tune: str | None = None
     class_map: str | None = None
+    loggers: tuple[str, ...] = ()
 
 
 def load_with_flags(
@@ -94,7 +103,9 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     for name, flag, low in (
         ("epochs", "--epochs", 1),
         ("batch", "--batch", 1),
+        ("accumulate", "--accumulate", 1),
         ("workers", "--workers", 0),
+        ("cache_size", "--cache-size", 32),
     ):
         value = getattr(flags, name)
         if value is not None and value < low:
@@ -105,6 +116,10 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("val_fraction", flags.val_fraction, "--val-fraction")
     if flags.seed is not None:
         put("seed", flags.seed, "--seed")
+    if flags.accumulate is not None:
+        put("accumulate", flags.accumulate, "--accumulate")
+    if flags.loggers:
+        put("loggers", _loggers(flags.loggers, cfg), "--logger")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:
@@ -124,6 +139,16 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     if flags.workers is not None:
         for loader in ("train_dataloader", "val_dataloader"):
             put(f"{loader}.num_workers", flags.workers, "--workers")
+    if flags.cache is not None:
+        for key, value in cache_values(flags.cache, cfg).items():
+            put(key, value, "--cache")
+    if flags.cache_size is not None:
+        cached = cfg.get("ram_cache") or cfg.get("disk_cache")
+        if flags.cache == "off" or not (flags.cache or cached):
+            raise UsageError(
+                "--cache-size without a cache has no effect", hint="add --cache ram or --cache disk"
+            )
+        put("cache_imgsz", flags.cache_size, "--cache-size")
     if flags.batch is not None:
         _set_batch(put, flags.batch, cfg)
     if flags.lr is not None:
@@ -132,12 +157,47 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             raise UsageError(f"--lr must be positive, got {flags.lr}")
         _scale_rates(put, cfg, flags.lr / old if old else 1.0, "--lr", main=flags.lr)
     elif flags.batch is not None:
-        old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
-        if old:
-            ratio = flags.batch / old
-            adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
-            _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
+        factor = rate_factor(cfg, flags.batch)
+        if factor is not None:
+            _scale_rates(put, cfg, factor, "--batch")
     return values
+
+
+def _loggers(flags: Sequence[str], cfg: Config) -> list[str]:
+    """The configuration's loggers and those of the flags."""
+    asked = [name.strip() for flag in flags for name in flag.split(",") if name.strip()]
+    for name in asked:
+        if name not in LOGGERS:
+            raise UsageError(
+                f"--logger {name}: no such logger{did_you_mean(name, LOGGERS)}",
+                hint=f"choose of {', '.join(LOGGERS)}",
+            )
+    return list(dict.fromkeys([*cfg.run.chosen_loggers, *asked]))
+
+
+def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
+    """Keys and values of `--cache`; a folder that the configuration names stays.
+
+    Raises:
+        UsageError: `cache` is not "ram", "disk" or "off".
+    """
+    if cache not in ("ram", "disk", "off"):
+        raise UsageError(f"--cache {cache}: choose ram, disk or off")
+    folder = cfg.get("disk_cache")
+    return {"ram_cache": cache == "ram", "disk_cache": cache == "disk" and (folder or True)}
+
+
+def rate_factor(cfg: Config, batch: int) -> float | None:
+    """What `--batch` multiplies the learning rates of a configuration by.
+
+    None where it does not say for which batch its rates are made.
+    """
+    old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
+    if not old:
+        return None
+    ratio = float(batch / old)
+    adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
+    return math.sqrt(ratio) if adaptive else ratio
 
 
 def _set_batch(put: Any, batch: int, cfg: Config) -> None:
@@ -156,6 +216,19 @@ def _scale_rates(
     for index, group in enumerate(cfg.get("optimizer.params") or ()):
         if isinstance(group, Mapping) and group.get("lr"):
             put(f"optimizer.params.{index}.lr", _short(group["lr"] * factor), flag)
+
+
+def parse_batch(text: str | None) -> int | Literal["auto"] | None:
+    """`16` -> 16; `auto`: `detrkit.engine.batch_size` finds it.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None or text == "auto":
+        return "auto" if text else None
+    if not re.fullmatch(r"-?\d+", text.strip()):
+        raise UsageError(f"--batch {text}: expected a number or auto")
+    return int(text)
 
 
 def _short(value: float) -> float:

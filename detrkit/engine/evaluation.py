@@ -13,9 +13,11 @@ from detrkit.config import Config, build_component, load_config
 from detrkit.data import shapes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import find_layout, open_dataset
+from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
+from detrkit.engine.distributed.group import own_device
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
-from detrkit.engine.runtime import Runtime, TorchRuntime, choose_device
+from detrkit.engine.runtime import Runtime, TorchRuntime
 from detrkit.engine.session import open_data
 from detrkit.errors import DataError
 from detrkit.metrics.coco import Backend
@@ -62,7 +64,7 @@ def evaluate_weights(
     Raises:
         WeightsError, DataError, ConfigError: what is wrong, and where.
     """
-    chosen = choose_device(device)
+    chosen = own_device(device)
     cfg = load_config(config, update=update) if isinstance(config, str | Path) else config
     runtime = Runtime.open(weights, cfg, device=chosen, size=size)
     if cfg is None or isinstance(config, Config):
@@ -75,6 +77,7 @@ def evaluate_weights(
     else:
         raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
     index = _with_classes_by_order(index, runtime.class_map, name)
+    check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
     result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
     return EvaluationOf(result, name)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
-from detrkit.engine.files import write_atomically
+from detrkit.engine.distributed.group import gathered, rank, shared, world_size
+from detrkit.engine.interrupt import Stop
 from detrkit.engine.predictor import read_ahead
 from detrkit.engine.runtime import PostProcessor, Runtime
 from detrkit.errors import DataError
+from detrkit.files import write_atomically
 from detrkit.metrics import CocoEvaluator, Metrics
-from detrkit.metrics.coco import Backend, GroundTruth
+from detrkit.metrics.coco import Backend, CollectedState, GroundTruth
 from detrkit.structures import Batch, ClassMap, Detections, ImageSpec
 
 log = logging.getLogger("detrkit.evaluator")
@@ -48,7 +48,8 @@ class Evaluator:
 
     The model is put into evaluation mode and back, and no random numbers are drawn, so that
     evaluating changes nothing in a training run. In distributed runs every process passes its
-    own loader; all get the numbers of the whole data set.
+    own loader, which may be empty; the main process counts, and all get its numbers, those of
+    the whole data set.
 
     Attributes:
         loader: validation batches, prepared as `image_spec` says.
@@ -82,21 +83,23 @@ class Evaluator:
 
         Raises:
             DataError: an image id is not in the data set, or the classes do not fit.
+            Stop: `progress` raised it, in this process or in another.
         """
         counter = CocoEvaluator(self.index, self.class_map, self.backend)
         self.detections = []
-        started, images = time.perf_counter(), 0
-        for found in self._detections(model, progress):
-            counter.update(found)
-            images += len(found)
-            if self.keep:
-                self.detections += found
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            states: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(states, counter.state())
-            counter.merge(states)
-        metrics = counter.compute()
-        self.images_per_second = images / max(time.perf_counter() - started, 1e-9)
+        started, stopped = time.perf_counter(), False
+        try:
+            for found in self._detections(model, progress):
+                counter.update(found)
+                if self.keep:
+                    self.detections += found
+        except Stop:
+            stopped = True
+        everyone = gathered((stopped, counter.state())) or []
+        metrics = shared(lambda: _count(counter, everyone))
+        if metrics is None:
+            raise Stop
+        self.images_per_second = metrics.images / max(time.perf_counter() - started, 1e-9)
         return metrics
 
     def _detections(
@@ -127,6 +130,16 @@ class Evaluator:
                 module.training = training
 
 
+def _count(
+    counter: CocoEvaluator, everyone: Sequence[tuple[bool, CollectedState]]
+) -> Metrics | None:
+    """The numbers of all processes' detections; None when one of them was stopped."""
+    if any(stopped for stopped, _ in everyone):
+        return None
+    counter.merge(state for _, state in everyone[1:])  # the first is its own
+    return counter.compute()
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What `evaluate_runtime` found.
@@ -154,6 +167,8 @@ def evaluate_runtime(
 ) -> Evaluation:
     """Measures a runtime of any kind on the images of a data set.
 
+    Several processes take turns batch by batch, and all get the result.
+
     Args:
         runtime: takes pictures and answers in their pixels.
         index: the data set; its classes are the runtime's, by name and order.
@@ -164,21 +179,21 @@ def evaluate_runtime(
     counter = CocoEvaluator(index, runtime.class_map, backend)
     found: list[Detections] = []
     broken: list[str] = []
-    batches = math.ceil(len(index) / batch)
+    chunks = [range(len(index))[i : i + batch] for i in range(0, len(index), batch)]
+    chunks = chunks[rank() :: world_size()]
     started = time.perf_counter()
 
     scales: dict[int, tuple[float, float]] = {}
 
     def load(number: int) -> Tensor:
-        found = read_indexed(index, number)
+        found = read_indexed(index, number, runtime.image_spec.in_channels)
         if found.scale != (1.0, 1.0):
             scales[number] = found.scale
         return found.image
 
-    images = read_ahead(range(len(index)), load, 2 * batch)
-    done = 0
-    while chunk := list(itertools.islice(images, batch)):
-        done += 1
+    images = read_ahead(itertools.chain(*chunks), load, 2 * batch)
+    for done, numbers in enumerate(chunks, start=1):
+        chunk = list(itertools.islice(images, len(numbers)))
         readable = [(n, image) for n, image in chunk if not isinstance(image, DataError)]
         for number, image in chunk:
             if isinstance(image, DataError):
@@ -197,9 +212,26 @@ def evaluate_runtime(
         counter.update(answers)
         found += answers
         if progress is not None:
-            progress(done, batches)
+            progress(done, len(chunks))
+    everyone = gathered((counter.state(), found, broken)) or []
     seconds = max(time.perf_counter() - started, 1e-9)
-    return Evaluation(counter.compute(), found, broken, len(index) / seconds)
+
+    def count() -> Evaluation:
+        counter.merge(state for state, _, _ in everyone[1:])
+        return Evaluation(
+            counter.compute(),
+            _in_order(index, [detections for _, part, _ in everyone for detections in part]),
+            sorted(path for _, _, part in everyone for path in part),
+            len(index) / seconds,
+        )
+
+    return shared(count)
+
+
+def _in_order(index: DatasetIndex, detections: list[Detections]) -> list[Detections]:
+    """Detections in the order of the data set's images."""
+    position = {image_id: number for number, image_id in enumerate(index.image_ids)}
+    return sorted(detections, key=lambda found: position[found.image_id])
 
 
 def _nothing(index: DatasetIndex, number: int) -> Detections:

@@ -87,6 +87,7 @@ class ModelReport:
     Attributes:
         name: as the user called it.
         size: (h, w) of the input that was counted.
+        in_channels: its channels.
         parameters: all, in training.
         trainable: those that train.
         deployed: of the model that runs after training.
@@ -103,12 +104,13 @@ class ModelReport:
     parts: dict[str, int]
     flops: Flops
     layers: tuple[Layer, ...] = ()
+    in_channels: int = 3
 
     def to_dict(self, depth: int | None = None) -> dict[str, Any]:
         """Plain values for JSON; layers down to `depth`, None without."""
         return {
             "name": self.name,
-            "input": [1, 3, *self.size],
+            "input": [1, self.in_channels, *self.size],
             "parameters": {
                 "total": self.parameters,
                 "trainable": self.trainable,
@@ -142,7 +144,8 @@ def inspect_model(model: nn.Module, size: tuple[int, int], name: str = "") -> Mo
     deployed: nn.Module = deploy() if deploy is not None else model
     training = deployed.training
     deployed.eval()
-    example = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
+    in_channels = int(getattr(model, "in_channels", 3))
+    example = torch.zeros(1, in_channels, *size, device=next(model.parameters()).device)
     try:
         layers, by_kind = _layers(deployed, example)
         calflops, macs, problem = _calflops(deployed, example)
@@ -157,6 +160,7 @@ def inspect_model(model: nn.Module, size: tuple[int, int], name: str = "") -> Mo
         parts={part: count_parameters(child) for part, child in model.named_children()},
         flops=Flops(calflops, macs, sum(by_kind.values()), by_kind, problem),
         layers=layers,
+        in_channels=in_channels,
     )
 
 

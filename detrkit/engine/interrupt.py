@@ -12,6 +12,10 @@ from typing import Any
 log = logging.getLogger("detrkit")
 
 
+class Stop(Exception):
+    """Leave the loop at a place where the state is whole."""
+
+
 class InterruptGuard:
     """While entered, the first signal only sets `requested`; the second one breaks off.
 

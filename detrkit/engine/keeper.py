@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.distributed.launch import note_progress
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.structures import ClassMap, ImageSpec
 
@@ -37,8 +38,8 @@ class Keeper:
     _saved_at: float = field(default_factory=time.monotonic)
 
     def is_due(self) -> bool:
-        """Whether it is time to save inside an epoch."""
-        return time.monotonic() - self._saved_at >= self.seconds
+        """Whether it is time to save inside an epoch; never in a process that does not write."""
+        return self.writes and time.monotonic() - self._saved_at >= self.seconds
 
     def can_resume(self) -> bool:
         """Whether there is a `last.pth`."""
@@ -49,6 +50,8 @@ class Keeper:
         self._saved_at = time.monotonic()
         snapshot = self._complete(snapshot)
         self._write(snapshot, self.directory.last)
+        if self.writes:
+            note_progress()
         done = snapshot.last_epoch + 1
         ended = snapshot.position.get("batch", 0) == 0
         if self.every and ended and done and done % self.every == 0:

@@ -14,6 +14,7 @@ class LoadReport:
     Attributes:
         loaded: names that were copied whole.
         by_class: names of which rows were copied by class name.
+        folded: names of stems of 3 channels -> channels of the model that they were folded into.
         kept: names of the model that are computed (anchors) or counted, not loaded.
         missing: names of the model that the file lacks; they keep their values.
         unexpected: names of the file that the model lacks.
@@ -25,6 +26,7 @@ class LoadReport:
 
     loaded: list[str] = field(default_factory=list)
     by_class: list[str] = field(default_factory=list)
+    folded: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -34,9 +36,14 @@ class LoadReport:
     source: str = ""
 
     @property
+    def copied(self) -> list[str]:
+        """Names of the model that got values from the file, in whichever way."""
+        return [*self.loaded, *self.by_class, *self.folded]
+
+    @property
     def total(self) -> int:
         """Tensors of the model that can be loaded."""
-        return len(self.loaded) + len(self.by_class) + len(self.missing) + len(self.mismatched)
+        return len(self.copied) + len(self.missing) + len(self.mismatched)
 
     @property
     def complete(self) -> bool:
@@ -47,7 +54,7 @@ class LoadReport:
         """Counts by part of the model: {"backbone": {"loaded": 261, "missing": 0, …}, …}."""
         table: dict[str, dict[str, int]] = {}
         for kind, names in (
-            ("loaded", [*self.loaded, *self.by_class]),
+            ("loaded", self.copied),
             ("missing", self.missing),
             ("unexpected", self.unexpected),
             ("mismatched", list(self.mismatched)),
@@ -62,13 +69,13 @@ class LoadReport:
 
     def describe(self, most: int = 8) -> str:
         """What was loaded and what was not, in a few lines."""
-        loaded = len(self.loaded) + len(self.by_class)
         groups = ", ".join(
             f"{group} {counts['loaded']}/{sum(counts.values()) - counts['unexpected']}"
             for group, counts in self.by_group().items()
             if sum(counts.values()) > counts["unexpected"]
         )
-        lines = [f"loaded {loaded} of {self.total} tensors from {self.source} ({groups})"]
+        lines = [f"loaded {len(self.copied)} of {self.total} tensors from {self.source} ({groups})"]
+        lines += [f"stem {name}: 3 channels folded into {n}" for name, n in self.folded.items()]
         if self.by_class:
             pairs = [_pair(a, b) for a, b in self.matched_classes.items()]
             rows = f"rows of {some(pairs, most)} copied" if pairs else "no class in common"
@@ -91,6 +98,7 @@ class LoadReport:
             "loaded": len(self.loaded),
             "groups": self.by_group(),
             "by_class": self.by_class,
+            "folded": self.folded,
             "missing": self.missing,
             "unexpected": self.unexpected,
             "mismatched": {n: [list(a), list(b)] for n, (a, b) in self.mismatched.items()},

@@ -1,6 +1,6 @@
 """Runs `.onnx` files as the authors' exporters write them.
 
-    images             (N, 3, h, w) float32, RGB, 0–1; DEIMv2's ViTs want ImageNet's mean and
+    images             (N, C, h, w) float32, RGB, 0–1; DEIMv2's ViTs want ImageNet's mean and
                        deviation removed
     orig_target_sizes  (N, 2) int64, (width, height) of the original images
     labels, boxes, scores   (N, n), boxes_xyxy (N, n, 4) in original pixels, (N, n)
@@ -67,10 +67,12 @@ class OnnxRuntime(Runtime):
                 hint=f"wanted are the inputs {', '.join(sorted(_INPUTS))} and the outputs "
                 f"{', '.join(_OUTPUTS)}",
             )
-        batch, _, height, width = shapes["images"]
+        batch, channels, height, width = shapes["images"]
         self.batch = batch if isinstance(batch, int) else None
         fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-        self.image_spec, self.class_map = _describe(path, _input_size(path, fixed, size))
+        self.image_spec, self.class_map = _describe(
+            path, _input_size(path, fixed, size), channels if isinstance(channels, int) else 3
+        )
 
     def predict(
         self, images: Sequence[Tensor], paths: Sequence[str | None] | None = None
@@ -144,7 +146,7 @@ def _input_size(
     return size
 
 
-def _describe(path: Path, size: tuple[int, int]) -> tuple[ImageSpec, ClassMap]:
+def _describe(path: Path, size: tuple[int, int], channels: int) -> tuple[ImageSpec, ClassMap]:
     """How images are prepared and what the classes are called."""
     import onnx
 
@@ -156,10 +158,11 @@ def _describe(path: Path, size: tuple[int, int]) -> tuple[ImageSpec, ClassMap]:
         classes = ClassMap.from_names(f"class {i}" for i in range(count or 0))
     else:
         log.info("%s: classes taken for those of %s", path, known_name(len(classes)))
-    if any("dinov3" in name for node in graph.node for name in (node.name, *node.input)):
+    dinov3 = any("dinov3" in name for node in graph.node for name in (node.name, *node.input))
+    if dinov3 and channels == 3:
         log.info("%s has a DINOv3 backbone: ImageNet's mean and deviation are removed", path)
         return ImageSpec(size, mean=_IMAGENET[0], std=_IMAGENET[1]), classes
-    return ImageSpec(size), classes
+    return ImageSpec(size, in_channels=channels), classes
 
 
 def _class_count(graph: onnx.GraphProto) -> int | None:

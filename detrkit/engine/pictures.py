@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detrkit.drawing import draw_detections, draw_targets, grid
-from detrkit.engine.files import write_atomically
+from detrkit.drawing import draw_detections, draw_targets, grid, viewable
 from detrkit.engine.runtime import PostProcessor
+from detrkit.files import write_atomically
 from detrkit.structures import Batch, ClassMap, ImageSpec
 
 #: Pictures on one sheet.
@@ -73,13 +73,15 @@ def detections_picture(
     pictures, titles = [], []
     for number in numbers:
         try:
-            image = read_indexed(index, number).image
+            image = read_indexed(index, number, spec.in_channels).image
         except DataError:
             continue
         size = (int(image.shape[-2]), int(image.shape[-1]))
         outputs = model(spec.prepare(image)[None].to(device))
         (found,) = postprocessor.postprocess(outputs, [size], spec, class_map)
-        pictures.append(draw_detections(found, image, min_score=min_score, enlarge_to=480))
+        pictures.append(
+            draw_detections(found, viewable(image), min_score=min_score, enlarge_to=480)
+        )
         titles.append(Path(index.paths[number]).name)
     model.train(was_training)
     sheet = grid(pictures, titles=titles)

@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -68,7 +69,8 @@ class Predictor:
 
         Args:
             source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W); or a
-                folder, a pattern such as "shots/*.png", or a list of any of these.
+                folder, a pattern such as "shots/*.png", or a list of any of these. A detector of
+                C other channels takes arrays (H, W, C) or (C, H, W) and tensors (C, H, W).
             options: `conf`, `classes`, `max_det`, `batch`, as in `stream`.
 
         Returns:
@@ -113,13 +115,14 @@ class Predictor:
         batch: int = 8,
         on_broken: OnBroken | None = None,
     ) -> Iterator[tuple[Detections, Tensor]]:
-        """Like `stream`, with the pixels: uint8 RGB (3, H, W), for drawing."""
+        """Like `stream`, with the pixels (C, H, W); `detrkit.drawing.viewable` shows them."""
         if not 0 <= conf <= 1:
             raise UsageError(f"conf must lie between 0 and 1, got {conf}")
         if batch < 1 or max_det < 1:
             raise UsageError(f"batch and max_det must be at least 1, got {batch} and {max_det}")
         wanted = None if classes is None else self.class_indices(classes)
-        images = self._readable(read_ahead(expand(source), load_image, 2 * batch), on_broken)
+        load = partial(load_image, channels=self.image_spec.in_channels)
+        images = self._readable(read_ahead(expand(source), load, 2 * batch), on_broken)
         while chunk := list(itertools.islice(images, batch)):
             paths = [str(s) if isinstance(s, str | Path) else None for s, _ in chunk]
             pixels = [image for _, image in chunk]

@@ -25,13 +25,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seeds a training step: what is drawn in it depends on nothing before it.
+def seed_step(seed: int, step: int, rank: int = 0, part: int = 0) -> None:
+    """Seeds a training step, or a part of it: what is drawn in it depends on nothing before it.
 
     So no generator's state needs to be part of a checkpoint, and evaluation, drawing or a
     restart cannot shift what follows.
     """
-    seed_everything(mix(seed, step, rank))
+    seed_everything(mix(seed, step, rank, part) if part else mix(seed, step, rank))
 
 
 @contextmanager

@@ -2,24 +2,28 @@
 
 runs/<config-name>-<n>/
     config.yml  args.json  environment.json     what was run, with what, where
-    log.jsonl  results.csv  events.out…         one line per epoch; TensorBoard
-    batches/                                    augmented training batches as pictures
+    log.jsonl  results.csv  curves.png          one line per epoch, and drawn
+    events.out…  wandb/  loggers.json           TensorBoard, W&B; what loggers need to continue
+    batches/  detections.jpg                    augmented training batches; what was learnt
     best.pth  last.pth  best_stg1.pth           checkpoints
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detrkit.engine.files import cannot_write, write_atomically
 from detrkit.errors import UsageError
+from detrkit.files import cannot_write, write_atomically
 
 #: How many numbers are tried before giving up.
 _MOST = 100_000
@@ -43,8 +47,7 @@ class RunDirectory:
         Raises:
             DetrkitError: it cannot be made.
         """
-        stem = re.sub(r"[^\w.+-]+", "_", name).strip("._") or "run"
-        base = Path(output).expanduser() if output else Path("runs") / stem
+        base = Path(output).expanduser() if output else Path("runs") / _stem(name)
         try:
             base.parent.mkdir(parents=True, exist_ok=True)
             if output and base.is_dir() and not any(base.iterdir()):
@@ -83,6 +86,20 @@ class RunDirectory:
                 f"no run at {path}", hint="give the folder of a run, e.g. runs/quickstart-1"
             )
         return cls(folder)._checked()
+
+    @classmethod
+    def find(cls, name: str, output: str | Path | None = None) -> list[RunDirectory]:
+        """Runs that `create` with the same arguments made earlier, the latest first."""
+        if output:
+            folder = Path(output).expanduser()
+            return [cls(folder)] if folder.is_dir() else []
+        stem = _stem(name)
+        numbered = [
+            (int(folder.name.rpartition("-")[2]), folder)
+            for folder in Path("runs").glob(f"{glob.escape(stem)}-*")
+            if re.fullmatch(r"\d+", folder.name[len(stem) + 1 :]) and folder.is_dir()
+        ]
+        return [cls(folder) for _, folder in sorted(numbered, reverse=True)]
 
     def _checked(self) -> RunDirectory:
         """Itself, once a file could be written into it: better now than after an epoch."""
@@ -127,9 +144,57 @@ class RunDirectory:
         """Pictures of augmented batches."""
         return self.path / "batches"
 
+    @property
+    def curves(self) -> Path:
+        """Losses, metrics and rates over the epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def detections(self) -> Path:
+        """Validation images with what the best weights find."""
+        return self.path / "detections.jpg"
+
+    @property
+    def loggers(self) -> Path:
+        """Ids under which W&B and MLflow know the run."""
+        return self.path / "loggers.json"
+
+    @property
+    def start_files(self) -> list[Path]:
+        """What `write_start` writes."""
+        return [self.path / n for n in ("config.yml", "args.json", "environment.json")]
+
     def numbered(self, epochs: int) -> Path:
         """`epoch_0012.pth`: after 12 finished epochs."""
         return self.path / f"epoch_{epochs:04d}.pth"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """While entered, no other process can train in this folder. Ends with the process.
+
+        Raises:
+            UsageError: another one does.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context((self.path / ".lock").open("a", encoding="utf-8"))
+                _lock(file.fileno())
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is training in {self}",
+                    hint="wait for it or end it; a new run gets a folder of its own",
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            yield
+
+    def arguments(self) -> dict[str, Any]:
+        """What `args.json` says; empty when there is none."""
+        try:
+            found = json.loads((self.path / "args.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def write_start(self, config: str, arguments: dict[str, Any]) -> None:
         """Writes `config.yml`, `args.json` and `environment.json`."""
@@ -141,6 +206,10 @@ class RunDirectory:
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
 
+def _stem(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "run"
+
+
 def environment() -> dict[str, Any]:
     """Versions and hardware, to understand a run later."""
     import numpy
@@ -148,6 +217,7 @@ def environment() -> dict[str, Any]:
     import torchvision
 
     from detrkit import __version__
+    from detrkit.engine.distributed.group import world_size
 
     cuda = torch.cuda.is_available()
     return {
@@ -163,7 +233,23 @@ def environment() -> dict[str, Any]:
         else [platform.processor() or platform.machine()],
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
     }
+
+
+def _lock(descriptor: int) -> None:
+    """Raises `BlockingIOError` where another process holds it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError from error
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _json(data: dict[str, Any]) -> str:

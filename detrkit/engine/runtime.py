@@ -1,6 +1,6 @@
 """Runs a detector on pictures, whatever it was made into.
 
-A runtime takes uint8 RGB images of any size and returns `Detections` in their pixels. How a
+A runtime takes images of any size and returns `Detections` in their pixels. How a
 picture becomes the model's input (`image_spec`) and what the classes are called (`class_map`)
 come with the weights. PyTorch checkpoints and ONNX files run today; `Runtime.open` is where other
 artefacts join.
@@ -25,6 +25,7 @@ from detrkit.engine.download import locate
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.weights import LoadedDetector, open_detector
 from detrkit.errors import UsageError, WeightsError
+from detrkit.models.detector import Detector
 from detrkit.structures import ClassMap, Detections, ImageSpec
 
 #: Threads that resize images.
@@ -67,7 +68,7 @@ class Runtime(ABC):
         """Detects on one batch.
 
         Args:
-            images: uint8 RGB (3, H, W), each of its own size.
+            images: (C, H, W) as `read_image` gives them, each of its own size.
             paths: their files, carried along.
 
         Returns:
@@ -160,9 +161,9 @@ class TorchRuntime(Runtime):
     @classmethod
     def of(cls, loaded: LoadedDetector, device: str | torch.device = "cpu") -> TorchRuntime:
         """Fuses an opened detector for inference."""
-        deploy = getattr(loaded.model, "deploy", None)
+        model = loaded.model
         return cls(
-            deploy() if deploy is not None else loaded.model,
+            model.deploy(fold_norms=True) if isinstance(model, Detector) else model,
             build_postprocessor(loaded.config),
             loaded.class_map,
             loaded.image_spec,
@@ -188,7 +189,7 @@ class TorchRuntime(Runtime):
 
 
 def resized_batch(spec: ImageSpec, images: Sequence[Tensor]) -> Tensor:
-    """Images (3, H, W) of any sizes -> (B, 3, h, w), all uint8 RGB on the CPU.
+    """Images (C, H, W) of any sizes -> (B, C, h, w) on the CPU, all of one type.
 
     As uint8 there is a quarter of the bytes to move. Resizing leaves Python's lock, so several
     images are resized in threads.
@@ -196,7 +197,10 @@ def resized_batch(spec: ImageSpec, images: Sequence[Tensor]) -> Tensor:
     if len(images) == 1:
         return spec.resized(images[0])[None]
     with ThreadPoolExecutor(min(len(images), RESIZERS), thread_name_prefix="resize") as threads:
-        return torch.stack(list(threads.map(spec.resized, images)))
+        resized = list(threads.map(spec.resized, images))
+    if len({image.dtype for image in resized}) > 1:
+        resized = [image.float() for image in resized]
+    return torch.stack(resized)
 
 
 def choose_device(wanted: str | torch.device | None = None) -> torch.device:

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ import torch
 from torch import nn
 
 from detrkit.config import Config, build_component
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import CocoDetection, DetectionDataset, VOCDetection
 from detrkit.data.detect import open_splits
+from detrkit.data.image_check import CheckImages, check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
 from detrkit.engine.derive import derive_schedule
+from detrkit.engine.distributed.group import is_main, own_device, rank, shared, world_size
+from detrkit.engine.distributed.replicas import replicated
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
@@ -35,10 +39,11 @@ from detrkit.engine.parts import (
     image_spec_of,
     load_pretrained_backbone,
     split_of,
+    with_total_batch,
 )
+from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
-from detrkit.engine.runtime import choose_device
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.weights import load_weights, read_checkpoint
 from detrkit.errors import ConfigError, DataError
@@ -58,6 +63,7 @@ class Session:
         config: with `num_classes`, `seed` and the schedule filled in.
         train, val: loaders; `val` is None when there is nothing to validate on.
         class_map, image_spec, plan, device, precision, seed: what follows from both.
+        accumulate: parts in which a batch goes through the model.
     """
 
     config: Config
@@ -69,19 +75,44 @@ class Session:
     device: torch.device
     precision: Precision
     seed: int
+    accumulate: int = 1
 
 
 def open_session(cfg: Config) -> Session:
     """Reads the data and derives everything that depends on it.
 
+    Of several processes each calls it and gets its share of the data.
+
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
-    cfg = _with_absolute_data(cfg)
+    cfg = with_absolute_paths(cfg)
+    device = own_device(cfg.run.device or None)
+    seed = cfg.run.seed
+    if seed is None:
+        seed = shared(lambda: secrets.randbelow(2**31))
+    return session_of(cfg, *open_data(cfg, seed), seed, device)
+
+
+def session_of(
+    cfg: Config,
+    train: DetectionDataset,
+    val: DetectionDataset | None,
+    seed: int,
+    device: torch.device,
+) -> Session:
+    """Derives everything that depends on data that was read.
+
+    Args:
+        cfg: the configuration.
+        train, val: of `open_data`.
+        seed: of everything random.
+        device: to train on.
+
+    Raises:
+        ConfigError, DataError, UsageError: data and configuration do not go together.
+    """
     run = cfg.run
-    device = choose_device(run.device or None)
-    seed = run.seed if run.seed is not None else secrets.randbelow(2**31)
-    train, val = open_data(cfg, seed)
     class_map = train.class_map
     if not len(class_map):
         raise DataError(f"{train.index.source} has no classes")
@@ -89,45 +120,74 @@ def open_session(cfg: Config) -> Session:
         log.info("num_classes: %d, as the data set has (not %s)", len(class_map), run.num_classes)
     cfg = cfg.with_values({"num_classes": len(class_map)}, origin="data set")
     cfg = cfg.with_values({"seed": seed}, origin="drawn" if run.seed is None else "seed")
-    batches = len(_loader(cfg, "train_dataloader", train, seed, device))
+    cfg = with_total_batch(cfg, world_size())
+    batches = len(loader_of(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
-    train.transforms = transforms_of(cfg, "train_dataloader")
+    train.transforms = transforms = transforms_of(cfg, "train_dataloader")
+    if run.in_channels != 3 and "RandomPhotometricDistort" in transforms.names:
+        log.info(
+            "in_channels: %d: RandomPhotometricDistort changes brightness and contrast only",
+            run.in_channels,
+        )
     return Session(
         config=cfg,
-        train=_loader(cfg, "train_dataloader", train, seed, device),
-        val=_loader(cfg, "val_dataloader", val, seed, device) if val is not None else None,
+        train=loader_of(cfg, "train_dataloader", train, seed, device),
+        val=loader_of(cfg, "val_dataloader", val, seed, device) if val is not None else None,
         class_map=class_map,
         image_spec=image_spec_of(cfg),
         plan=Plan.from_tree(cfg.tree, batches),
         device=device,
         precision=Precision.choose(run.amp, run.use_amp, device),
         seed=seed,
+        accumulate=run.accumulate,
     )
 
 
-def _with_absolute_data(cfg: Config) -> Config:
-    """`data` as an absolute path, so that `resume` finds it from any working folder."""
-    data = cfg.run.data
-    if not data or not Path(data).expanduser().exists():
-        return cfg
-    path = str(Path(data).expanduser().resolve())
-    return cfg.with_values({"data": path}, origin=str(cfg.origin("data")))
+def with_absolute_paths(cfg: Config) -> Config:
+    """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
+    data, cache = cfg.run.data, cfg.run.disk_cache
+    if data and Path(data).expanduser().exists():
+        cfg = _with_absolute(cfg, "data", data)
+    return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
 
 
-def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """Training and validation data: of `data`, or of the loaders' own sections."""
+def _with_absolute(cfg: Config, key: str, path: str) -> Config:
+    absolute = str(Path(path).expanduser().resolve())
+    return cfg.with_values({key: absolute}, origin=str(cfg.origin(key)))
+
+
+def open_data(
+    cfg: Config, seed: int, *, check_images: CheckImages = "auto"
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Training and validation data: of `data`, or of the loaders' own sections.
+
+    Args:
+        cfg: the configuration.
+        seed: of a part that is held out, and of augmentation.
+        check_images: how thoroughly (see `detrkit.data.image_check`).
+
+    Raises:
+        ConfigError, DataError: there is none, it cannot be read, or the parts do not go together.
+    """
     if cfg.run.data:
-        train_index, val_index = _indices_of(cfg, seed)
-        train = DetectionDataset(train_index, transforms_of(cfg, "train_dataloader"), seed=seed)
+        train_index, val_index = _indices_of(cfg, seed, check_images)
+        channels = cfg.run.in_channels
+        transforms = transforms_of(cfg, "train_dataloader")
+        train = DetectionDataset(train_index, transforms, seed=seed, in_channels=channels)
         val = None
         if val_index is not None:
             transforms = transforms_of(cfg, "val_dataloader")
-            val = DetectionDataset(val_index, transforms, training=False, seed=seed)
+            val = DetectionDataset(
+                val_index, transforms, training=False, seed=seed, in_channels=channels
+            )
     else:
-        train = _dataset_of(cfg, "train_dataloader", training=True)
+        train = dataset_of(cfg, "train_dataloader", training=True, check_images=check_images)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
-        val = _dataset_of(cfg, "val_dataloader", training=False) if has_val else None
+        val = None
+        if has_val:
+            val = dataset_of(cfg, "val_dataloader", training=False, check_images=check_images)
+    train.max_side = cfg.run.cache_imgsz if cache_kind(cfg.run) else None
     if not len(train):
         raise DataError(f"{train.index.source} has no training images")
     if val is not None and val.class_map.names != train.class_map.names:
@@ -136,15 +196,25 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
             f"and {_names(val.class_map)}",
             hint="both annotation files need the same `categories`",
         )
+    for dataset in (train, val) if val is not None else (train,):
+        check_bands(dataset.index, dataset.in_channels)
     return train, val
 
 
-def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | None]:
+def _indices_of(
+    cfg: Config, seed: int, check_images: CheckImages
+) -> tuple[DatasetIndex, DatasetIndex | None]:
     run = cfg.run
     assert run.data is not None
     chosen = {"train": run.train_split, "val": run.val_split}
     splits = {name: value for name, value in chosen.items() if value}
-    parts = open_splits(run.data, val_fraction=run.val_fraction, seed=seed, splits=splits or None)
+    parts = open_splits(
+        run.data,
+        val_fraction=run.val_fraction,
+        seed=seed,
+        splits=splits or None,
+        check_images=check_images,
+    )
     if "train" not in parts:
         raise DataError(
             f"{run.data} has no training images, only {', '.join(parts)}",
@@ -166,7 +236,14 @@ def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | No
     return parts["train"].split(HELD_OUT, seed)
 
 
-def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset:
+def dataset_of(
+    cfg: Config, loader: str, *, training: bool, check_images: CheckImages = "auto"
+) -> DetectionDataset:
+    """The data set of a loader's section; read when first needed.
+
+    Raises:
+        ConfigError: it names no data.
+    """
     section = split_of(cfg, loader).get("dataset")
     if not isinstance(section, Mapping):
         raise ConfigError(
@@ -181,6 +258,9 @@ def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset
     if not isinstance(dataset, DetectionDataset):
         raise ConfigError(f"{loader}.dataset: `{section.get('type')}` is not a DetectionDataset")
     dataset.training = training
+    if isinstance(dataset, CocoDetection | VOCDetection):
+        dataset.check_images = check_images
+    dataset.in_channels = cfg.run.in_channels  # also where its constructor does not take it
     return dataset
 
 
@@ -189,24 +269,32 @@ def transforms_of(cfg: Config, loader: str) -> Any:
     section = cfg.get(f"{loader}.dataset.transforms") or {}
     if isinstance(section, Sequence):
         section = {"ops": section}
-    return build_component(cfg, {"type": "Compose", **section})
+    compose = build_component(cfg, {"type": "Compose", **section})
+    compose.check_channels(cfg.run.in_channels)
+    return compose
 
 
-def _loader(
+def loader_of(
     cfg: Config, name: str, dataset: DetectionDataset, seed: int, device: torch.device
 ) -> Loader:
+    """The loader that the section `name` describes, over a data set."""
     section = split_of(cfg, name)
     training = name == "train_dataloader"
     collate = section.get("collate_fn")
     return build_loader(
         dataset,
-        batch_size=batch_size_of(section, default=4),
+        batch_size=batch_size_of(section, world_size(), default=4, even=training),
         shuffle=bool(section.get("shuffle", training)),
         seed=seed,
         num_workers=int(section.get("num_workers", 0)),
         drop_last=bool(section.get("drop_last", training)),
         collate=build_component(cfg, collate) if collate else None,
         pin_memory=device.type == "cuda",
+        device=device,
+        rank=rank(),
+        world_size=world_size(),
+        training=training,
+        least=cfg.run.accumulate,
     )
 
 
@@ -218,9 +306,11 @@ def start_model(session: Session, *, fresh: bool = True) -> tuple[nn.Module, Loa
         fresh: start from pretrained or tuning weights; False when a checkpoint will be loaded.
 
     Returns:
-        The model, and what was loaded from the tuning weights, if any.
+        The model, and what was loaded from the tuning weights, if any. Only the main process
+        loads; the others get its weights in `build_trainer`.
     """
     model = build_model(session.config, seed=session.seed)
+    fresh = fresh and is_main()
     report = _start_weights(model, session.config, session.class_map) if fresh else None
     return model.to(session.device), report
 
@@ -241,10 +331,22 @@ def build_trainer(
     """
     cfg, run = session.config, session.config.run
     average = session.plan.ema
+    criterion = build_criterion(cfg).to(session.device)
+    optimizer = build_optimizer(cfg.get("optimizer"), model)
+    ema = ModelEMA(model, average.decay, average.warmups, average.start) if average else None
+    replica = replicated(
+        model,
+        criterion,
+        device=session.device,
+        size=session.image_spec.size,
+        sync_bn=run.sync_bn,
+        find_unused=run.find_unused_parameters,
+        autocast=partial(session.precision.autocast, session.device),
+    )
     return Trainer(
-        model=model,
-        criterion=build_criterion(cfg).to(session.device),
-        optimizer=build_optimizer(cfg.get("optimizer"), model),
+        model=replica,
+        criterion=criterion,
+        optimizer=optimizer,
         loader=session.train,
         plan=session.plan,
         keeper=Keeper(
@@ -254,14 +356,17 @@ def build_trainer(
             class_map=session.class_map,
             image_spec=session.image_spec,
             every=run.checkpoint_freq,
+            writes=is_main(),
         ),
         device=session.device,
         evaluator=build_evaluator(session),
-        ema=ModelEMA(model, average.decay, average.warmups, average.start) if average else None,
+        ema=ema,
         precision=session.precision,
         clip_max_norm=run.clip_max_norm,
         observers=observers,
         seed=session.seed,
+        rank=rank(),
+        accumulate=session.accumulate,
     )
 
 

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detrkit.data.bands import WrongBands, as_pixels, bands_last, fitted
 from detrkit.data.files import list_images
 from detrkit.data.images import IMAGE_SUFFIXES, read_image
+from detrkit.data.modes import from_pillow
 from detrkit.errors import DataError, UsageError
 
 #: A file, folder or pattern; a picture; uint8 RGB (H, W, 3) or gray (H, W); a uint8 RGB tensor
-#: (3, H, W).
+#: (3, H, W). For a model of C other channels: an array as in a `.npy` file; a tensor (C, H, W).
 Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -51,17 +53,29 @@ def expand(sources: Source | Iterable[Source]) -> Iterator[Source]:
                 yield path
 
 
-def load_image(source: Source) -> Tensor:
-    """Pixels of one image, uint8 RGB (3, H, W).
+def load_image(source: Source, channels: int = 3) -> Tensor:
+    """Pixels of one image, (C, H, W), as `read_image` gives them.
+
+    For three channels, pixels in memory must be uint8 RGB: floats could be 0–1 or 0–255. For
+    another number their values count as those of a `.npy` file (`detrkit.data.bands`).
+
+    Args:
+        source: no folder or pattern.
+        channels: C, what the model takes.
 
     Raises:
         DataError: a file cannot be read.
         UsageError: pixels of another shape or type.
     """
     if isinstance(source, str | Path):
-        return read_image(source)
+        return read_image(source, channels=channels)
     if isinstance(source, Image.Image):
-        return torch.from_numpy(np.array(source.convert("RGB"))).permute(2, 0, 1)
+        try:
+            return torch.from_numpy(from_pillow(source, channels)).permute(2, 0, 1)
+        except (ValueError, WrongBands) as error:
+            raise UsageError(f"{error}") from error
+    if channels != 3 and isinstance(source, np.ndarray | Tensor):
+        return _bands(source, channels)
     if isinstance(source, np.ndarray):
         if source.dtype == np.uint8 and source.ndim == 2:
             source = np.repeat(source[..., None], 3, axis=2)
@@ -79,6 +93,23 @@ def load_image(source: Source) -> Tensor:
             f"{tuple(source.shape)}"
         )
     raise UsageError(f"cannot read an image from {type(source).__name__}")
+
+
+def _bands(source: np.ndarray | Tensor, channels: int) -> Tensor:
+    """An array in any layout, or a tensor (C, H, W)."""
+    try:
+        array = bands_last(source) if isinstance(source, np.ndarray) else _hwc(source)
+        pixels = fitted("the array", as_pixels(array), channels)
+    except (ValueError, WrongBands) as error:
+        raise UsageError(f"{error}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _hwc(image: Tensor) -> np.ndarray:
+    if image.ndim != 3:
+        raise ValueError(f"a tensor must be (C, height, width), got {tuple(image.shape)}")
+    pixels: np.ndarray = image.detach().cpu().permute(1, 2, 0).numpy()
+    return pixels
 
 
 def _files(source: str | Path) -> Sequence[Path]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.distributed.group import gathered, is_distributed, shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class TrainState:
         best_ap, best_epoch: the best epoch so far.
         try_ap: the best since the last return to the best stage-1 weights.
         loss_names, loss_sums: sums over the epoch's steps.
-        images, train_seconds, eval_seconds: of the epoch.
+        images, train_seconds, wait_seconds, eval_seconds: of the epoch.
     """
 
     epoch: int = 0
@@ -54,6 +55,7 @@ class TrainState:
     loss_sums: Tensor | None = None
     images: int = 0
     train_seconds: float = 0.0
+    wait_seconds: float = 0.0
     eval_seconds: float = 0.0
 
     def add(self, losses: Mapping[str, Tensor], images: int) -> None:
@@ -65,6 +67,16 @@ class TrainState:
         else:
             self.loss_sums = self.loss_sums.to(values.device) + values
         self.images += images
+
+    def average(self) -> None:
+        """Makes the sums those of all processes on average. Every process must call it."""
+        if not is_distributed() or self.loss_sums is None:
+            return
+        sums = dict(zip(self.loss_names, self.loss_sums.tolist(), strict=True))
+        everyone = gathered(sums)
+        sums = shared(lambda: _averages(everyone or []))
+        self.loss_names = list(sums)
+        self.loss_sums = torch.tensor(list(sums.values()), dtype=torch.float32)
 
     def mean_losses(self) -> dict[str, float]:
         """Mean of each term over the epoch's steps, and `loss`, their sum."""
@@ -92,7 +104,8 @@ class TrainState:
         self.epoch += 1
         self.batch = 0
         self.loss_names, self.loss_sums = [], None
-        self.images, self.train_seconds, self.eval_seconds = 0, 0.0, 0.0
+        self.images, self.eval_seconds = 0, 0.0
+        self.train_seconds = self.wait_seconds = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -116,3 +129,9 @@ class TrainState:
         state = cls(**{k: v for k, v in data.items() if k in known})
         state.loss_sums = None if sums is None else torch.tensor(sums, dtype=torch.float32)
         return state
+
+
+def _averages(sums: list[dict[str, float]]) -> dict[str, float]:
+    """Term by term; one that a process lacks counts as zero there."""
+    names = dict.fromkeys(name for own in sums for name in own)
+    return {name: sum(own.get(name, 0.0) for own in sums) / len(sums) for name in names}

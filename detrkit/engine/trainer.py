@@ -5,6 +5,10 @@ What changes the training (stages, schedule, averaged weights, checkpoints) is n
 (seed, step, rank), and the order of the data one of (seed, epoch): a run that was interrupted
 anywhere continues to the same weights, bit for bit on a CPU with the same number of
 threads.
+
+Of several processes each runs this loop on its share of every batch. They decide alike because
+they see the same numbers: metrics come from the main process, and a wish to stop or to save
+becomes known to all at the same step. Only the main process writes.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,14 +27,26 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from detrkit.engine.amp import Precision, upcast
+from detrkit.engine.accumulation import Backward
+from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.data_wait import DataWait
+from detrkit.engine.distributed.agreement import Agreement
+from detrkit.engine.distributed.group import (
+    barrier,
+    copy_from_main,
+    is_main,
+    shared,
+    world_size,
+)
+from detrkit.engine.distributed.meeting import agreed
+from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.divergence import Watch
 from detrkit.engine.ema import ModelEMA
-from detrkit.engine.interrupt import InterruptGuard
+from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
-from detrkit.engine.optim import set_lr_factor
+from detrkit.engine.optim import group_names, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.state import TrainState
@@ -72,6 +89,7 @@ class Trainer:
         clip_max_norm: gradients are scaled down to this norm; 0: never.
         observers: watch.
         seed, rank: randomness of a step.
+        accumulate: parts in which a batch goes through the model.
         state: where the run stands.
     """
 
@@ -89,17 +107,21 @@ class Trainer:
     observers: Sequence[Observer] = ()
     seed: int = 0
     rank: int = 0
+    accumulate: int = 1
     state: TrainState = field(default_factory=TrainState)
 
     def __post_init__(self) -> None:
         self.scaler: GradScaler = self.precision.scaler(self.device)
         self.guard = InterruptGuard()
+        self.wishes = Agreement()
         self.watch = Watch(
             every=1 if self.device.type == "cpu" else 10,
             # with a loss scaler infinite gradients are normal: the step is left out
             gradients=not self.scaler.is_enabled(),
         )
+        self.waits = DataWait(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.groups = group_names(self.optimizer, unwrapped(self.model))
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -118,11 +140,12 @@ class Trainer:
                         self.enter(stage)
                     self.train_epoch(stage)
                     self.finish_epoch(stage, self.run_evaluation())
-            except (_Stop, KeyboardInterrupt) as stop:
+            except (Stop, KeyboardInterrupt) as stop:
                 self._save_interrupted(stop)
             finally:
                 for observer in self.observers:
                     observer.close()
+            self.wishes.settle()
         return self.state
 
     def enter(self, stage: Stage) -> None:
@@ -141,20 +164,26 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.perf_counter()
-        for batch in self._batches():
+        for batch in self.waits.over(self._batches()):
             batch = batch.to(self.device, non_blocking=True)
             losses, norm = self.train_step(batch)
             self.watch.look(state.step, losses, norm, batch.targets)
-            state.add(losses, len(batch))
-            self._tell_step(losses, norm, batch)
+            state.add(losses, len(batch) * world_size())
+            now = time.perf_counter()
+            seconds, started = now - started, now
+            wait = self.waits.take()
+            state.train_seconds += seconds
+            state.wait_seconds += wait
+            self._tell_step(losses, norm, batch, seconds, wait)
             state.batch += 1
             state.step += 1
             state.schedule_step += 1
             state.rate_step = None
+            stop, save = self.wishes(self.guard.requested, self.keeper.is_due())
             if state.batch < len(self.loader):
-                if self.guard.requested:
-                    raise _Stop
-                if self.keeper.is_due():
+                if stop:
+                    raise Stop
+                if save:
                     self.watch.check()
                     self.keeper.save_last(self.snapshot())
         self.watch.check()
@@ -166,12 +195,14 @@ class Trainer:
         Returns:
             The weighted losses (detached), and the gradient norm before clipping.
         """
-        seed_step(self.seed, self.state.step, self.rank)
-        with self.autocast():
-            outputs = self.model(batch.images, batch.targets)
-        losses = self.criterion(upcast(outputs), batch.targets, epoch=self.state.epoch)  # float32
-        loss = torch.stack(list(losses.values())).sum()
-        self.scaler.scale(loss).backward()
+        backward = Backward(
+            self.model,
+            self.criterion,
+            self.autocast,
+            self.scaler,
+            partial(seed_step, self.seed, self.state.step, self.rank),
+        )
+        losses = backward(batch, self.accumulate, self.state.epoch)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
         position = self.state.rate_step
@@ -181,9 +212,9 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema:
+        if self.ema and is_main():
             self.ema.update(unwrapped(self.model))
-        return {name: value.detach() for name, value in losses.items()}, norm
+        return losses, norm
 
     def run_evaluation(self) -> dict[str, float]:
         """Metrics of the averaged weights; empty without validation data."""
@@ -191,6 +222,7 @@ class Trainer:
             return {}
         started = time.perf_counter()
         model = self.ema.module if self.ema else unwrapped(self.model)
+        copy_from_main(model.state_dict().values())
         metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
@@ -198,6 +230,7 @@ class Trainer:
     def finish_epoch(self, stage: Stage, metrics: dict[str, float]) -> None:
         """Records the epoch, keeps checkpoints, and goes back where the plan says so."""
         state = self.state
+        state.average()
         verdict = state.judge(metrics)
         report = self._epoch_report(stage, metrics, verdict.is_best)
         last_epoch = state.epoch + 1 == self.plan.epochs
@@ -218,7 +251,7 @@ class Trainer:
 
     def restart(self) -> None:
         """Back to the full state of the best epoch of stage 1; the epoch goes on counting."""
-        kept = self.keeper.load_best_stage1()
+        kept = shared(self.keeper.load_best_stage1)
         if kept is None:
             return
         self._restore(kept)
@@ -229,7 +262,8 @@ class Trainer:
             self.state.rate_step = position
 
     def snapshot(self, metrics: Mapping[str, float] | None = None) -> Checkpoint:
-        """The whole state, for a checkpoint."""
+        """The whole state, for a checkpoint. Every process must call it."""
+        self.state.average()
         return Checkpoint(
             model=unwrapped(self.model).state_dict(),
             ema=self.ema.state_dict() if self.ema else None,
@@ -261,17 +295,19 @@ class Trainer:
 
     def _save_interrupted(self, stop: BaseException) -> None:
         # A second Ctrl-C breaks off in the middle of a step: that state is worth nothing.
-        clean = isinstance(stop, _Stop)
+        clean = isinstance(stop, Stop)
         if clean:
             self.watch.check()
             self.keeper.save_last(self.snapshot())
+            barrier()  # whoever leaves first ends the others' connections
         where = f"epoch {self.state.epoch + 1}, batch {self.state.batch}/{len(self.loader)}"
-        raise Interrupted(
+        error = Interrupted(
             f"interrupted in {where}" + ("; the state is saved" if clean else ""),
             hint=f"continue with: detrkit resume {self.keeper.directory}"
             if self.keeper.can_resume()
             else "nothing was saved yet",
-        ) from None
+        )
+        raise (agreed(error) if clean else error) from None
 
     # -- small things -------------------------------------------------------------------------
 
@@ -279,6 +315,12 @@ class Trainer:
     def lr(self) -> float:
         """The highest rate of any group: the main one, not the backbone's."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    @property
+    def lrs(self) -> dict[str, float]:
+        """The rate of each parameter group, where there are several."""
+        groups = self.groups if len(self.groups) > 1 else {}
+        return {n: float(self.optimizer.param_groups[i]["lr"]) for n, i in groups.items()}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass."""
@@ -292,10 +334,17 @@ class Trainer:
             yield from self.loader
         except RuntimeError:
             if self.guard.requested:
-                raise _Stop from None
+                raise Stop from None
             raise
 
-    def _tell_step(self, losses: Mapping[str, Tensor], norm: Tensor, batch: Batch) -> None:
+    def _tell_step(
+        self,
+        losses: Mapping[str, Tensor],
+        norm: Tensor,
+        batch: Batch,
+        seconds: float,
+        wait_seconds: float,
+    ) -> None:
         state = self.state
         report = StepReport(
             phase="train",
@@ -308,13 +357,17 @@ class Trainer:
             lr=self.lr,
             grad_norm=norm,
             data=batch,
+            lrs=self.lrs,
+            ema_decay=self.ema.decay_now() if self.ema else None,
+            seconds=seconds,
+            wait_seconds=wait_seconds,
         )
         for observer in self.observers:
             observer.step(report)
 
     def _tell_evaluation(self, done: int, batches: int) -> None:
         if self.guard.requested:
-            raise _Stop
+            raise Stop
         report = StepReport("val", self.state.epoch, self.plan.epochs, done - 1, batches)
         for observer in self.observers:
             observer.step(report)
@@ -335,20 +388,11 @@ class Trainer:
             best_ap=state.best_ap,
             best_epoch=state.best_epoch,
             train_seconds=state.train_seconds,
+            wait_seconds=state.wait_seconds,
             eval_seconds=state.eval_seconds,
             images_per_second=state.images / max(state.train_seconds, 1e-9),
             memory_gib=memory,
             step=state.step,
+            lrs=self.lrs,
+            ema_decay=self.ema.decay_now() if self.ema else None,
         )
-
-
-class _Stop(Exception):
-    """Leave the loop at a place where the state is whole."""
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, or itself."""
-    inner = getattr(model, "module", None)
-    if isinstance(model, nn.parallel.DistributedDataParallel) and isinstance(inner, nn.Module):
-        return inner
-    return model

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,19 @@ from rich.console import Console
 
 from detrkit.config import Config
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.derive import cache_values
+from detrkit.engine.distributed.group import is_main, shared, together, world_size
+from detrkit.engine.distributed.meeting import meet, told
+from detrkit.engine.distributed.replicas import unwrapped
+from detrkit.engine.earlier_run import find_earlier_run
 from detrkit.engine.load_report import LoadReport
-from detrkit.engine.observers import (
-    BatchPictures,
-    CSVLog,
-    JSONLog,
-    Observer,
-    Progress,
-    TensorBoard,
-)
+from detrkit.engine.observers import Tracking, until_the_end
+from detrkit.engine.observers.factory import build_observers, require_loggers
 from detrkit.engine.parts import build_postprocessor
+from detrkit.engine.picture_cache import cache_kind, cache_pictures
 from detrkit.engine.pictures import detections_picture
 from detrkit.engine.run_dir import RunDirectory
+from detrkit.engine.run_log import read_log, seconds_of
 from detrkit.engine.session import (
     Session,
     build_trainer,
@@ -30,6 +34,7 @@ from detrkit.engine.session import (
     resume_config,
     start_model,
 )
+from detrkit.engine.state import TrainState
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import UsageError, WeightsError
 
@@ -48,6 +53,8 @@ class RunResult:
         metrics: of the best epoch; empty without validation data.
         picture: detections on validation images, or None.
         loaded: what was loaded from tuning weights, or None.
+        seconds: of training and evaluation, over all parts of an interrupted run.
+        links: where trackers show it, by their names.
     """
 
     directory: Path
@@ -57,6 +64,24 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     picture: Path | None = None
     loaded: LoadReport | None = None
+    seconds: float = 0.0
+    links: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What the run left, by what it is; only what is there."""
+        run = RunDirectory(self.directory)
+        found = {
+            "run": run.path,
+            "weights": run.best,
+            "last": run.last,
+            "log": run.log,
+            "table": run.results,
+            "curves": run.curves,
+            "detections": run.detections,
+            "batches": run.batches,
+        }
+        return {name: path for name, path in found.items() if path.exists()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -68,6 +93,9 @@ class RunResult:
             "metrics": self.metrics,
             "picture": str(self.picture) if self.picture else None,
             "loaded": self.loaded.to_dict() if self.loaded else None,
+            "seconds": round(self.seconds, 1),
+            "files": {name: str(path) for name, path in self.files.items()},
+            "links": self.links,
         }
 
 
@@ -77,28 +105,49 @@ def train(
     output: str | Path | None = None,
     arguments: dict[str, Any] | None = None,
     console: Console | None = None,
+    devices: Sequence[int] | None = None,
+    auto_resume: bool = False,
 ) -> RunResult:
     """Trains from the beginning, in a new folder.
+
+    In a process that `torchrun`, `srun` or detrkit's launcher started, together with the others.
 
     Args:
         cfg: configuration; `tuning` names weights to start from.
         output: folder; default `output_dir` of the configuration, else `runs/<name>-<n>`.
         arguments: what the user asked for; kept in `args.json`.
         console: where progress goes; None: nowhere.
+        devices: GPUs of the processes on this machine.
+        auto_resume: continue the run that the same arguments began and did not end, if any.
 
     Raises:
         DetrkitError: its children say what went wrong.
     """
-    session = open_session(cfg)
-    model, loaded = start_model(session)
-    # everything that a user can get wrong was read by now: a failed start leaves no folder
-    directory = RunDirectory.create(cfg.name, output or cfg.run.output_dir)
-    directory.write_start(session.config.dump(), arguments or {})
-    trainer = build_trainer(session, model, directory, _observers(session, directory, console))
-    if loaded is not None:
-        log.info("%s", loaded.describe())
-    _announce(session, trainer, directory)
-    return _run(session, trainer, directory, loaded)
+    require_loggers(cfg.run)
+    output = output or cfg.run.output_dir
+    with together(cfg.run.device or None, devices):
+        find = partial(find_earlier_run, cfg.name, output, arguments or {})
+        earlier = shared(find) if auto_resume else None
+        if earlier is not None and earlier.checkpoint is not None:
+            last = earlier.checkpoint
+            if earlier.is_finished:
+                return shared(partial(_finished, earlier.directory, last))
+            return _continue(earlier.directory, last, earlier.directory.last, {}, console)
+        session = open_session(cfg)
+        model, loaded = start_model(session)
+        cache_pictures(session, console)
+        # everything that a user can get wrong was read by now: a failed start leaves no folder
+        create = partial(RunDirectory.create, cfg.name, output)
+        directory = earlier.directory if earlier is not None else shared(create)
+        with _owned(directory):
+            if is_main():
+                directory.write_start(session.config.dump(), arguments or {})
+            observers = build_observers(session, directory, console)
+            trainer = build_trainer(session, model, directory, observers)
+            if loaded is not None:
+                log.info("%s", loaded.describe())
+            _announce(session, trainer, directory)
+            return _run(session, trainer, directory, loaded)
 
 
 def resume(
@@ -107,27 +156,67 @@ def resume(
     data: str | None = None,
     device: str | None = None,
     workers: int | None = None,
+    cache: str | None = None,
+    accumulate: int | None = None,
     console: Console | None = None,
+    devices: Sequence[int] | None = None,
 ) -> RunResult:
     """Continues a run in its folder, exactly where it stopped.
+
+    The number of processes may be another than before, as long as they can share the batch.
 
     Args:
         path: the run's folder, or a checkpoint in it (`last.pth`, `epoch_0012.pth`).
         data: where the same data set lies now, if it was moved.
-        device, workers: of this machine, if others than before.
+        device, workers, accumulate: of this machine, if others than before.
+        cache: where images are kept decoded, if elsewhere than before: "ram", "disk" or "off".
         console: where progress goes; None: nowhere.
+        devices: GPUs of the processes on this machine.
 
     Raises:
         UsageError: there is nothing to resume.
         WeightsError: the checkpoint cannot be read or holds only weights.
     """
+    with meet() as place:
+        found = _to_continue(path) if place.rank == 0 else None
+        chosen = told("device", lambda: device or _device_of(found, place.world_size))
+        with together(chosen or None, devices):
+            continued = shared(lambda: found)
+            assert continued is not None
+            directory, file, checkpoint = continued
+            moved: dict[str, Any] = {}
+            if data is not None:
+                moved["data"] = data
+            if device is not None:
+                moved["device"] = device
+            if accumulate is not None:
+                moved["accumulate"] = accumulate
+            if workers is not None:
+                for loader in ("train_dataloader", "val_dataloader"):
+                    moved[f"{loader}.num_workers"] = workers
+            if cache is not None:
+                moved |= _moved_cache(resume_config(checkpoint, file), cache)
+            return _continue(directory, checkpoint, file, moved, console)
+
+
+def _to_continue(path: str | Path) -> tuple[RunDirectory, Path, Checkpoint]:
     directory = RunDirectory.open(path)
     file = Path(path) if Path(path).is_file() else directory.last
     if not file.is_file():
         raise UsageError(
             f"{directory} has no last.pth: nothing was saved yet", hint="start it again"
         )
-    checkpoint = Checkpoint.load(file)
+    return directory, file, Checkpoint.load(file)
+
+
+def _continue(
+    directory: RunDirectory,
+    checkpoint: Checkpoint,
+    file: Path,
+    moved: Mapping[str, Any],
+    console: Console | None,
+) -> RunResult:
+    """Goes on from a checkpoint of a run. `moved`: values of the configuration that are new."""
     if not checkpoint.can_resume:
         raise WeightsError(
             f"{file} holds weights only, without the optimizer",
@@ -135,14 +224,7 @@ def resume(
             "or start a new run from the weights: detrkit tune CFG --weights FILE",
         )
     cfg = resume_config(checkpoint, file)
-    moved: dict[str, Any] = {"tuning": None}
-    if data is not None:
-        moved["data"] = data
-    if device is not None:
-        moved["device"] = device
-    if workers is not None:
-        moved["train_dataloader.num_workers"] = moved["val_dataloader.num_workers"] = workers
-    session = open_session(cfg.with_values(moved, origin="resume"))
+    session = open_session(cfg.with_values({"tuning": None, **moved}, origin="resume"))
     if checkpoint.class_map is not None and session.class_map != checkpoint.class_map:
         raise UsageError(
             f"the data set's classes are not those of {directory}: "
@@ -158,31 +240,37 @@ def resume(
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
     model, _ = start_model(session, fresh=False)
-    observers = _observers(session, directory, console, epoch, step)
-    trainer = build_trainer(session, model, directory, observers)
-    trainer.resume(checkpoint)
-    state = trainer.state
-    log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
-    return _run(session, trainer, directory, None)
+    cache_pictures(session, console)
+    with _owned(directory):
+        observers = build_observers(session, directory, console, epoch, step)
+        trainer = build_trainer(session, model, directory, observers)
+        trainer.resume(checkpoint)
+        state = trainer.state
+        log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
+        return _run(session, trainer, directory, None)
 
 
-def _observers(
-    session: Session,
-    directory: RunDirectory,
-    console: Console | None,
-    first_epoch: int = 0,
-    first_step: int = 0,
-) -> list[Observer]:
-    drawn = frozenset({0, *(stage.first for stage in session.plan.stages)})
-    observers: list[Observer] = [
-        JSONLog(directory.log, first_epoch),
-        CSVLog(directory.results, first_epoch),
-        TensorBoard(directory.path, first_step),
-        BatchPictures(directory.batches, session.class_map, session.image_spec, drawn),
-    ]
-    if console is not None:
-        observers.append(Progress(console))
-    return observers
+def _device_of(found: tuple[RunDirectory, Path, Checkpoint] | None, processes: int) -> str:
+    """The device that the run was begun on, if the user named one; its kind for several."""
+    assert found is not None
+    device = str((found[2].config or {}).get("device") or "")
+    return device if processes == 1 else device.partition(":")[0]
+
+
+def _owned(directory: RunDirectory) -> AbstractContextManager[None]:
+    """Keeps others out of the folder, in the process that writes to it."""
+    return directory.locked() if is_main() else nullcontext()
+
+
+def _moved_cache(cfg: Config, cache: str) -> dict[str, Any]:
+    """Values for another place of the cache; the size of the images stays that of the run."""
+    shrunk = cfg.run.cache_imgsz if cache_kind(cfg.run) else None
+    if shrunk and cache == "off":
+        raise UsageError(
+            f"the run trains on images of at most {shrunk} pixels, which needs a cache",
+            hint="--cache ram or --cache disk",
+        )
+    return {**cache_values(cache, cfg), "cache_imgsz": shrunk}
 
 
 def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> None:
@@ -199,12 +287,13 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
         height,
         width,
     )
+    processes = f"{world_size()} processes with {session.device.type}"
     log.info(
         "%d epochs of %d batches of %d on %s, amp %s, seed %d -> %s",
         session.plan.epochs,
         session.plan.batches_per_epoch,
-        session.train.batch_size,
-        session.device,
+        session.train.schedule.step_size,
+        processes if world_size() > 1 else session.device,
         session.precision.amp,
         session.seed,
         directory,
@@ -216,16 +305,50 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
 def _run(
     session: Session, trainer: Trainer, directory: RunDirectory, loaded: LoadReport | None
 ) -> RunResult:
-    state = trainer.fit()
+    with until_the_end(trainer.observers):
+        state = trainer.fit()
+        # behind `shared`, the others wait for the picture: an early end would look like a failure
+        return shared(lambda: _result(session, trainer, directory, state, loaded))
+
+
+def _result(
+    session: Session,
+    trainer: Trainer,
+    directory: RunDirectory,
+    state: TrainState,
+    loaded: LoadReport | None,
+) -> RunResult:
     best = Checkpoint.load(directory.best)
+    picture = _final_picture(session, trainer, directory, best)
+    links: dict[str, str] = {}
+    for observer in trainer.observers:
+        if isinstance(observer, Tracking):
+            links |= observer.links
     return RunResult(
         directory=directory.path,
         best=directory.best,
         epochs=session.plan.epochs,
         best_epoch=state.best_epoch,
         metrics=best.metrics,
-        picture=_final_picture(session, trainer, directory, best),
+        picture=picture,
         loaded=loaded,
+        seconds=seconds_of(read_log(directory.log)),
+        links=links,
+    )
+
+
+def _finished(directory: RunDirectory, last: Checkpoint) -> RunResult:
+    """The result of a run that has ended before."""
+    log.info("%s is finished", directory)
+    best = Checkpoint.load(directory.best)
+    picture = directory.detections
+    return RunResult(
+        directory=directory.path,
+        best=directory.best,
+        epochs=int(last.position["epoch"]),
+        best_epoch=int(last.position["best_epoch"]),
+        metrics=best.metrics,
+        picture=picture if picture.is_file() else None,
     )
 
 
@@ -234,7 +357,7 @@ def _final_picture(
 ) -> Path | None:
     if session.val is None:
         return None
-    model = trainer.ema.module if trainer.ema else trainer.model
+    model = trainer.ema.module if trainer.ema else unwrapped(trainer.model)
     model.load_state_dict(best.weights)
     try:
         return detections_picture(
@@ -243,7 +366,7 @@ def _final_picture(
             build_postprocessor(session.config),
             session.class_map,
             session.image_spec,
-            directory.path / "detections.jpg",
+            directory.detections,
         )
     except Exception as error:
         # the run is done and saved; a picture must not make it look failed

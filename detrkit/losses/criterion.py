@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +29,7 @@ from detrkit.losses.focal import focal_loss
 from detrkit.losses.local import local_losses
 from detrkit.losses.mal import matchability_loss
 from detrkit.losses.matches import Matching, Pairs, denoising_pairs, to_device, union_of
-from detrkit.losses.normalizer import mean_over_processes
+from detrkit.losses.normalizer import Whole, mean_over_processes
 from detrkit.losses.stack import LayerOutputs, Stack, Values
 from detrkit.losses.vfl import varifocal_loss
 from detrkit.structures import Target
@@ -120,17 +121,34 @@ class SetCriterion(nn.Module):
         self.use_uni_set = use_uni_set
         self.share_decoder_matches = share_decoder_matches
 
+    @property
+    def divides_by_matches(self) -> bool:
+        """Whether the losses depend on how many queries are matched, not on boxes alone."""
+        return self.use_uni_set or "local" in self.losses
+
     def forward(
-        self, outputs: Mapping[str, Any], targets: Sequence[Target], epoch: int = 0
+        self,
+        outputs: Mapping[str, Any],
+        targets: Sequence[Target],
+        epoch: int = 0,
+        *,
+        matched: Matched | None = None,
+        whole: Whole | None = None,
     ) -> dict[str, Tensor]:
         """The weighted terms; their sum is what training minimises.
 
         A term that is not finite stays so, for the trainer to see.
 
+        Where a batch is judged in parts (gradient accumulation), the terms of all parts with the
+        `whole` of the batch add up to those of the batch. Only the distillation of the denoising
+        queries and their padding depend on which images stand in a part together.
+
         Args:
             outputs: what the detector returns in training; `models.outputs.Outputs`.
             targets: B targets, on the device of the outputs. None, some or all may be empty.
             epoch: passed to the matcher.
+            matched: of these outputs, if known already.
+            whole: the batch of which this is a part; default: this is all.
 
         Returns:
             () float32 each, e.g. `loss_vfl`, `loss_giou_aux_0`, `loss_fgl_dn_1`. Without boxes
@@ -139,11 +157,11 @@ class SetCriterion(nn.Module):
         Raises:
             DataError: a label that the model has no class for.
         """
-        matched = self.match(outputs, targets, epoch)
-        total = outputs["pred_boxes"].shape[:2].numel()
-        balance = Balance.of(len(matched.box_pairs.queries), total)
+        matched = matched or self.match(outputs, targets, epoch)
+        whole = whole or self.measure(targets, [matched], outputs)
+        balance = Balance.of(whole.pairs, whole.queries)
         losses: dict[str, Tensor] = {}
-        for stack in self._stacks(outputs, targets, matched):
+        for stack in self._stacks(outputs, targets, matched, whole):
             losses.update(self._judge(stack, outputs, balance))
         return losses
 
@@ -161,8 +179,31 @@ class SetCriterion(nn.Module):
             own = dict(zip([*decoder, *encoder], found, strict=True))
         return Matched(own, union_of(list(own.values())) if self.use_uni_set else None)
 
+    def measure(
+        self, targets: Sequence[Target], matched: Sequence[Matched], outputs: Mapping[str, Any]
+    ) -> Whole:
+        """What the losses of a batch are divided by. Every process must call it in every step.
+
+        Args:
+            targets: of all images of the batch.
+            matched: of its parts; none where the losses depend on boxes alone.
+            outputs: of any part: they tell how many queries an image has, and the device.
+        """
+        queries, device = outputs["pred_boxes"].shape[1], outputs["pred_boxes"].device
+        pairs = sum(len(part.box_pairs.queries) for part in matched)
+        counts = [sum(len(target) for target in targets)]
+        if self.use_uni_set:
+            counts.append(pairs)
+        # Without a union the box losses have the pairs and the normaliser of the class losses.
+        class_scale, *_ = scales = mean_over_processes(counts, device)
+        return Whole(len(targets), len(targets) * queries, pairs, class_scale, scales[-1])
+
     def _stacks(
-        self, outputs: Mapping[str, Any], targets: Sequence[Target], matched: Matched
+        self,
+        outputs: Mapping[str, Any],
+        targets: Sequence[Target],
+        matched: Matched,
+        whole: Whole,
     ) -> list[Stack]:
         """Decoder, encoder and denoising outputs with their pairs and normalisers."""
         device = outputs["pred_boxes"].device
@@ -170,30 +211,45 @@ class SetCriterion(nn.Module):
         boxes = torch.cat([target.boxes_cxcywh for target in targets]).float()
         labels = torch.cat([target.labels for target in targets])
         decoder, encoder = _decoder_outputs(outputs), _encoder_outputs(outputs)
-        groups = [[matched.own[s] for s in named] for named in (decoder, encoder) if named]
-        counts = [len(labels)]
+        pairs = [[matched.own[s] for s in named] for named in (decoder, encoder) if named]
         if matched.union is not None:
-            groups.append([matched.union])
-            counts.append(len(matched.union.queries))
-        own, *rest = to_device(groups, device)
+            pairs.append([matched.union])
+        own, *rest = to_device(pairs, device)
         union = None if matched.union is None else rest.pop()
-        # Without a union the box losses have the pairs and the normaliser of the class losses.
-        num_boxes, *_ = scales = mean_over_processes(counts, device)
-        scale = scales[-1]
-
-        stacks = [Stack.of(decoder, boxes, labels, own, union or own, num_boxes, scale)]
+        stack_of = partial(
+            Stack.of,
+            true_boxes=boxes,
+            class_scale=whole.class_scale,
+            box_scale=whole.box_scale,
+            means_over=(whole.pairs, whole.queries),
+        )
+        stacks = [stack_of(decoder, labels=labels, class_pairs=own, box_pairs=union or own)]
         if encoder:
             (own,) = rest
             agnostic = outputs["enc_meta"]["class_agnostic"]
             classes = torch.zeros_like(labels) if agnostic else labels
-            stacks.append(Stack.of(encoder, boxes, classes, own, union or own, num_boxes, scale))
+            stacks.append(
+                stack_of(encoder, labels=classes, class_pairs=own, box_pairs=union or own)
+            )
         denoising = _denoising_outputs(outputs)
         if denoising:
-            meta = outputs["dn_meta"]
-            known = known_matching(meta, next(iter(denoising.values())), sizes)
-            groups_scale = num_boxes * meta["dn_num_group"] if meta["dn_num_group"] else 1.0
+            meta, first = outputs["dn_meta"], next(iter(denoising.values()))
+            known = known_matching(meta, first, sizes)
+            groups = meta["dn_num_group"]
+            scale = whole.class_scale * groups if groups else 1.0
+            parts = whole.images / max(len(targets), 1)
+            queries = first["pred_boxes"].shape[:2].numel()
             stacks.append(
-                Stack.of(denoising, boxes, labels, known, known, groups_scale, groups_scale)
+                Stack.of(
+                    denoising,
+                    true_boxes=boxes,
+                    labels=labels,
+                    class_pairs=known,
+                    box_pairs=known,
+                    class_scale=scale,
+                    box_scale=scale,
+                    means_over=(known.queries.shape[1] * parts, queries * parts),
+                )
             )
         return stacks
 

@@ -52,6 +52,7 @@ def ddf_loss(
     matching: Matching,
     iou: Tensor,
     balance: Balance,
+    means_over: tuple[float, float] | None = None,
 ) -> Tensor:
     """The loss per student; the teacher gets no gradient.
 
@@ -62,6 +63,8 @@ def ddf_loss(
         matching: pairs of the students; each query at most once per output.
         iou: (L, M) of each pair, without gradient.
         balance: from the ordinary queries; the denoising queries use it as well.
+        means_over: numbers of matched and of all queries that the means are taken over, where
+            these are a part of them; default: these.
 
     Returns:
         (L,).
@@ -70,13 +73,14 @@ def ddf_loss(
     if not total or not layers:
         return students.new_zeros(layers)
     matched = matching.queries.shape[1]
+    of_matched, of_all = means_over or (matched, total)
     with torch.no_grad():
         # Means are sums with a constant factor per query: sums need no masks.
-        other = balance.other / (EDGES * (total - matched)) if matched < total else 0.0
+        other = balance.other / (EDGES * (of_all - of_matched)) if matched < total else 0.0
         score = teacher_logits.amax(-1).sigmoid()
         weight = (score * other).repeat(layers, 1)  # (L, N)
         if matched:
-            share = balance.matched / (EDGES * matched)
+            share = balance.matched / (EDGES * of_matched)
             weight[matching.rows(), matching.queries] = iou * share
         target = (teacher_corners / TEMPERATURE).softmax(-1)
         # Once for all students, which is why this is not `kl_div`.

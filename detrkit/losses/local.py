@@ -86,6 +86,7 @@ def _distillation(
             Matching(*(take(index, students) for index in stack.box_pairs)),
             take(iou, places),
             balance,
+            stack.means_over,
         )
         values.update(zip(students, loss.unbind(), strict=True))
     return {"loss_ddf": (torch.stack(list(values.values())), list(values))} if values else {}

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, distributed
+
+from detrkit.losses.stack import Scale
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What the losses of a step are relative to: its whole batch, also where parts are judged.
+
+    Attributes:
+        images: of the batch in this process.
+        queries: ordinary queries of these images.
+        pairs: pairs of the box losses in these images.
+        class_scale: divides the class losses; averaged over processes.
+        box_scale: divides the box losses; averaged over processes.
+    """
+
+    images: int
+    queries: int
+    pairs: int
+    class_scale: Scale
+    box_scale: Scale
 
 
 def mean_over_processes(counts: list[int], device: torch.device) -> list[float | Tensor]:

@@ -36,6 +36,8 @@ class Stack:
         box_pairs: pairs for the box losses.
         class_scale: divides the class losses.
         box_scale: divides the box losses.
+        means_over: how many matched and how many queries in all the means of the distillation
+            are taken over, N of them in this stack.
     """
 
     suffixes: list[str]
@@ -48,6 +50,7 @@ class Stack:
     box_pairs: Matching
     class_scale: Scale
     box_scale: Scale
+    means_over: tuple[float, float] = (0, 0)
 
     @classmethod
     def of(
@@ -59,6 +62,7 @@ class Stack:
         box_pairs: Matching,
         class_scale: Scale,
         box_scale: Scale,
+        means_over: tuple[float, float] = (0, 0),
     ) -> Stack:
         """Stacks outputs by suffix. Pairs given for one output hold for all."""
         outputs = list(named.values())
@@ -74,6 +78,7 @@ class Stack:
             box_pairs=Matching(*(index.expand(layers, -1) for index in box_pairs)),
             class_scale=class_scale,
             box_scale=box_scale,
+            means_over=means_over,
         )
 
     def pairs(self, matching: Matching) -> tuple[Tensor, Tensor]:

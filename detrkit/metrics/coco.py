@@ -190,6 +190,19 @@ class Metrics:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class CollectedState:
+    """Detections that one process collected.
+
+    Attributes:
+        rows: position of the image in the order of the ids -> (N, 6).
+        dropped: detections left out because they were not finite.
+    """
+
+    rows: Mapping[int, Rows]
+    dropped: int = 0
+
+
 @dataclass
 class CocoEvaluator:
     """Collects detections image by image and counts them against a data set.
@@ -267,14 +280,15 @@ class CocoEvaluator:
         self._rows.clear()
         self._dropped = 0
 
-    def state(self) -> dict[int, Rows]:
+    def state(self) -> CollectedState:
         """What was collected, picklable: to be sent to another process's `merge`."""
-        return self._rows
+        return CollectedState(self._rows, self._dropped)
 
-    def merge(self, states: Iterable[Mapping[int, Rows]]) -> None:
+    def merge(self, states: Iterable[CollectedState]) -> None:
         """Adds what other processes collected (their `state()`)."""
         for state in states:
-            self._rows.update(state)
+            self._rows.update(state.rows)
+            self._dropped += state.dropped
 
     def compute(self) -> Metrics:
         """Counts. May be called again after more updates."""

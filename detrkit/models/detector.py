@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
 from detrkit.models.decoders.two_stage import TwoStageDecoder
+from detrkit.models.layers.conv import fold_sequences
 from detrkit.models.outputs import Outputs
 from detrkit.registry import MODULES
 from detrkit.structures import Target
@@ -22,7 +23,7 @@ class Detector(nn.Module):
     The state dict has the authors' names: `backbone.…`, `decoder.…`, `encoder.…`.
 
     Args:
-        backbone: images (B, 3, H, W) -> maps, finest first.
+        backbone: images (B, C, H, W) -> maps, finest first.
         encoder: maps -> maps of one width.
         decoder: maps and targets -> `Outputs`.
 
@@ -43,11 +44,16 @@ class Detector(nn.Module):
         """K, the number of classes that are scored."""
         return int(self.decoder.num_classes)  # type: ignore[arg-type]
 
+    @property
+    def in_channels(self) -> int:
+        """C of the images; 3 for a backbone that does not say."""
+        return int(getattr(self.backbone, "in_channels", 3))
+
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """Detects.
 
         Args:
-            images: (B, 3, H, W) float, as `ImageSpec.prepare` makes them; any size.
+            images: (B, in_channels, H, W) float, as `ImageSpec.prepare` makes them; any size.
             targets: B targets, for denoising in training.
         """
         if images.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -55,17 +61,29 @@ class Detector(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.encoder(self.backbone(images)), targets)
 
-    def deploy(self) -> Detector:
-        """A copy for inference: norms and branches fused, training-only layers dropped.
+    def deploy(self, *, fold_norms: bool = False) -> Detector:
+        """A copy for inference: branches fused, training-only layers dropped.
 
         The copy is in evaluation mode and answers as this detector does in evaluation, up to
         rounding. This detector stays as it is.
+
+        Args:
+            fold_norms: fold every batch norm into the convolution before it. The authors'
+                `deploy()` leaves those of the backbone and of the projections, and the parameter
+                counts that they publish include them.
         """
         deployed = copy.deepcopy(self).eval()
-        for module in list(deployed.modules()):
-            convert = getattr(module, "convert_to_deploy", None)
-            if convert is not None:
-                convert()
+        parts = (deployed,) if fold_norms else (deployed.encoder, deployed.decoder)
+        for part in parts:
+            for module in list(part.modules()):
+                convert = getattr(module, "convert_to_deploy", None)
+                if convert is not None:
+                    convert()
+        if fold_norms:
+            fold_sequences(deployed)
+        if next(deployed.parameters()).device.type == "cpu":
+            # as the images come: else every convolution turns its kernel anew
+            deployed = deployed.to(memory_format=torch.channels_last)
         return deployed.requires_grad_(False)
 
 

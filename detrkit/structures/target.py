@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Batch:
     """Images and their targets.
 
     Attributes:
-        images: (B, 3, H, W) float32, as ImageSpec.prepare makes them.
+        images: (B, C, H, W) float32, as ImageSpec.prepare makes them.
         targets: B targets.
     """
 
@@ -57,6 +58,17 @@ class Batch:
             self.images.to(device, non_blocking=non_blocking),
             [target.to(device, non_blocking) for target in self.targets],
         )
+
+    def split(self, parts: int) -> list[Batch]:
+        """Up to `parts` batches of nearly equal size, in order; they share the images' memory."""
+        parts = min(parts, max(len(self), 1))
+        if parts == 1:
+            return [self]
+        bounds = [len(self) * part // parts for part in range(parts + 1)]
+        return [
+            Batch(self.images[first:end], self.targets[first:end])
+            for first, end in pairwise(bounds)
+        ]
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when `pin_memory` is on."""

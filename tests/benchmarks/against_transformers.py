@@ -81,7 +81,7 @@ def builders(cfg: Config, mode: str, batch: int, boxes: int) -> dict[str, Callab
     return {
         "transformers": lambda: partial(theirs(cfg).eval(), images),
         "detrkit": lambda: partial(build_model(cfg).eval(), images),
-        "deployed": lambda: partial(build_model(cfg).deploy(), images),
+        "deployed": lambda: partial(build_model(cfg).deploy(fold_norms=True), images),
     }
 
 

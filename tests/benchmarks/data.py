@@ -1,15 +1,18 @@
 """Images per second and core: detrkit's data pipeline against plain Pillow and torchvision v2.
 
     python tests/benchmarks/data.py ../shared/data/bccd
-    python tests/benchmarks/data.py ../shared/data/bccd --recipe deim
+    python tests/benchmarks/data.py ../shared/data/bccd --recipe deim --cache ram
 
-Both run the same recipe on the same images in this process on one thread, in turns, from the
+All run the same recipe on the same images in this process on one thread, in turns, from the
 file to a float32 batch; `process_time` counts, so other programs disturb little.
 
 - `dfine`: photometric, zoom-out, IoU crop, flip, 640 pixels, several sizes.
 - `deim`: DEIMv2's strongest epochs: half of the images are mosaics, half of the batches MixUp,
   half of the others CopyBlend. The plain mosaic keeps 50 pictures, as the authors' does. Ours
   keeps what fits into its memory: here soon all; `--no-memory` shows what large data sets get.
+
+`--cache ram` (or `disk`, with files that lie in the system's memory) adds detrkit with images that
+were decoded before; filling the cache is not counted, but shown.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
@@ -35,6 +39,7 @@ from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as TF
 
 from detrkit.data import BatchImageCollateFunction, Compose, DetectionDataset, open_dataset
+from detrkit.data.caching import Filled, Room, cache_in_memory, cache_on_disk
 from detrkit.data.index import DatasetIndex
 from detrkit.data.pixels import use_one_thread
 from detrkit.data.sample import SampleKey
@@ -196,6 +201,14 @@ class Ours:
         self.dataset = DetectionDataset(index, transforms(recipe, size))
         self.collate = collate
 
+    def fill(self, kind: str, max_side: int | None, folder: Path) -> Filled:
+        """Decodes all images into memory, or into a folder."""
+        self.dataset.max_side = max_side
+        room = Room(1 << 62)
+        if kind == "ram":
+            return cache_in_memory(self.dataset, room, threads=1)
+        return cache_on_disk(self.dataset, folder, room, threads=1)
+
     def batch(self, step: int, numbers: list[int]) -> Any:
         return self.collate([self.dataset[SampleKey(EPOCH, step, number)] for number in numbers])
 
@@ -213,6 +226,22 @@ def seconds(run: Callable[[int, list[int]], Any], parts: list[tuple[int, list[in
     return (time.process_time() - start) / sum(len(numbers) for _, numbers in parts)
 
 
+def measured(
+    runs: dict[str, Callable[[int, list[int]], Any]],
+    stream: Iterator[tuple[int, list[int]]],
+    rounds: int,
+) -> dict[str, list[float]]:
+    """CPU seconds per image of each, in turns; the first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        parts = list(islice(stream, 5))
+        for name, run in runs.items():
+            spent = seconds(run, parts)
+            if turn:
+                times[name].append(spent)
+    return times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="a data set of any known layout")
@@ -221,6 +250,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=8, help="of 5 batches for each pipeline")
     parser.add_argument("--no-memory", action="store_true", help="mosaics read every picture")
+    parser.add_argument("--cache", choices=["ram", "disk"])
+    parser.add_argument("--cache-size", type=int, help="longer side of images in the cache")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
@@ -234,31 +265,38 @@ def main() -> None:
     ours = Ours(index, args.recipe, args.size, function)
     plain = Plain(index, args.recipe, args.size, function.scales)
     stream = chunks(len(index), args.batch)
-    times: dict[str, list[float]] = {"plain": [], "detrkit": []}
-    for turn in range(args.rounds + 1):
-        parts = list(islice(stream, 5))
-        pair = seconds(plain.batch, parts), seconds(ours.batch, parts)
-        if turn:  # the first round warms up
-            times["plain"].append(pair[0])
-            times["detrkit"].append(pair[1])
-    rates = {name: 1 / statistics.median(values) for name, values in times.items()}
-    ratios = [a / b for a, b in zip(times["plain"], times["detrkit"], strict=True)]
-    ratio = statistics.median(ratios)
-    result = {
+    runs = {"plain": plain.batch, "detrkit": ours.batch}
+    result: dict[str, Any] = {
         "data": str(args.data),
         "recipe": args.recipe,
         "size": args.size,
-        "images_per_second_and_core": {k: round(v, 1) for k, v in rates.items()},
-        "ratio": round(ratio, 2),
-        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
     }
+    if args.cache:
+        cached = Ours(index, args.recipe, args.size, function)
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        filled = cached.fill(args.cache, args.cache_size, Path(folder.name))
+        runs["cached"] = cached.batch
+        result["cache"] = {"bytes": filled.nbytes, "seconds": round(filled.seconds, 2)}
+    times = measured(runs, stream, args.rounds)
+    for name, values in times.items():
+        ratios = [a / b for a, b in zip(times["plain"], values, strict=True)]
+        result[name] = {
+            "images_per_second_and_core": round(1 / statistics.median(values), 1),
+            "ratio": round(statistics.median(ratios), 2),
+            "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        }
     if args.json:
         json.dump(result, sys.stdout)
         return
-    for name, rate in rates.items():
-        sys.stdout.write(f"{name:8} {rate:7.1f} images/s per core\n")
-    low, high = result["ratio_range"]  # type: ignore[misc]
-    sys.stdout.write(f"ratio    {ratio:7.2f} (of {args.rounds} rounds: {low} to {high})\n")
+    for name in times:
+        rate, ratio, (low, high) = result[name].values()
+        sys.stdout.write(f"{name:8} {rate:7.1f} images/s per core")
+        sys.stdout.write(f"  {ratio:5.2f} x plain ({low} to {high})\n" if name != "plain" else "\n")
+    if args.cache:
+        size, duration = result["cache"].values()
+        sys.stdout.write(
+            f"cache    {size / 2**20:7.0f} MiB, filled in {duration} s by one thread\n"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Callable
@@ -68,3 +69,16 @@ def make_coco(tmp_path: Path) -> CocoMaker:
 def silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """No log, where thousands of damaged files would fill it."""
     monkeypatch.setattr(logging.getLogger("detrkit"), "disabled", True)
+
+
+def hostile_table(folder: Path) -> dict[str, str]:
+    """File name -> what Pillow does with it, from the set's own table."""
+    with open(folder / "table.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    pillow_column = next(key for key in rows[0] if "pillow" in key.lower())
+    return {row["file"]: row[pillow_column] for row in rows}
+
+
+def refused_images(folder: Path) -> set[str]:
+    """Names of the hostile images that cannot be read."""
+    return {name for name, said in hostile_table(folder).items() if said.startswith("FAILS")}

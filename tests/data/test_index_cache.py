@@ -352,3 +352,20 @@ def test_voc_names_with_points(tmp_path: Path) -> None:
     index = open_dataset(root)
     assert [Path(p).name for p in index.paths] == ["b.jpg", "frame.07.jpg"]
     assert index.num_boxes == 2
+
+
+def test_what_can_be_read_may_change(
+    make_coco: CocoMaker, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A larger limit, or a package that reads more kinds of files: nothing stays skipped."""
+    images = [{"id": 1, "file_name": "small.png"}, {"id": 2, "file_name": "large.png"}]
+    file = make_coco([box(1)], images, files=False)
+    save_image(file.parent.parent / "images" / "train" / "small.png")
+    save_image(file.parent.parent / "images" / "train" / "large.png", size=(80, 90))
+    age(file.parent.parent)
+    monkeypatch.setenv("DETRKIT_MAX_PIXELS", "3000")
+    assert len(open_coco(file)) == len(open_coco(file)) == 1
+    assert len(reads) == 1
+    monkeypatch.delenv("DETRKIT_MAX_PIXELS")
+    assert len(open_coco(file)) == 2
+    assert len(reads) == 2

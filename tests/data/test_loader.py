@@ -129,31 +129,63 @@ SCHEDULES = st.builds(
 
 
 @settings(deadline=None)
-@given(SCHEDULES, st.integers(0, 3))
-def test_training_ranks_are_equally_long_and_complete(settings: dict, epoch: int) -> None:
+@given(SCHEDULES, st.integers(0, 3), st.integers(1, 3))
+def test_training_ranks_are_equally_long_and_complete(
+    settings: dict, epoch: int, least: int
+) -> None:
     world = settings["world_size"]
-    ranks = [BatchSchedule(**settings, shuffle=True, rank=r) for r in range(world)]
+    ranks = [BatchSchedule(**settings, shuffle=True, rank=r, least=least) for r in range(world)]
     batches = [rank.batches(epoch) for rank in ranks]
-    lengths = {len(b) for b in batches}
-    assert lengths == {len(ranks[0])}
-    assert lengths != {0}
-    assert len({tuple(len(x) for x in b) for b in batches}) == 1
+    assert {len(b) for b in batches} == {len(ranks[0])}
+    assert len(ranks[0]) >= 1
+    for shares in zip(*batches, strict=True):
+        sizes = [len(share) for share in shares]
+        assert min(sizes) >= min(least, settings["batch_size"])
+        assert max(sizes) - min(sizes) <= 1
     seen = np.concatenate([x for b in batches for x in b])
     if not settings["drop_last"]:
         assert set(seen) == set(range(settings["count"]))
-    assert len(set(seen)) > len(seen) / 2 - world  # little is repeated
+    assert len(seen) - len(set(seen)) <= world * least  # little is repeated
+
+
+@settings(deadline=None)
+@given(SCHEDULES, st.integers(0, 3), st.booleans())
+def test_a_batch_holds_the_same_images_for_every_number_of_ranks(
+    settings: dict, epoch: int, shuffle: bool
+) -> None:
+    world = settings.pop("world_size")
+    total = settings.pop("batch_size") * world
+    (whole,) = (BatchSchedule(**settings, batch_size=total, shuffle=shuffle, training=True),)
+    ranks = [
+        BatchSchedule(
+            **settings, batch_size=total // world, shuffle=shuffle, training=True,
+            rank=rank, world_size=world,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    steps = zip(*(rank.batches(epoch) for rank in ranks), strict=True)
+    for numbers, shares in zip(whole.batches(epoch), steps, strict=True):
+        together = np.concatenate(shares)
+        if len(numbers) >= world:
+            np.testing.assert_array_equal(together, numbers)
+        else:
+            np.testing.assert_array_equal(together, np.resize(numbers, world))
 
 
 @settings(deadline=None)
 @given(SCHEDULES)
 def test_evaluation_sees_every_image_once(settings: dict) -> None:
     settings = settings | {"drop_last": False}
-    ranks = [
-        BatchSchedule(**settings, shuffle=False, rank=r) for r in range(settings["world_size"])
-    ]
+    world = settings["world_size"]
+    ranks = [BatchSchedule(**settings, shuffle=False, rank=rank) for rank in range(world)]
     seen = [int(i) for rank in ranks for batch in rank.batches(0) for i in batch]
     assert sorted(seen) == list(range(settings["count"]))
     assert all(len(rank.batches(0)) == len(rank) for rank in ranks)
+    # the batches of a single process with this batch size, in turn
+    alone = BatchSchedule(**settings | {"world_size": 1}, shuffle=False).batches(0)
+    for rank in range(world):
+        for mine, its in zip(ranks[rank].batches(0), alone[rank::world], strict=True):
+            np.testing.assert_array_equal(mine, its)
 
 
 def test_order_changes_with_epoch_and_seed_only() -> None:
@@ -215,6 +247,30 @@ def test_errors_of_workers_stay_one_line(path: Path, workers: int) -> None:
         list(loader)
     assert "20 images in a row cannot be read" in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: unable to allocate "
+        "shared memory(shm) for file </torch_1_2_3>: No space left on device (28)",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory.",
+    ],
+)
+def test_too_little_shared_memory(path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    loader = make_loader(path, num_workers=1)
+
+    def fail() -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(loader, "_batches", fail)
+    with pytest.raises(UsageError, match=r"/dev/shm, which has \d+ MiB; 1 workers") as caught:
+        list(loader)
+    assert "--shm-size" in (caught.value.hint or "")
+    text = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        list(loader)
 
 
 def test_workers_that_are_spawned(path: Path) -> None:

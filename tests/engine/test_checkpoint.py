@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from detrkit.engine.checkpoint import Checkpoint
-from detrkit.engine.files import write_atomically
 from detrkit.errors import DetrkitError, WeightsError
+from detrkit.files import write_atomically
 from detrkit.structures import ClassMap, ImageSpec
 
 

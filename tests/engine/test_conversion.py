@@ -207,6 +207,13 @@ def test_a_folder_for_transformers(
     assert torch.equal(again["pred_logits"], ours["pred_logits"])
 
 
+def test_images_of_other_channels_are_refused() -> None:
+    from detrkit.config import load_config
+
+    with pytest.raises(WeightsError, match="its images have 4 channels"):
+        hf_config(load_config("dfine_n_coco", update=["in_channels=4"]))
+
+
 @pytest.mark.parametrize(
     ("config", "why"),
     [

@@ -146,27 +146,6 @@ def test_unreadable_images_count_as_missed(
     assert [d.image_id for d in evaluation.detections] == ["a", "c", "d"]
 
 
-def test_processes_of_a_distributed_run_agree(
-    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each process sees half of the images; all get the numbers of the whole."""
-    whole = evaluator_of(index).run(BrightBox())
-    halves = [evaluator_of(index), evaluator_of(index)]
-    for rank, half in enumerate(halves):
-        half.loader = [batch for i, batch in enumerate(half.loader) if i % 2 == rank]
-    states: list[Any] = []
-
-    def gather(into: list[Any], own: Any) -> None:
-        states.append(dict(own))
-        into[:] = states if len(states) == 2 else [states[0], {}]
-
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    assert halves[0].run(BrightBox()).values != whole.values
-    assert halves[1].run(BrightBox()).to_dict() == whole.to_dict()
-
-
 def test_diverged_models_get_zero(index: DatasetIndex, caplog: pytest.LogCaptureFixture) -> None:
     class Diverged(BrightBox):
         def forward(self, images: Any, targets: Any = None) -> Any:

@@ -26,6 +26,7 @@ def write(
     classes: int = 80,
     layer: str = "/model/backbone",
     outputs: tuple[str, ...] = ("labels", "boxes", "scores"),
+    channels: int = 3,
 ) -> Path:
     """A model with two detections: mean of the pixels as score 1, half of it as score 0.
 
@@ -58,7 +59,7 @@ def write(
         nodes,
         "detector",
         [
-            helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, *size]),
+            helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, channels, *size]),
             helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [batch, 2]),
         ],
         [
@@ -115,6 +116,14 @@ def test_vits_want_normalised_colours(tmp_path: Path) -> None:
     assert plain.image_spec.mean == (0, 0, 0)
     assert vit.image_spec.mean == (0.485, 0.456, 0.406)
     assert vit.image_spec.std == (0.229, 0.224, 0.225)
+
+
+def test_images_of_other_channels(tmp_path: Path) -> None:
+    runtime = Runtime.open(write(tmp_path / "d.onnx", channels=5), device="cpu")
+    assert runtime.image_spec.in_channels == 5
+    image = torch.full((5, 10, 10), 51.0)
+    (found,) = runtime.predict([image])
+    assert found.scores.max() == pytest.approx(0.2, abs=1e-4)
 
 
 def test_sizes(tmp_path: Path) -> None:

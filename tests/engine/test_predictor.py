@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import detrkit
 from detrkit.engine.predictor import Predictor, read_ahead
@@ -65,6 +66,33 @@ class TestSources:
     def test_other_pixels_are_refused(self, bad: object) -> None:
         with pytest.raises(UsageError, match="must be uint8"):
             load_image(bad)  # type: ignore[arg-type]
+
+    def test_pictures_in_memory_follow_the_rules_of_files(self) -> None:
+        ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+        image = load_image(Image.fromarray(ramp))
+        assert image.dtype == torch.uint8
+        assert np.abs(image[0].flatten().numpy() - np.arange(256.0)).max() <= 1
+
+    def test_other_channels(self, tmp_path: Path) -> None:
+        array = np.arange(8 * 6 * 5, dtype=np.uint16).reshape(8, 6, 5)
+        np.save(tmp_path / "x.npy", array)
+        expected = load_image(tmp_path / "x.npy", 5)
+        assert expected.shape == (5, 8, 6)
+        tensor = torch.from_numpy(array.astype(np.float32) / 65535).permute(2, 0, 1)
+        for source in (array, np.moveaxis(array, -1, 0), tensor):
+            torch.testing.assert_close(load_image(source, 5), expected)
+        gray = np.full((4, 6), 9, np.uint8)
+        assert load_image(gray, 1).shape == (1, 4, 6)
+        assert load_image(Image.fromarray(gray), 1).tolist() == [gray.tolist()]
+        for source, message in (
+            (array, "has 5 bands, but the model takes 4 channels"),
+            (tensor[0], r"a tensor must be \(C, height, width\)"),
+            (array.astype("c8"), "are no pixels"),
+            (np.zeros(4), "is no picture"),
+            (Image.fromarray(gray), "has pixels of mode L, but the model takes 4 channels"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                load_image(source, 4)
 
     def test_what_is_not_there(self, folder: Path) -> None:
         with pytest.raises(DataError, match="file not found"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.observers import Observer, StepReport
 from detrkit.engine.plan import Plan
@@ -44,7 +46,7 @@ def state_of(folder: Path) -> dict[str, object]:
 def log_of(folder: Path) -> list[dict[str, object]]:
     """The log without times."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith("resources/")} for row in rows]
 
 
 def test_two_and_two_epochs_are_four(tmp_path: Path) -> None:
@@ -255,6 +257,34 @@ def test_divergence_is_found_late_but_named_rightly(tmp_path: Path) -> None:
     run.observers = [*run.observers, Act(2, poison)]
     with pytest.raises(TrainingDiverged, match="at step 3"):
         run.fit()
+
+
+def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow(tmp_path: Path) -> None:
+    run = trainer(tmp_path, epochs=1, precision=Precision("fp16"))
+    before, scales = [], []
+
+    def look() -> None:
+        before.append(copy.deepcopy(run.model.state_dict()["net.0.weight"]))
+        scales.append(run.scaler.get_scale())
+
+    def overflow() -> None:
+        run.scaler.update(2.0**100)
+
+    class Look(Observer):
+        def step(self, report: StepReport) -> None:
+            if report.phase == "train":
+                look()
+
+    run.observers = [*run.observers, Look(), Act(1, overflow)]
+    run.fit()
+    assert not torch.equal(before[0], before[1])
+    assert torch.equal(before[1], before[2])  # infinite gradients: no step
+    assert scales[2] == 2.0**99  # and a lower scale
+    saved = Checkpoint.load(tmp_path / "last.pth")
+    assert saved.scaler is not None
+    again = trainer(tmp_path / "again", precision=Precision("fp16"))
+    again.resume(saved)
+    assert again.scaler.get_scale() == run.scaler.get_scale()
 
 
 def test_a_full_disk_says_so_and_the_old_checkpoint_stays(tmp_path: Path) -> None:

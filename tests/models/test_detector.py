@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from detrkit import build_model
 from detrkit.models.decoders.query_selection import make_anchors, select_positions, take
 from detrkit.models.detector import Detector
 from detrkit.structures import Target
@@ -90,6 +91,27 @@ def test_deploy_answers_the_same_and_leaves_the_model(tiny: Tiny) -> None:
     assert not any(p.requires_grad for p in deployed.parameters())
     again = deployed.deploy()  # nothing left to fuse
     assert torch.equal(again(images)["pred_logits"], deployed(images)["pred_logits"])
+    assert any(isinstance(m, nn.BatchNorm2d) for m in deployed.backbone.modules())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["dfine_n_coco", "rtdetrv2_hgnetv2_l_6x_coco", "deim_r18vd_120e_coco"]
+)
+def test_folded_norms_answer_the_same(name: str) -> None:
+    model = build_model(name).eval().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    folded = model.deploy(fold_norms=True)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    images = torch.rand(1, 3, 96, 64, dtype=torch.float64)
+    theirs, ours = (m.encoder(m.backbone(images)) for m in (model, folded))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("counts", [[2, 3], [0, 0]])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detrkit.data.pixels import Pixels, affine, mean_luma, turn_hue
+from detrkit.data.pixels import Pixels, affine, gain, mean_luma, turn_hue
 from detrkit.data.sample import Sample
 from detrkit.registry import MODULES
 
@@ -59,6 +59,27 @@ class Hue:
         return turn_hue(pixels, self.shift)
 
 
+@dataclass(frozen=True)
+class Gain:
+    """Brightness or contrast of any number of bands: x * factor + offset.
+
+    Attributes:
+        factor: of all bands.
+        offset: (C,) of each band, on a scale of 0–255.
+    """
+
+    factor: float
+    offset: npt.NDArray[np.floating]
+
+    @classmethod
+    def contrast(cls, factor: float, pivots: npt.NDArray[np.floating]) -> Gain:
+        """pivot + factor * (x - pivot), with a pivot for each band."""
+        return cls(factor, (1 - factor) * pivots)
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        return gain(pixels, self.factor, self.offset)
+
+
 @MODULES.register(family="transform", example={})
 class RandomPhotometricDistort:
     """Changes brightness, contrast, saturation and hue and swaps channels, each at random.
@@ -66,6 +87,10 @@ class RandomPhotometricDistort:
     The order and the distributions are those of torchvision's transform of the same name (from
     SSD, Liu et al., ECCV 2016). The pivot of the contrast is the mean luma of a regular grid of
     about 20,000 pixels in place of all.
+
+    Saturation, hue and the order of channels are defined for RGB. Other pictures, with another
+    number of bands or more than 8 bits, get brightness, then contrast: by one factor for all
+    bands, the contrast about each band's own mean.
 
     Args:
         brightness: range of the factor.
@@ -97,6 +122,9 @@ class RandomPhotometricDistort:
             return sample
         if not sample.canvas.recolors_all:  # the mean must see fill and crop as they are
             sample.render()
+        if not sample.canvas.is_rgb:
+            self._change_bands(sample, rng, bool(chosen[0]), bool(chosen[1]))
+            return sample
         steps = sample.canvas.recolor
         contrast = rng.uniform(*self.contrast)
         if chosen[0]:
@@ -117,6 +145,16 @@ class RandomPhotometricDistort:
             else:
                 steps.append(permutation)
         return sample
+
+    def _change_bands(
+        self, sample: Sample, rng: np.random.Generator, brightness: bool, contrast: bool
+    ) -> None:
+        steps = sample.canvas.recolor
+        if brightness:
+            steps.append(Gain(rng.uniform(*self.brightness), np.zeros(1)))
+        if contrast:
+            means = sample.canvas.preview().mean(axis=(0, 1), dtype=np.float64)
+            steps.append(Gain.contrast(rng.uniform(*self.contrast), means))
 
     @staticmethod
     def _pivot(sample: Sample) -> float:

@@ -131,16 +131,36 @@ class Compose:
             sample = transform(sample, rng)
         return sample
 
-    def image_spec(self, size: tuple[int, int] | None = None) -> ImageSpec:
+    def check_channels(self, in_channels: int) -> None:
+        """Whether what has a value per channel has one for each.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        for name, transform in zip(self.names, self.transforms, strict=True):
+            for what in ("mean", "std", "fill"):
+                values = getattr(transform, what, None)
+                if isinstance(values, tuple) and len(values) not in (1, in_channels):
+                    raise ConfigError(
+                        f"{name}: {what} has {len(values)} values, but in_channels is "
+                        f"{in_channels}",
+                        hint="give one value, or one per channel",
+                    )
+
+    def image_spec(self, size: tuple[int, int] | None = None, in_channels: int = 3) -> ImageSpec:
         """The preprocessing that these transforms amount to, for validation and deployment.
 
         Args:
             size: (h, w) to use when no transform fixes it.
+            in_channels: C of the images.
 
         Raises:
-            ConfigError: they fix no size, or are random.
+            ConfigError: they fix no size, are random, or are for another number of channels.
         """
-        scale, mean, std = 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        self.check_channels(in_channels)
+        scale = 1.0
+        mean: tuple[float, ...] = (0.0,)
+        std: tuple[float, ...] = (1.0,)
         letterbox = False
         pad_value = 114
         for name, transform in zip(self.names, self.transforms, strict=True):
@@ -167,4 +187,5 @@ class Compose:
             mean=mean,
             std=std,
             pad_value=pad_value,
+            in_channels=in_channels,
         )

@@ -41,10 +41,14 @@ class Normalize:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], inplace: bool = False) -> None:
-        if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-            raise ValueError("mean and std need three values each, and std must be positive")
-        self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
-        self.std = (float(std[0]), float(std[1]), float(std[2]))
+        if not len(mean) == len(std) > 0:
+            raise ValueError(
+                f"mean and std need a value per channel, got {len(mean)} and {len(std)}"
+            )
+        if not all(s > 0 for s in std):
+            raise ValueError(f"std must be positive, got {list(std)}")
+        self.mean = tuple(float(m) for m in mean)
+        self.std = tuple(float(s) for s in std)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Notes mean and deviation."""

@@ -29,7 +29,7 @@ class RandomZoomOut:
     ) -> None:
         if side_range[0] < 1 or side_range[0] > side_range[1]:
             raise ValueError(f"side_range must be 1 or more and ascending, got {side_range}")
-        self.fill = rgb(fill)
+        self.fill = fill_of(fill)
         self.side_range = side_range
         self.p = p
 
@@ -146,7 +146,7 @@ class RandomCrop:
     ) -> None:
         self.size = _pair(size)
         self.pad_if_needed = pad_if_needed
-        self.fill = rgb(fill)
+        self.fill = fill_of(fill)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Draws the place."""
@@ -244,7 +244,7 @@ class PadToSize:
             raise ValueError("PadToSize pads with a constant; nothing else is supported")
         w, h = _pair(size)
         self.size = (h, w)
-        self.fill = rgb(fill)
+        self.fill = fill_of(fill)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Enlarges the canvas; a picture that is larger already is cut."""
@@ -283,9 +283,7 @@ class SanitizeBoundingBoxes:
         return sample
 
 
-def _pad(
-    sample: Sample, top: int, left: int, size: tuple[int, int], fill: tuple[int, int, int]
-) -> None:
+def _pad(sample: Sample, top: int, left: int, size: tuple[int, int], fill: tuple[int, ...]) -> None:
     """Puts the picture at (top, left) of a canvas of `size`."""
     if fill != sample.canvas.fill and not sample.canvas.covers:
         sample.render()  # one canvas has one fill
@@ -320,13 +318,13 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return int(size), int(size)
 
 
-def rgb(fill: float | Sequence[float]) -> tuple[int, int, int]:
-    """One value or three as a colour.
+def fill_of(value: float | Sequence[float]) -> tuple[int, ...]:
+    """What empty canvas is filled with: one value for all channels, or one for each.
 
     Raises:
-        ValueError: neither, or outside 0-255.
+        ValueError: a value is outside 0-255.
     """
-    values = tuple(int(v) for v in fill) if isinstance(fill, Sequence) else (int(fill),) * 3
-    if len(values) != 3 or not all(0 <= v <= 255 for v in values):
-        raise ValueError(f"fill must be 0–255, or three such values, got {fill!r}")
-    return values
+    values = tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
+    if not values or not all(0 <= v <= 255 for v in values):
+        raise ValueError(f"fill must be 0–255, or one such value per channel, got {value!r}")
+    return values if len(set(values)) > 1 else values[:1]

@@ -14,7 +14,7 @@ from detrkit.data.canvas import Canvas
 from detrkit.data.memory import PictureMemory
 from detrkit.data.pixels import Pixels
 from detrkit.data.sample import Sample, SampleSource
-from detrkit.data.transforms.geometry import RandomCrop, Resize, rgb
+from detrkit.data.transforms.geometry import RandomCrop, Resize, fill_of
 from detrkit.registry import MODULES
 
 #: Bytes of small pictures that each process keeps: some 160 of them at the usual size.
@@ -73,7 +73,7 @@ class Mosaic:
         self.translation = _translation(translation_range)
         self.scaling = _scaling(scaling_range)
         self.probability = probability
-        self.fill = rgb(fill_value)
+        self.fill = fill_of(fill_value)
         self.slots = max_cached_images if use_cache else None
         self._memory = PictureMemory(MEMORY)
         self._memory_of: SampleSource | None = None
@@ -87,7 +87,9 @@ class Mosaic:
         tiles = [sample, *self._others(sample, rng)]
         height, width = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
         corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32)
-        pixels = np.zeros((2 * height, 2 * width, 3), np.uint8)
+        images = [tile.image for tile in tiles]
+        dtype = np.uint8 if all(image.dtype == torch.uint8 for image in images) else np.float32
+        pixels = np.zeros((2 * height, 2 * width, len(images[0])), dtype)
         for tile, (x, y) in zip(tiles, corners.astype(int), strict=True):
             _paste(tile, pixels, y, x)
         shifted = [t.boxes_xyxy + np.tile(c, 2) for t, c in zip(tiles, corners, strict=True)]

@@ -43,6 +43,8 @@ def hf_config(cfg: Config, class_map: ClassMap | None = None) -> tuple[HFModel, 
         reasons.append(f"its encoder is a {encoder_kind}")
     if backbone_kind not in _BACKBONES:
         reasons.append(f"its backbone is a {backbone_kind}")
+    if cfg.run.in_channels != 3:
+        reasons.append(f"its images have {cfg.run.in_channels} channels, there always 3")
     reasons += _differences(model, encoder, decoder)
     if reasons:
         raise WeightsError(

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from detrkit.engine.conversion.hf_config import hf_config
 from detrkit.engine.conversion.names import to_hf
-from detrkit.engine.files import cannot_write
 from detrkit.engine.weights import LoadedDetector
 from detrkit.errors import MissingExtraError, WeightsError
+from detrkit.files import cannot_write
 
 log = logging.getLogger("detrkit")
 

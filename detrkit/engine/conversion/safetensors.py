@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from detrkit.engine.checkpoint import Checkpoint
-from detrkit.engine.files import write_atomically
 from detrkit.errors import MissingExtraError, WeightsError
+from detrkit.files import write_atomically
 
 #: Key of our entry in the metadata.
 _KEY = "detrkit"

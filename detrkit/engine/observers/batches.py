@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from detrkit.engine.files import write_atomically
 from detrkit.engine.observers.base import Observer, StepReport
+from detrkit.files import write_atomically
 from detrkit.structures import ClassMap, ImageSpec
 
 log = logging.getLogger("detrkit")

@@ -46,20 +46,21 @@ _REGISTERS = 4
 
 
 class DINOv3(VisionTransformer):
-    """DINOv3. images (B, 3, H, W) -> maps (B, C, H/16, W/16), each behind the final norm.
+    """DINOv3. images (B, in, H, W) -> maps (B, C, H/16, W/16), each behind the final norm.
 
     Args:
         architecture: its widths.
+        in_channels: of the images.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, in_channels: int = 3) -> None:
         super().__init__()
         dim, heads = architecture.embed_dim, architecture.num_heads
         self.embed_dim = dim
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.storage_tokens = nn.Parameter(torch.empty(1, _REGISTERS, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
-        self.patch_embed = PatchEmbed(dim)
+        self.patch_embed = PatchEmbed(dim, in_channels=in_channels)
         self.rope_embed = RotaryEmbedding2d(dim // heads, rescale=2.0)
         self.blocks = nn.ModuleList(
             Block(

@@ -131,9 +131,12 @@ class Blocks(nn.Module):
         return x
 
 
-@MODULES.register(paper="arXiv:1512.03385, arXiv:1812.01187; as in RT-DETR, arXiv:2304.08069")
+@MODULES.register(
+    share=("in_channels",),
+    paper="arXiv:1512.03385, arXiv:1812.01187; as in RT-DETR, arXiv:2304.08069",
+)
 class PResNet(nn.Module):
-    """ResNet 18, 34, 50 or 101. images (B, 3, H, W) -> one map per entry of `return_idx`.
+    """ResNet 18, 34, 50 or 101. images (B, in, H, W) -> one map per entry of `return_idx`.
 
     The constructor never downloads: `pretrained`, `pretrained_url` and `local_model_dir` say
     what the trainer shall load.
@@ -149,6 +152,8 @@ class PResNet(nn.Module):
         pretrained: whether training from scratch starts with ImageNet weights; or their file or
             address.
         local_model_dir: where these weights are kept.
+        in_channels: of the images. Other than 3, the first convolution trains even where the
+            stem is frozen: its weights are new.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
@@ -169,6 +174,7 @@ class PResNet(nn.Module):
         freeze_norm: bool = True,
         pretrained: bool | str = False,
         local_model_dir: str = "weights/resnets",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -187,6 +193,7 @@ class PResNet(nn.Module):
         counts, file = DEPTHS[depth]
         block = BottleNeck if depth >= 50 else BasicBlock
         self.depth = depth
+        self.in_channels = in_channels
         self.return_idx = tuple(return_idx)
         self.out_channels = [_WIDTHS[i] * block.expansion for i in return_idx]
         self.out_strides = [4 * 2**i for i in return_idx]
@@ -196,10 +203,10 @@ class PResNet(nn.Module):
 
         width = _WIDTHS[0]
         if variant in "cd":
-            widths = [3, width // 2, width // 2, width]
-            stem = [_conv(a, b, 3, 2 if a == 3 else 1, act) for a, b in pairwise(widths)]
+            widths = [in_channels, width // 2, width // 2, width]
+            stem = [_conv(a, b, 3, 1 if i else 2, act) for i, (a, b) in enumerate(pairwise(widths))]
         else:
-            stem = [_conv(3, width, 7, 2, act)]
+            stem = [_conv(in_channels, width, 7, 2, act)]
         self.conv1 = nn.Sequential(OrderedDict((f"conv1_{i}", m) for i, m in enumerate(stem, 1)))
 
         self.res_layers = nn.ModuleList()
@@ -214,11 +221,13 @@ class PResNet(nn.Module):
         if freeze_at >= 0:
             self.conv1.requires_grad_(False)
             self.res_layers[:freeze_at].requires_grad_(False)
+            if in_channels != 3:
+                stem[0].conv.requires_grad_(True)
         if freeze_norm:
             freeze_batch_norm(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), finest first."""
+        """images (B, in, H, W) -> maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), finest first."""
         x = F.max_pool2d(self.conv1(images), kernel_size=3, stride=2, padding=1)
         maps = []
         for i in range(max(self.return_idx) + 1):  # nobody needs what comes after

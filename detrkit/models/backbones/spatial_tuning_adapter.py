@@ -4,7 +4,7 @@ DEIMv2, arXiv:2509.20787, section 3: maps of three blocks of the transformer are
 strides 8, 16 and 32, joined with the details that a small convolutional network sees at these
 strides, and projected to one width.
 
-    images (B, 3, H, W) ─┬─ transformer, stride 16 ─ resize ─┬─ join ─ 1×1, norm ─> 8, 16, 32
+    images (B, C, H, W) ─┬─ transformer, stride 16 ─ resize ─┬─ join ─ 1×1, norm ─> 8, 16, 32
                          └─ convolutions, strides 8, 16, 32 ─┘
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from detrkit.errors import ConfigError, did_you_mean
 from detrkit.models.backbones.dinov3 import ARCHITECTURES, DINOv3
 from detrkit.models.backbones.vit_tiny import ViTTiny
+from detrkit.models.layers.conv import fused_convolution
 from detrkit.registry import MODULES
 
 _STRIDES = (8, 16, 32)
@@ -40,16 +41,17 @@ _SOURCES = {
 
 
 class SpatialPrior(nn.Module):
-    """Convolutions that see details. images (B, 3, H, W) -> maps of strides 8, 16, 32.
+    """Convolutions that see details. images (B, in, H, W) -> maps of strides 8, 16, 32.
 
     Args:
         width: w of the stem; the maps have 2w, 4w and 4w channels.
+        in_channels: of the images.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, in_channels: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            *_halve(3, width), nn.GELU(), nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+            *_halve(in_channels, width), nn.GELU(), nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         )
         self.conv2 = nn.Sequential(*_halve(width, 2 * width))
         self.conv3 = nn.Sequential(nn.GELU(), *_halve(2 * width, 4 * width))
@@ -68,7 +70,7 @@ def _halve(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
     return convolution, nn.BatchNorm2d(out_channels)
 
 
-@MODULES.register(paper="arXiv:2509.20787")
+@MODULES.register(share=("in_channels",), paper="arXiv:2509.20787")
 class DINOv3STAs(nn.Module):
     """DINOv3 or a ViT-Tiny with the adapter. images -> maps of strides 8, 16, 32.
 
@@ -91,6 +93,8 @@ class DINOv3STAs(nn.Module):
         use_sta: whether the convolutional network is there.
         conv_inplane: width of its stem.
         hidden_dim: width of the maps; None: that of the transformer.
+        in_channels: of the images. Other than 3, the map of patches trains even without
+            `finetune`: its weights are new.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
@@ -115,6 +119,7 @@ class DINOv3STAs(nn.Module):
         use_sta: bool = True,
         conv_inplane: int = 16,
         hidden_dim: int | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if name not in _SOURCES:
@@ -125,16 +130,20 @@ class DINOv3STAs(nn.Module):
         if patch_size != _PATCH:
             raise ConfigError(f"DINOv3STAs.patch_size: {patch_size}; all transformers have 16")
         self.dinov3: ViTTiny | DINOv3 = (
-            DINOv3(ARCHITECTURES[name]) if name in ARCHITECTURES else ViTTiny(embed_dim, num_heads)
+            DINOv3(ARCHITECTURES[name], in_channels)
+            if name in ARCHITECTURES
+            else ViTTiny(embed_dim, num_heads, in_channels)
         )
         self.interaction_indexes = _checked(interaction_indexes, self.dinov3.depth)
         if not finetune:
             self.dinov3.requires_grad_(False)
+            if in_channels != 3:
+                self.pretrained_part.patch_embed.requires_grad_(True)
 
         self.use_sta = use_sta
         details = [0, 0, 0]
         if use_sta:
-            self.sta = SpatialPrior(conv_inplane)
+            self.sta = SpatialPrior(conv_inplane, in_channels)
             details = self.sta.out_channels
         width = self.dinov3.embed_dim
         hidden_dim = hidden_dim or width
@@ -144,6 +153,7 @@ class DINOv3STAs(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(hidden_dim) for _ in details)
 
         self.name = name
+        self.in_channels = in_channels
         self.out_channels = [hidden_dim] * len(_STRIDES)
         self.out_strides = list(_STRIDES)
         self.pretrained = weights_path
@@ -157,7 +167,7 @@ class DINOv3STAs(nn.Module):
         return self.dinov3.pretrained_part
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> maps (B, hidden_dim, H/s, W/s) for s = 8, 16, 32."""
+        """images (B, in, H, W) -> maps (B, hidden_dim, H/s, W/s) for s = 8, 16, 32."""
         if not torch.jit.is_tracing():
             self._check(images.shape[2], images.shape[3])
         maps = self.dinov3(images, self.interaction_indexes)
@@ -167,6 +177,12 @@ class DINOv3STAs(nn.Module):
             details = self.sta(images)
             maps = [torch.cat(pair, dim=1) for pair in zip(maps, details, strict=True)]
         return [norm(conv(x)) for x, conv, norm in zip(maps, self.convs, self.norms, strict=True)]
+
+    def convert_to_deploy(self) -> None:
+        """Folds the last norms into their convolutions."""
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                self.convs[i], self.norms[i] = fused_convolution(conv, norm), nn.Identity()
 
     def _check(self, height: int, width: int) -> None:
         multiple = _STRIDES[-1] if self.use_sta else _PATCH

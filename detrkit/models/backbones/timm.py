@@ -20,9 +20,11 @@ def _timm() -> Any:
     return timm
 
 
-@MODULES.register(paper="PyTorch Image Models, Wightman, doi:10.5281/zenodo.4414861")
+@MODULES.register(
+    share=("in_channels",), paper="PyTorch Image Models, Wightman, doi:10.5281/zenodo.4414861"
+)
 class TimmBackbone(nn.Module):
-    """A model of timm as feature extractor. images (B, 3, H, W) -> one map per `return_idx`.
+    """A model of timm as feature extractor. images (B, in, H, W) -> one map per `return_idx`.
 
     The constructor never downloads: where `pretrained` asks for it, the trainer loads what
     `pretrained_state` brings.
@@ -35,6 +37,7 @@ class TimmBackbone(nn.Module):
         freeze_norm: batch norms become constants.
         options: further arguments of `timm.create_model`, such as `{drop_path_rate: 0.1}`, or
             `{strict_img_size: false}` for Swin at sizes other than its own.
+        in_channels: of the images.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
@@ -52,6 +55,7 @@ class TimmBackbone(nn.Module):
         pretrained: bool | str = False,
         freeze_norm: bool = False,
         options: Mapping[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         timm = _timm()
@@ -62,14 +66,17 @@ class TimmBackbone(nn.Module):
                 f"{did_you_mean(family, timm.list_models())}",
                 hint=f"timm.list_models('*{family.partition('_')[0]}*') lists what there is",
             )
+        if "in_chans" in (options or {}):
+            raise ConfigError("TimmBackbone.options: `in_chans` is called `in_channels` here")
         self.name = name
+        self.in_channels = in_channels
         self.pretrained = pretrained
         self._arguments = {
             **(options or {}), "features_only": True, "out_indices": tuple(return_idx),
         }  # fmt: skip
         try:
             self.model = timm.create_model(
-                name, pretrained=False, exportable=True, **self._arguments
+                name, pretrained=False, exportable=True, in_chans=in_channels, **self._arguments
             )
         except Exception as error:  # whatever a model says to what it does not know
             raise ConfigError(
@@ -88,7 +95,7 @@ class TimmBackbone(nn.Module):
         return self.model
 
     def pretrained_state(self) -> dict[str, Tensor]:
-        """timm's weights, in the names of `pretrained_part`; downloaded by timm if need be.
+        """timm's weights of 3 channels, in the names of `pretrained_part`; timm may download them.
 
         Raises:
             WeightsError: there are none, or they cannot be downloaded.
@@ -110,6 +117,6 @@ class TimmBackbone(nn.Module):
         return dict(model.state_dict())
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> maps (B, C_i, H/s_i, W/s_i), finest first."""
+        """images (B, in, H, W) -> maps (B, C_i, H/s_i, W/s_i), finest first."""
         maps = self.model(images)
         return [channels_first(x) for x in maps] if self._channels_last else list(maps)

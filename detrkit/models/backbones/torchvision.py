@@ -28,9 +28,9 @@ class Stage(NamedTuple):
     channels_last: bool
 
 
-@MODULES.register(paper="torchvision.models")
+@MODULES.register(share=("in_channels",), paper="torchvision.models")
 class TorchvisionBackbone(nn.Module):
-    """A model of torchvision as feature extractor. images (B, 3, H, W) -> one map per stride.
+    """A model of torchvision as feature extractor. images (B, in, H, W) -> one map per stride.
 
     Stages are found by running the model once on a small empty image: of the blocks in its trunk,
     the last one whose result has the stride. The constructor never downloads: `pretrained` and
@@ -42,6 +42,7 @@ class TorchvisionBackbone(nn.Module):
         pretrained: whether training from scratch starts with torchvision's weights; or a file.
         weights: which of torchvision's weights: "DEFAULT", "IMAGENET1K_V1", …
         freeze_norm: batch norms become constants.
+        in_channels: of the images. Other than 3, the model's first convolution is made for them.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
@@ -60,6 +61,7 @@ class TorchvisionBackbone(nn.Module):
         pretrained: bool | str = False,
         weights: str = "DEFAULT",
         freeze_norm: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         from torchvision import models
@@ -80,11 +82,14 @@ class TorchvisionBackbone(nn.Module):
                 hint=f"known: {', '.join(offered) or 'none'}",
             )
         self.name = name
+        self.in_channels = in_channels
         self.pretrained = pretrained
         self.pretrained_url = offered[weights].url if weights in offered else None
         self.out_strides = list(strides)
         model = _build(name)
-        stages = _stages(model, name)
+        if in_channels != 3:
+            _widen_stem(model, name, in_channels)
+        stages = _stages(model, name, in_channels)
         missing = [stride for stride in strides if stride not in stages]
         if missing or sorted(set(strides)) != list(strides):
             raise ConfigError(
@@ -107,7 +112,7 @@ class TorchvisionBackbone(nn.Module):
         return self.body
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, H, W) -> maps (B, C_i, H/s_i, W/s_i), finest first."""
+        """images (B, in, H, W) -> maps (B, C_i, H/s_i, W/s_i), finest first."""
         maps = self.body(images)
         return [
             channels_first(maps[node]) if last else maps[node]
@@ -135,8 +140,20 @@ def _build(name: str) -> nn.Module:
     return model
 
 
+def _widen_stem(model: nn.Module, name: str, in_channels: int) -> None:
+    """Makes the first convolution take another number of channels, with random weights."""
+    stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    if stem.in_channels != 3 or stem.groups != 1:
+        raise ConfigError(f"TorchvisionBackbone: `{name}` takes images of 3 channels only")
+    stem.in_channels = in_channels
+    stem.weight = nn.Parameter(
+        stem.weight.new_empty(len(stem.weight), in_channels, *stem.kernel_size)
+    )
+    stem.reset_parameters()
+
+
 @torch.no_grad()
-def _stages(model: nn.Module, name: str) -> dict[int, Stage]:
+def _stages(model: nn.Module, name: str, in_channels: int) -> dict[int, Stage]:
     """The stage that ends at each stride.
 
     Raises:
@@ -154,7 +171,7 @@ def _stages(model: nn.Module, name: str) -> dict[int, Stage]:
         for path, module in model.named_modules()
     ]
     try:
-        model.eval()(torch.zeros(1, 3, *_PROBE))
+        model.eval()(torch.zeros(1, in_channels, *_PROBE))
     except Exception as error:  # whatever a model does with a size that it was not made for
         raise ConfigError(
             f"TorchvisionBackbone: `{name}` does not take images of any size: {error}",

@@ -39,7 +39,7 @@ class VisionTransformer(nn.Module, ABC):
         """Maps of the patch tokens behind some blocks.
 
         Args:
-            images: (B, 3, H, W) float, normalised.
+            images: (B, in, H, W) float, normalised.
             indexes: of the blocks, rising; blocks behind the last one do not run.
 
         Returns:

@@ -19,11 +19,11 @@ DEPTH = 12
 
 
 class _Transformer(VisionTransformer):
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, in_channels: int) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.patch_embed = PatchEmbed(embed_dim)
+        self.patch_embed = PatchEmbed(embed_dim, in_channels=in_channels)
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, 4 * embed_dim, eps=1e-6) for _ in range(DEPTH)
         )
@@ -36,21 +36,22 @@ class _Transformer(VisionTransformer):
 
 
 class ViTTiny(nn.Module):
-    """ViT-Tiny. images (B, 3, H, W) -> maps (B, C, H/16, W/16).
+    """ViT-Tiny. images (B, in, H, W) -> maps (B, C, H/16, W/16).
 
     Args:
         embed_dim: C: 192, and 256 for ViT-Tiny+.
         num_heads: 3, and 4 for ViT-Tiny+.
+        in_channels: of the images.
 
     Raises:
         ConfigError: `num_heads` does not divide `embed_dim`, or heads cannot be turned.
     """
 
-    def __init__(self, embed_dim: int = 192, num_heads: int = 3) -> None:
+    def __init__(self, embed_dim: int = 192, num_heads: int = 3, in_channels: int = 3) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         # one level deeper than it need be: the authors' names
-        self._model = _Transformer(embed_dim, num_heads)
+        self._model = _Transformer(embed_dim, num_heads, in_channels)
 
     @property
     def depth(self) -> int:

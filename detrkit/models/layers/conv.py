@@ -6,6 +6,8 @@ A layer with `convert_to_deploy()` replaces its training branches by an equivale
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +35,11 @@ def fused_weights(
     return conv.weight * scale.reshape(-1, 1, 1, 1), norm.bias - start * scale
 
 
+def fused_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d) -> nn.Conv2d:
+    """One convolution that equals `norm(conv(x))` with fixed statistics."""
+    return _convolution_like(conv, *fused_weights(conv, norm))
+
+
 def _convolution_like(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
     """`conv` with other weights and a bias."""
     assert not isinstance(conv.padding, str)
@@ -52,6 +59,16 @@ def _convolution_like(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2
         fused.weight.copy_(kernel)
         fused.bias.copy_(bias)
     return fused
+
+
+def fold_sequences(model: nn.Module) -> None:
+    """Folds batch norms that follow a convolution in a `Sequential`; their place stays, empty."""
+    for sequence in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+        layers = list(sequence.named_children())
+        for (name, conv), (next_name, norm) in pairwise(layers):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+                sequence.register_module(name, fused_convolution(conv, norm))
+                sequence.register_module(next_name, nn.Identity())
 
 
 class ConvNormAct(nn.Module):
@@ -93,7 +110,7 @@ class ConvNormAct(nn.Module):
         """Folds the norm into the convolution (the authors' name for it: `conv_bn_fused`)."""
         if "conv_bn_fused" in self._modules:
             return
-        self.conv_bn_fused = _convolution_like(self.conv, *fused_weights(self.conv, self.norm))
+        self.conv_bn_fused = fused_convolution(self.conv, self.norm)
         del self.conv, self.norm
 
 

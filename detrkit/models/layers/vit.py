@@ -20,16 +20,17 @@ Turns = tuple[Tensor, Tensor]
 
 
 class PatchEmbed(nn.Module):
-    """Linear map of square patches. (B, 3, H, W) -> (B, C, H / patch, W / patch), rounded down.
+    """Linear map of square patches. (B, in, H, W) -> (B, C, H / patch, W / patch), rounded down.
 
     Args:
         embed_dim: C.
         patch_size: side of a patch in pixels.
+        in_channels: of the images.
     """
 
-    def __init__(self, embed_dim: int, patch_size: int = 16) -> None:
+    def __init__(self, embed_dim: int, patch_size: int = 16, in_channels: int = 3) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images)

@@ -6,15 +6,16 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from detrkit.errors import DetrkitError
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Calls `write` with a temporary file beside `path`, then renames it over `path`.
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file beside `path`, renamed over `path` when the block ends without an error.
 
     The file is on the disk (fsync) before it gets its name: after a power cut `path` holds either
     the old content or the new.
@@ -27,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -42,6 +43,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
                 temporary.unlink()
 
 
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Calls `write` with the file of `open_atomically`.
+
+    Raises:
+        DetrkitError: as there.
+    """
+    with open_atomically(path) as file:
+        write(file)
+
+
 def cannot_write(path: Path, error: BaseException) -> DetrkitError:
     """The error to show when `path` cannot be written."""
     cause: BaseException | None = error
@@ -51,7 +62,7 @@ def cannot_write(path: Path, error: BaseException) -> DetrkitError:
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DetrkitError(
             f"cannot write {path}: no space left",
-            hint="free some space, then `detrkit resume` continues from the last checkpoint",
+            hint="free some space and try again; training continues with `detrkit resume`",
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DetrkitError(

@@ -1,0 +1,622 @@
+"""`detrkit convert`: data sets from one format, division or set of classes to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from detrkit.cli.options import JsonOut
+
+if TYPE_CHECKING:
+    from detrkit.convert.headers import Progress
+    from detrkit.convert.operations import Division, Source, Target
+    from detrkit.convert.summary import Summary
+
+# Typer reads annotations at run time, on Python 3.10 as well.
+# ruff: noqa: UP045
+
+_MOST_CLASSES = 30
+_MANY = 10_000  # images; fewer are done before a line would be read
+
+DataSet = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SRC",
+        help="A data set: COCO JSON, data.yaml, or a COCO, YOLO, Pascal VOC or CrowdHuman folder.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[
+    Path,
+    typer.Option("-o", "--output", metavar="DIR", help="Folder to write.", show_default=False),
+]
+CocoOut = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="Folder that gets annotations/instances_<split>.json, or a .json file for one split.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Where the images are, if not in a usual place around SRC.",
+        show_default=False,
+    ),
+]
+Lists = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--list",
+        metavar="SPLIT=NAME",
+        help="Which list or file is which split, e.g. [bold]--list train=trainval[/]; repeatable.",
+        show_default=False,
+    ),
+]
+Ratios = Annotated[
+    Optional[str],
+    typer.Option(
+        "--ratios",
+        metavar="R,R[,R]",
+        help="Divide all images anew: 0.8,0.2 (train, val), 8,1,1 (and test) or train=9,test=1. "
+        "Without it, the splits of SRC stay.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Equal seeds choose equal images.")]
+Stratify = Annotated[
+    bool, typer.Option("--stratify", help="Give every part its share of each class.")
+]
+GroupBy = Annotated[
+    Optional[str],
+    typer.Option(
+        "--group-by",
+        metavar="REGEX",
+        help="Images whose file names match the same text stay together: "
+        r"[bold]'([^/]+)_\d+'[/] for frames such as clip7_0001.jpg.",
+        show_default=False,
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a former result.")]
+Crowds = Annotated[
+    bool,
+    typer.Option(
+        "--keep-crowds",
+        help="Write crowd regions as ordinary boxes; the format cannot mark them, so they are "
+        "left out otherwise.",
+    ),
+]
+
+
+class Placing(str, Enum):
+    """What happens to the images."""
+
+    refer = "refer"
+    link = "link"
+    symlink = "symlink"
+    copy = "copy"
+
+
+class Bringing(str, Enum):
+    """What happens to the images where they have to be beside the labels."""
+
+    link = "link"
+    symlink = "symlink"
+    copy = "copy"
+
+
+class Box(str, Enum):
+    """A person's boxes in CrowdHuman."""
+
+    full = "full"
+    visible = "visible"
+    head = "head"
+
+
+PlaceImages = Annotated[
+    Placing,
+    typer.Option(
+        "--place",
+        help="refer: images stay where they are. Otherwise they come to images/<split>: link "
+        "(hard links; copies on another disk), symlink or copy.",
+    ),
+]
+BringImages = Annotated[
+    Bringing,
+    typer.Option(
+        "--place", help="How images come along: link (hard links; copies on another disk), …"
+    ),
+]
+
+
+def convert() -> None:
+    """Convert data sets between formats; divide, merge, sample; rename classes."""
+
+
+def to_coco(
+    src: DataSet,
+    output: CocoOut,
+    images: Images = None,
+    lists: Lists = None,
+    ratios: Ratios = None,
+    seed: Seed = 0,
+    stratify: Stratify = False,
+    group_by: GroupBy = None,
+    place: PlaceImages = Placing.refer,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Any data set as COCO. Polygons, flags and unknown keys are kept."""
+    from detrkit.convert.operations import convert_to_coco
+
+    division = _division(ratios, seed, stratify, group_by)
+    source = _source(src, images, lists)
+    with _target(output, place, force, json) as target:
+        summary = convert_to_coco(source, target, division)
+    _report(summary, json)
+
+
+def to_yolo(
+    src: DataSet,
+    output: Folder,
+    lists: Lists = None,
+    ratios: Ratios = None,
+    seed: Seed = 0,
+    stratify: Stratify = False,
+    group_by: GroupBy = None,
+    place: BringImages = Bringing.link,
+    keep_crowds: Crowds = False,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Any data set as YOLO: images, labels and data.yaml.
+
+    YOLO keeps boxes and classes. Ids, areas, segments and flags stay behind. Corners are written
+    to within 0.01 pixels.
+    """
+    from detrkit.convert.operations import convert_to_yolo
+
+    division = _division(ratios, seed, stratify, group_by)
+    source = _source(src, None, lists)
+    with _target(output, place, force, json) as target:
+        summary = convert_to_yolo(source, target, division, keep_crowds=keep_crowds)
+    _report(summary, json)
+
+
+def to_voc(
+    src: DataSet,
+    output: Folder,
+    images: Images = None,
+    lists: Lists = None,
+    ratios: Ratios = None,
+    seed: Seed = 0,
+    stratify: Stratify = False,
+    group_by: GroupBy = None,
+    place: BringImages = Bringing.link,
+    keep_crowds: Crowds = False,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Any data set as Pascal VOC: Annotations, JPEGImages and ImageSets.
+
+    Coordinates keep their digits. Ids, areas and segments stay behind.
+    """
+    from detrkit.convert.operations import convert_to_voc
+
+    division = _division(ratios, seed, stratify, group_by)
+    source = _source(src, images, lists)
+    with _target(output, place, force, json) as target:
+        summary = convert_to_voc(source, target, division, keep_crowds=keep_crowds)
+    _report(summary, json)
+
+
+def crowdhuman(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="annotation_train.odgt, or the folder with the .odgt files.",
+            show_default=False,
+        ),
+    ],
+    output: CocoOut,
+    images: Images = None,
+    box: Annotated[
+        Box, typer.Option("--box", help="Which box of a person; what is to be ignored: iscrowd.")
+    ] = Box.full,
+    place: PlaceImages = Placing.refer,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """CrowdHuman's .odgt files as COCO with the class `person`."""
+    from detrkit.convert.crowdhuman import PersonBox
+    from detrkit.convert.operations import convert_crowdhuman
+
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = convert_crowdhuman(source, target, PersonBox(box.value))
+    _report(summary, json)
+
+
+def objects365(
+    src: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Folder with train/zhiyuan_objv2_train.json, val/zhiyuan_objv2_val.json and the "
+            "images.",
+            show_default=False,
+        ),
+    ],
+    output: Folder,
+    val_images: Annotated[
+        int,
+        typer.Option(
+            "--val-images",
+            metavar="N",
+            min=1,
+            help="The first N images of the validation set stay in it; the others are trained on.",
+        ),
+    ] = 5000,
+    max_side: Annotated[
+        int,
+        typer.Option(
+            "--max-side",
+            metavar="N",
+            min=0,
+            help="Make images smaller whose longer side has more pixels; 0 leaves all as they are.",
+        ),
+    ] = 640,
+    quality: Annotated[
+        int, typer.Option("--quality", min=1, max=100, help="Of JPEG files that are made.")
+    ] = 75,
+    workers: Annotated[
+        Optional[int],
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=0,
+            help="Processes; one per core by default.",
+            show_default=False,
+        ),
+    ] = None,
+    place: BringImages = Bringing.link,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Objects365 v2 as D-FINE and DEIM train on it: merged and made smaller.
+
+    The download is not changed. Interrupted or killed, the same command goes on where it stopped.
+    """
+    from detrkit.convert.objects365 import Recipe
+    from detrkit.convert.objects365 import convert as convert_images
+    from detrkit.convert.placing import Place
+    from detrkit.convert.resizing import Resizing, cores
+
+    resizing = Resizing(max_side, quality, Place(place.value))
+    recipe = Recipe(val_images, resizing, cores() if workers is None else workers)
+    with _progress(json) as progress:
+        summary = convert_images(
+            src.expanduser(), output.expanduser(), recipe, force=force, progress=progress
+        )
+    _report(summary, json)
+
+
+def categories(
+    src: DataSet,
+    output: CocoOut,
+    rename: Annotated[
+        Optional[list[str]],
+        typer.Option("--rename", metavar="OLD=NEW", help="Repeatable.", show_default=False),
+    ] = None,
+    merge: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--merge",
+            metavar="NEW=OLD,OLD",
+            help="Several classes become one, a present or a new one; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--keep",
+            metavar="NAME,NAME",
+            help="Drop all other classes, by their new names.",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[
+        Optional[list[str]],
+        typer.Option("--drop", metavar="NAME,NAME", help="Drop classes.", show_default=False),
+    ] = None,
+    mapping: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="YAML or JSON: a line [bold]old: new[/] for each change, null to drop.",
+            show_default=False,
+        ),
+    ] = None,
+    first_id: Annotated[
+        Optional[int],
+        typer.Option(
+            "--first-id",
+            metavar="N",
+            help="Number the classes anew from N, without gaps.",
+            show_default=False,
+        ),
+    ] = None,
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Drop images that lose all of their boxes.")
+    ] = False,
+    images: Images = None,
+    place: PlaceImages = Placing.refer,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Rename, merge, keep or drop classes; the result is COCO."""
+    from functools import partial
+
+    from detrkit.convert.categories import ClassChanges
+    from detrkit.convert.operations import change_categories
+
+    changes = partial(
+        ClassChanges.from_options,
+        renames=rename or (),
+        merges=merge or (),
+        keep=keep or (),
+        drop=drop or (),
+        file=mapping,
+        first_id=first_id,
+        drop_empty=drop_empty,
+    )
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = change_categories(source, target, changes)
+    _report(summary, json)
+
+
+def split(
+    src: DataSet,
+    output: Folder,
+    ratios: Annotated[
+        str,
+        typer.Option(
+            "--ratios",
+            metavar="R,R[,R]",
+            help="0.8,0.2 (train, val), 8,1,1 (and test) or train=9,test=1.",
+        ),
+    ] = "0.8,0.2",
+    seed: Seed = 0,
+    stratify: Stratify = False,
+    group_by: GroupBy = None,
+    images: Images = None,
+    place: PlaceImages = Placing.refer,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Divide all images of a data set into train, val and test; the result is COCO."""
+    from detrkit.convert.operations import split_dataset
+
+    division = _division(ratios, seed, stratify, group_by)
+    assert division is not None
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = split_dataset(source, target, division)
+    _report(summary, json)
+
+
+def merge(
+    src: Annotated[
+        list[Path],
+        typer.Argument(metavar="SRC SRC…", help="Data sets of any format.", show_default=False),
+    ],
+    output: CocoOut,
+    place: PlaceImages = Placing.refer,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Merge data sets split by split, classes by name; the result is COCO.
+
+    Into a .json file, all splits become one. Boxes of an image that several sources have are
+    joined, repeated ones once. Ids that are taken get a new number.
+    """
+    from detrkit.convert.operations import merge_datasets
+
+    sources = [_source(path, None, None) for path in src]
+    with _target(output, place, force, json) as target:
+        summary = merge_datasets(sources, target)
+    _report(summary, json)
+
+
+def sample(
+    src: DataSet,
+    output: CocoOut,
+    count: Annotated[
+        Optional[int],
+        typer.Option(
+            "-n", "--count", metavar="N", min=1, help="Images of each split.", show_default=False
+        ),
+    ] = None,
+    fraction: Annotated[
+        Optional[float],
+        typer.Option("--fraction", metavar="F", help="Of each split.", show_default=False),
+    ] = None,
+    per_class: Annotated[
+        Optional[int],
+        typer.Option(
+            "--per-class",
+            metavar="N",
+            min=1,
+            help="Images until each class is in N of them, or in all it has.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Seed = 0,
+    stratify: Stratify = False,
+    images: Images = None,
+    place: PlaceImages = Placing.refer,
+    force: Force = False,
+    json: JsonOut = False,
+) -> None:
+    """Choose some images of each split; the result is COCO."""
+    from detrkit.convert.operations import sample_dataset
+
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = sample_dataset(
+            source,
+            target,
+            count=count,
+            fraction=fraction,
+            per_class=per_class,
+            seed=seed,
+            stratify=stratify,
+        )
+    _report(summary, json)
+
+
+#: The commands of the group.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "to-coco": to_coco,
+    "to-yolo": to_yolo,
+    "to-voc": to_voc,
+    "crowdhuman": crowdhuman,
+    "objects365": objects365,
+    "categories": categories,
+    "split": split,
+    "merge": merge,
+    "sample": sample,
+}
+
+
+def _source(path: Path, images: Path | None, lists: list[str] | None) -> Source:
+    from detrkit.convert.operations import Source
+    from detrkit.data.splits import SPLIT_NAMES
+    from detrkit.errors import DataError, UsageError
+
+    if images is not None and not images.is_dir():
+        raise DataError(f"--images {images}: no such folder")
+    chosen = {}
+    for text in lists or ():
+        name, _, value = text.partition("=")
+        if name not in SPLIT_NAMES or not value:
+            raise UsageError(
+                f"--list {text}: write train=NAME, val=NAME or test=NAME",
+                hint="e.g. --list train=trainval --list val=test",
+            )
+        chosen[name] = value
+    return Source(path.expanduser(), images, chosen or None)
+
+
+@contextmanager
+def _target(output: Path, place: Enum, force: bool, json: bool) -> Iterator[Target]:
+    from detrkit.convert.operations import Target
+    from detrkit.convert.placing import Place
+
+    with _progress(json) as progress:
+        yield Target(output.expanduser(), Place(place.value), force, progress)
+
+
+def _division(
+    ratios: str | None, seed: int, stratify: bool, group_by: str | None
+) -> Division | None:
+    from detrkit.convert.operations import Division
+    from detrkit.convert.partition import parse_ratios
+    from detrkit.errors import UsageError
+
+    if ratios is None:
+        if stratify or group_by is not None:
+            raise UsageError("--stratify and --group-by belong to --ratios, which is missing")
+        return None
+    return Division(parse_ratios(ratios), seed, stratify, group_by)
+
+
+@contextmanager
+def _progress(json: bool) -> Iterator[Progress]:
+    """A bar on stderr that appears when there is something to count; lines where no one looks."""
+    import logging
+
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from detrkit.cli.console import err
+
+    if not err.is_terminal:
+        logger = logging.getLogger("detrkit")
+
+        def tell(done: int, total: int) -> None:
+            if total >= _MANY and done % (total // 20) == 0:
+                logger.info("%d of %d images", done, total)
+
+        yield tell
+        return
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=err, transient=True, disable=json) as bar:
+        task = bar.add_task("", visible=False)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield update
+
+
+def _report(summary: Summary, json: bool) -> None:
+    from rich.table import Table
+
+    from detrkit.cli.console import out, print_json
+
+    if json:
+        print_json("convert", summary.to_dict())
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column()
+    for name in summary.splits:
+        table.add_column(name, justify="right")
+    counts = list(summary.splits.values())
+    table.add_row("images", *(f"{c.images:,}" for c in counts))
+    if any(c.empty for c in counts):
+        table.add_row("  without boxes", *(f"{c.empty:,}" for c in counts))
+    table.add_row("boxes", *(f"{c.boxes:,}" for c in counts))
+    names = summary.classes
+    if len(names) > _MOST_CLASSES:
+        names.sort(key=lambda name: -sum(c.per_class.get(name, 0) for c in counts))
+    for name in names[:_MOST_CLASSES]:
+        table.add_row(f"  {name}", *(f"{c.per_class.get(name, 0):,}" for c in counts))
+    out.print(table, markup=False)
+    if len(names) > _MOST_CLASSES:
+        out.print(f"  … the largest {_MOST_CLASSES} of {len(names)} classes; --json has all")
+    rows = summary.fault_rows()
+    if rows:
+        faults = Table(box=None, pad_edge=False, show_header=False)
+        faults.add_column(justify="right")
+        faults.add_column(style="dim")
+        faults.add_column()
+        for number, policy, what in rows:
+            faults.add_row(f"{number:,}", policy, what)
+        out.print()
+        out.print(faults, markup=False)
+    for note in summary.notes:
+        out.print(note, markup=False, soft_wrap=True)
+    out.print(f"\n{summary.form} written to {summary.output}", markup=False, soft_wrap=True)
+    out.print(
+        f"next: detrkit train CFG --data {_quoted(summary.output)}", markup=False, soft_wrap=True
+    )
+
+
+def _quoted(path: Path) -> str:
+    """For a shell: in quotes where it has spaces."""
+    return f'"{path}"' if " " in str(path) else str(path)

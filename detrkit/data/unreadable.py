@@ -1,0 +1,114 @@
+"""Why an image file is refused: too large, empty, damaged, of a kind that has no reader here."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from detrkit.errors import DataError, UsageError
+
+#: Larger images are refused: a small file can declare more pixels than the memory holds.
+MAX_PIXELS = 178_956_970
+#: Environment variable that sets another limit.
+MAX_PIXELS_VARIABLE = "DETRKIT_MAX_PIXELS"
+
+#: Damaged files make readers raise about anything.
+READER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    EOFError,
+    NotImplementedError,
+    ZeroDivisionError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+_AVIF = {"avif", "avis"}
+_HEIF = {"heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"}
+
+
+def max_pixels() -> int:
+    """The largest image that is read, in pixels.
+
+    Raises:
+        UsageError: `DETRKIT_MAX_PIXELS` is no number.
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE)
+    if not text:
+        return MAX_PIXELS
+    if not text.isdigit() or not int(text):
+        raise UsageError(f"{MAX_PIXELS_VARIABLE} must be a number of pixels, got {text!r}")
+    return int(text)
+
+
+def refuse_bomb(path: str | Path, height: int, width: int, bands: int = 3) -> None:
+    """Raises where the picture is larger than `max_pixels`; more than three bands count in thirds.
+
+    Raises:
+        DataError: it is.
+    """
+    if height * width * max(bands / 3, 1) > max_pixels():
+        raise _bomb(path)
+
+
+def _bomb(path: str | Path) -> DataError:
+    return DataError(
+        f"{path}: declares more than {max_pixels():,} pixels, not decoded",
+        hint=f"cut the picture into tiles, or set {MAX_PIXELS_VARIABLE} to a larger number",
+    )
+
+
+def unreadable(path: str | Path, error: BaseException) -> DataError:
+    """The error for a file that made a reader raise `error`."""
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: file not found")
+    if isinstance(error, Image.DecompressionBombError):
+        return _bomb(path)
+    if isinstance(error, MemoryError):
+        return DataError(f"{path}: does not fit into the memory that is left")
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        return DataError(f"{path}: the file is empty")
+    if isinstance(error, UnidentifiedImageError):
+        kind = _kind_without_reader(path)
+        if kind is not None:
+            return DataError(f"{path}: {kind[0]}", hint=kind[1])
+        return DataError(f"{path}: not an image, or damaged at its start")
+    return DataError(f"{path}: damaged image ({error or type(error).__name__})")
+
+
+def _kind_without_reader(path: str | Path) -> tuple[str, str] | None:
+    """What is said about, and what helps with, files that are images, but not to this Pillow."""
+    if is_heif(path):
+        return (
+            "a HEIC picture, which Pillow does not read by itself",
+            "pip install pillow-heif, or convert it to JPEG",
+        )
+    if _brands(path) & _AVIF:
+        return "an AVIF picture, which this Pillow does not read", "pip install --upgrade pillow"
+    return None
+
+
+def is_heif(path: str | Path) -> bool:
+    """Whether the file is a HEIC or HEIF picture, by its first bytes."""
+    brands = _brands(path)
+    return bool(brands & _HEIF) and not brands & _AVIF
+
+
+def _brands(path: str | Path) -> set[str]:
+    """Kinds that an ISO media file (HEIC, AVIF, MP4) says it belongs to; none of other files."""
+    with open(path, "rb") as file:
+        start = file.read(128)
+    if start[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(start[:4], "big"), len(start))
+    return {start[i : i + 4].decode("latin-1") for i in (8, *range(16, end, 4))}

@@ -1,0 +1,178 @@
+"""The processes of a run meet and speak with one voice.
+
+    with meet() as place:
+        config = load_config(path)  # a mistake in the file hits all processes; one says so
+        …
+
+An error that a user can cause often hits all processes alike, and one that hits a single process
+breaks the connections of the others. Whoever fails first tells the others in the store where
+they met, and only this one raises its own error; the rest raise `OtherProcessFailed`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from detrkit.engine.distributed.launch import LOST, WATCHED
+from detrkit.engine.distributed.place import Place, find_place
+from detrkit.errors import DetrkitError, OtherProcessFailed
+
+log = logging.getLogger("detrkit")
+
+#: A process may wait this long for another, e.g. while the main one reads a large data set.
+TIMEOUT = timedelta(minutes=30)
+
+_FIRST_ERROR = "detrkit/first-error"
+#: What gloo and NCCL say when a process has gone.
+_LOST_WORDS = re.compile(r"gloo|nccl|(closed|reset) by peer|broken pipe", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Processes that found each other.
+
+    Attributes:
+        place: of this one.
+        store: holds a few words that all can read.
+    """
+
+    place: Place
+    store: dist.Store
+
+
+_present: Meeting | None = None
+
+
+def present_meeting() -> Meeting | None:
+    """The meeting that this process takes part in, if any."""
+    return _present
+
+
+@contextmanager
+def meet() -> Iterator[Place]:
+    """Meets the other processes that the environment tells of; within a meeting it does nothing.
+
+    Yields:
+        The place of this process.
+
+    Raises:
+        OtherProcessFailed: another process failed first, and says why.
+    """
+    global _present
+    if _present is not None:
+        yield _present.place
+        return
+    place = find_place()
+    if place.world_size == 1:
+        yield place
+        return
+    from torch.distributed.rendezvous import rendezvous  # absent where torch has no distributed
+
+    url = place.meeting_point
+    if not url.startswith("env:"):
+        url += f"?rank={place.rank}&world_size={place.world_size}"
+    store, *_ = next(rendezvous(url, timeout=TIMEOUT))
+    _present = Meeting(place, store)
+    only_main = _MainSpeaks(place.rank)
+    log.addFilter(only_main)
+    try:
+        yield place
+    except BaseException as error:
+        own_words = _own_words(error, _present)
+        if own_words is error:
+            raise
+        raise own_words from error
+    finally:
+        _present = None
+        log.removeFilter(only_main)
+
+
+def told(name: str, compute: Callable[[], str]) -> str:
+    """A word of the main process, for all; works before they have a process group.
+
+    Args:
+        name: of the word; each is told once.
+        compute: called in the main process.
+    """
+    if _present is None:
+        return compute()
+    key = f"detrkit/{name}"
+    if _present.place.rank == 0:
+        _present.store.set(key, compute())
+    return str(_present.store.get(key).decode())
+
+
+def agreed(error: DetrkitError) -> DetrkitError:
+    """Marks an error that every process raises at the same place: the main one tells it."""
+    error.agreed = True  # type: ignore[attr-defined]
+    return error
+
+
+def _own_words(error: BaseException, meeting: Meeting) -> BaseException:
+    """`error` if this process is the one to tell it, else `OtherProcessFailed`."""
+    place, store = meeting.place, meeting.store
+    code = error.exit_code if isinstance(error, DetrkitError) else 1
+    if getattr(error, "agreed", False):
+        return error if place.rank == 0 else OtherProcessFailed(code)
+    lost = _is_lost_connection(error)
+    try:
+        if lost:
+            _wait_for_word(store)
+        mine = json.dumps({"rank": place.rank, "code": LOST if lost else code})
+        first = json.loads(store.compare_set(_FIRST_ERROR, "", mine))
+    except Exception:  # the store went with the main process
+        return OtherProcessFailed(LOST) if lost else error
+    if first["rank"] != place.rank:
+        return OtherProcessFailed(int(first["code"]))
+    if not lost:
+        return error
+    if WATCHED in os.environ:
+        return OtherProcessFailed(LOST)  # the launcher knows more
+    return DetrkitError(
+        "lost the connection to another process of this run",
+        hint="it was killed, or its machine is gone; --auto-resume continues after a restart",
+    )
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    return (
+        isinstance(error, RuntimeError)
+        and not isinstance(error, DetrkitError)
+        and (isinstance(error, dist.DistError) or bool(_LOST_WORDS.search(str(error))))
+    )
+
+
+def _wait_for_word(store: dist.Store, seconds: float = 3.0) -> None:
+    """Gives the process that failed the time to say so."""
+    until = time.monotonic() + seconds
+    while not store.check([_FIRST_ERROR]) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+class _MainSpeaks(logging.Filter):
+    """Lets through the log of the main process; of the others errors, and what is theirs alone.
+
+    A record is marked as such by `extra={"every_process": True}`.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.rank == 0 or record.levelno >= logging.ERROR:
+            return True
+        if not getattr(record, "every_process", False):
+            return False
+        record.msg = f"process {self.rank}: {record.msg}"
+        return True

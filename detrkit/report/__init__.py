@@ -1,0 +1,47 @@
+"""HTML reports: one self-contained file each, without network, libraries or fonts of its own.
+
+    page = Page("Evaluation of best.pth", "val of bccd")
+    page.add("Classes", table([Column("class"), Column("AP", numeric=True)], rows), lead="…")
+    Path("report.html").write_bytes(page.encode())
+
+Text is escaped wherever it enters (`tag` escapes all that is not `Html` already), so names from
+data sets can hold anything. Charts are inline SVG, pictures inline JPEG.
+"""
+
+from detrkit.report.blocks import (
+    Cell,
+    Column,
+    Thumbnail,
+    details,
+    figures,
+    gallery,
+    notices,
+    table,
+    tiles,
+)
+from detrkit.report.charts import bars, heat_map, histogram, matrix
+from detrkit.report.html import Html, join, prose, tag
+from detrkit.report.page import Page
+from detrkit.report.pictures import jpeg_uri
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Html",
+    "Page",
+    "Thumbnail",
+    "bars",
+    "details",
+    "figures",
+    "gallery",
+    "heat_map",
+    "histogram",
+    "join",
+    "jpeg_uri",
+    "matrix",
+    "notices",
+    "prose",
+    "table",
+    "tag",
+    "tiles",
+]

@@ -1,0 +1,69 @@
+"""Reads a page back: is it well formed, and does it fetch anything?"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+_VOID = {"br", "hr", "img", "input", "link", "meta"}
+
+
+class Parsed(HTMLParser):
+    """The elements, their attributes and the visible text of a page.
+
+    Raises:
+        AssertionError: an end tag has no beginning or the other way round.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self._open, f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in _VOID:
+            self._open.append(tag)
+        for key, value in attrs:
+            self.attributes.append((tag, key, value or ""))
+            if key == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open, f"</{tag}> without a beginning"
+        assert self._open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        if not self._open or self._open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def check(page: str) -> Parsed:
+    """A page that is well formed, fetches nothing and runs no handlers of its own."""
+    parsed = Parsed(page)
+    assert page.startswith("<!doctype html>")
+    assert parsed.tags.count("script") == parsed.tags.count("style") == 1
+    assert not {"link", "iframe", "object", "embed", "base", "form"} & set(parsed.tags)
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    for tag, key, value in parsed.attributes:
+        assert not key.startswith("on"), (tag, key)
+        if key in ("src", "srcset", "poster", "background", "xlink:href"):
+            assert value.startswith("data:image/jpeg;base64,"), (tag, key, value[:80])
+        if key == "href":
+            assert value.startswith("#"), (tag, key, value[:80])
+            assert value[1:] in parsed.ids
+    inner = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", page, re.DOTALL)
+    assert len(inner) == 2
+    for content in inner:
+        assert not re.search(r"https?:|//[a-z]|url\(|@import|fetch|import\(|XMLHttp", content)
+    return parsed
