@@ -71,9 +71,7 @@ def picture_bytes(sizes: npt.NDArray[np.int32], max_side: int | None, pixel: int
 
 
 def pixel_bytes(dataset: DetectionDataset) -> int:
-    """Bytes of a decoded pixel: one per channel of pictures; of arrays what the first one has."""
-    if dataset.in_channels in (1, 3):
-        return dataset.in_channels
+    """Bytes of a decoded pixel: those of the first picture that can be read."""
     for number in range(min(len(dataset), 20)):
         with suppress(DataError):
             picture = dataset.decoded(number).pixels

@@ -456,9 +456,16 @@ def test_too_little_memory_is_an_unreadable_image(
 
 
 def test_nothing_else_opens_images(repository: Path) -> None:
-    """`convert` writes smaller copies in the format of the source; all else reads here."""
+    """Where this fails: images of data sets come from `read_image`, which has the rules."""
     package = repository / "detrkit"
-    own = {"data/images.py", "data/pixels.py", "convert/resizing.py"}
+    own = {
+        "data/images.py",
+        "data/pixels.py",
+        "convert/resizing.py",  # smaller copies in the format of the source
+        "analysis/pictures.py",  # ordinary JPEGs at an eighth of their size, for hashes
+        "engine/observers/tensorboard.py",  # a run's own pictures
+        "engine/curves.py",
+    }
     direct = re.compile(r"\bImage\.open\(|\bcv2\.im(read|decode)|torchvision\.io")
     found = {
         path.relative_to(package).as_posix()
