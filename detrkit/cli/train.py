@@ -39,12 +39,13 @@ Epochs = Annotated[
     typer.Option(metavar="N", help="Length of the run; stages, warm-up and averaging follow."),
 ]
 Batch = Annotated[
-    Optional[int],
+    Optional[str],
     typer.Option(
         "-b",
         "--batch",
-        metavar="N",
-        help="Images per step on all devices; learning rates follow (square root).",
+        metavar="N|auto",
+        help="Images per step on all devices; learning rates follow (square root). "
+        "auto tries what fits.",
     ),
 ]
 Accumulate = Annotated[
@@ -160,28 +161,29 @@ def train(
 
         return continue_run(
             resume,
-            data,
-            device,
-            devices,
-            nproc,
-            workers,
-            cache,
-            auto_resume,
-            max_restarts,
-            plugin,
-            json,
+            data=data,
+            device=device,
+            devices=devices,
+            nproc=nproc,
+            workers=workers,
+            cache=cache,
+            accumulate=accumulate,
+            auto_resume=auto_resume,
+            max_restarts=max_restarts,
+            plugin=plugin,
+            json=json,
         )
-    from detrkit.engine.derive import TrainFlags
+    from detrkit.engine.derive import TrainFlags, parse_batch
 
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
-
+    images = parse_batch(batch)
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
-        batch=batch,
+        batch=None if images == "auto" else images,
         accumulate=accumulate,
         size=size,
         lr=lr,
@@ -197,7 +199,17 @@ def train(
     updates = [*(update or ())]
     if use_amp:
         updates.insert(0, "use_amp=True")
-    run(cfg, flags, updates, plugin, output, json, numbers, auto_resume)
+    run(
+        cfg,
+        flags,
+        updates,
+        plugin,
+        output,
+        json,
+        numbers,
+        auto_resume,
+        auto_batch=images == "auto",
+    )
 
 
 def run(
@@ -209,9 +221,12 @@ def run(
     json: bool,
     devices: list[int] | None = None,
     auto_resume: bool = False,
+    *,
+    auto_batch: bool = False,
 ) -> None:
     """Loads the configuration, trains, prints the result; shared with `tune`."""
-    from dataclasses import asdict
+    import logging
+    from dataclasses import asdict, replace
 
     from detrkit.cli import console
     from detrkit.engine.derive import load_with_flags
@@ -220,6 +235,13 @@ def run(
 
     with meet() as place:
         config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+        if auto_batch:
+            from detrkit.engine.batch_size import choose_batch
+
+            choice = choose_batch(config, place.world_size)
+            logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
+            flags = replace(flags, batch=choice.batch)
+            config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
         arguments = {"config": cfg, "update": list(update), **asdict(flags)}
         result = train_run(
             config,

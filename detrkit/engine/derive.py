@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from detrkit.config import Config, Flag, load_config
 from detrkit.config.schema import LOGGERS
@@ -157,11 +157,9 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             raise UsageError(f"--lr must be positive, got {flags.lr}")
         _scale_rates(put, cfg, flags.lr / old if old else 1.0, "--lr", main=flags.lr)
     elif flags.batch is not None:
-        old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
-        if old:
-            ratio = flags.batch / old
-            adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
-            _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
+        factor = rate_factor(cfg, flags.batch)
+        if factor is not None:
+            _scale_rates(put, cfg, factor, "--batch")
     return values
 
 
@@ -189,6 +187,19 @@ def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
     return {"ram_cache": cache == "ram", "disk_cache": cache == "disk" and (folder or True)}
 
 
+def rate_factor(cfg: Config, batch: int) -> float | None:
+    """What `--batch` multiplies the learning rates of a configuration by.
+
+    None where it does not say for which batch its rates are made.
+    """
+    old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
+    if not old:
+        return None
+    ratio = float(batch / old)
+    adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
+    return math.sqrt(ratio) if adaptive else ratio
+
+
 def _set_batch(put: Any, batch: int, cfg: Config) -> None:
     for loader in ("train_dataloader", "val_dataloader"):
         if f"{loader}.batch_size" in cfg:
@@ -205,6 +216,19 @@ def _scale_rates(
     for index, group in enumerate(cfg.get("optimizer.params") or ()):
         if isinstance(group, Mapping) and group.get("lr"):
             put(f"optimizer.params.{index}.lr", _short(group["lr"] * factor), flag)
+
+
+def parse_batch(text: str | None) -> int | Literal["auto"] | None:
+    """`16` -> 16; `auto`: `detrkit.engine.batch_size` finds it.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None or text == "auto":
+        return "auto" if text else None
+    if not re.fullmatch(r"-?\d+", text.strip()):
+        raise UsageError(f"--batch {text}: expected a number or auto")
+    return int(text)
 
 
 def _short(value: float) -> float:

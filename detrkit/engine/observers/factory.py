@@ -76,7 +76,7 @@ def build_observers(
             session.image_spec,
             drawn_epochs(plan, run.plot_train_batch_freq),
         ),
-        Bottleneck(_loader_facts(session)),
+        Bottleneck(loader_facts(session)),
         Curves(directory.curves, directory.log, directory.path.name, plan.epochs, stages),
     ]
     trackers = _trackers(run, directory, resumed=first_step > 0)
@@ -104,7 +104,8 @@ def drawn_epochs(plan: Plan, every: int | None) -> frozenset[int]:
     return frozenset({*repeated, *(stage.first for stage in plan.stages)})
 
 
-def _loader_facts(session: Session) -> LoaderFacts:
+def loader_facts(session: Session) -> LoaderFacts:
+    """What advice about a run's loader depends on."""
     dataset = session.train.dataset
     return LoaderFacts(
         workers=session.train.num_workers,
