@@ -284,6 +284,9 @@ def test_images_of_other_channels(tmp_path: Path, where: str) -> None:
     cache(data, where, tmp_path / "cache")
     assert len(data.store or ()) == 3
     assert all(torch.equal(data[i].image, fresh[i].image) for i in range(3))
+    gray = np.full((12, 20), 40_000, np.uint16)
+    Image.fromarray(gray).save(tmp_path / "0.npy", "PNG")
+    assert pixel_bytes(DetectionDataset(read_coco(json), in_channels=1)) == 4  # keeps 16 bits
 
 
 def test_annotations_that_give_wrong_sizes(
