@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ from detrkit.engine.data_analysis import training_setup
 from detrkit.engine.doctor.fault_checks import fault_checks, skipped_check
 from detrkit.engine.doctor.image_checks import decode_check, leak_checks
 from detrkit.engine.doctor.report import (
+    DEBUG,
     Check,
     Section,
     Status,
     guarded,
+    in_short,
     note,
     of_error,
     ok,
@@ -32,6 +35,8 @@ from detrkit.engine.overheard import overheard
 from detrkit.engine.session import dataset_of, open_data
 from detrkit.errors import DetrkitError
 from detrkit.words import count
+
+log = logging.getLogger("detrkit.doctor")
 
 #: Seconds that decoding images, and comparing files, may take.
 SECONDS = 5.0
@@ -71,8 +76,8 @@ def read_data(cfg: Config, seed: int) -> DataSeen:
                 seen.parts["val"] = val.index
             seen.train, seen.val = train, val
             return seen
-        except DetrkitError as error:
-            seen.errors.append(error)
+        except Exception as error:
+            _remember(seen, error)
         seen.parts.clear()
         if cfg.run.data:
             read_parts(seen, cfg.run.data)
@@ -93,7 +98,7 @@ def read_parts(seen: DataSeen, data: str) -> None:
         return
     try:
         layout = find_layout(Path(data).expanduser())
-    except DetrkitError as error:
+    except Exception as error:
         _remember(seen, error)
         return
     for split in layout.splits:
@@ -103,11 +108,14 @@ def read_parts(seen: DataSeen, data: str) -> None:
 def _read(seen: DataSeen, name: str, read: Callable[[], DatasetIndex]) -> None:
     try:
         seen.parts[name] = read()
-    except DetrkitError as error:
+    except Exception as error:
         _remember(seen, error)
 
 
-def _remember(seen: DataSeen, error: DetrkitError) -> None:
+def _remember(seen: DataSeen, error: Exception) -> None:
+    if not isinstance(error, DetrkitError):
+        log.debug("reading failed", exc_info=error)
+        error = DetrkitError(f"the data cannot be read: {in_short(error)}", hint=DEBUG)
     if error.message not in [known.message for known in seen.errors]:
         seen.errors.append(error)
 

@@ -29,7 +29,7 @@ from detrkit.engine.doctor.forecast_checks import (
 )
 from detrkit.engine.doctor.image_checks import decode_check
 from detrkit.engine.doctor.overfit import overfit, overfit_check
-from detrkit.engine.doctor.report import Check, Section, Status, guarded, note, of_error, warning
+from detrkit.engine.doctor.report import Check, Section, Status, guarded, note, warning
 from detrkit.engine.doctor.settings import data_of_broken, examine_settings
 from detrkit.engine.doctor.weights import examine_weights
 from detrkit.engine.machine import Machine, existing, free_space, look
@@ -42,7 +42,7 @@ from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
 from detrkit.engine.session import Session, session_of, with_absolute_paths
 from detrkit.engine.step_probe import StepCost, StepProbe
-from detrkit.errors import DetrkitError, UsageError
+from detrkit.errors import UsageError
 
 log = logging.getLogger("detrkit")
 
@@ -177,18 +177,24 @@ def _decode_all(seen: DataSeen, cfg: Config | None) -> tuple[list[Check], dict[s
 
 def _plan(request: Request, cfg: Config, seen: DataSeen, seed: int) -> tuple[Section, _Run | None]:
     section = Section("plan")
-    assert seen.train is not None
-    try:
+    train, run = seen.train, None
+    assert train is not None
+
+    def start() -> list[Check]:
+        nonlocal run
         device = choose_device(cfg.run.device or None)
         with overheard(quiet=True):  # how many classes there are stands above
-            run = _Run(session_of(cfg, seen.train, seen.val, seed, device))
-        if request.auto_batch:
-            section.checks.append(_choose_batch(request, run))
-    except DetrkitError as error:
-        section.checks += of_error("plan", error)
+            run = _Run(session_of(cfg, train, seen.val, seed, device))
+        return []
+
+    section.checks += guarded("plan", start)
+    if run is None:
         return section, None
-    section.checks += guarded("plan", lambda: plan_checks(run.session.plan))
-    return section, run
+    found: _Run = run
+    if request.auto_batch:
+        section.checks += guarded("plan.batch", lambda: _choose_batch(request, found))
+    section.checks += guarded("plan", lambda: plan_checks(found.session.plan))
+    return section, found
 
 
 def _choose_batch(request: Request, run: _Run) -> Check:

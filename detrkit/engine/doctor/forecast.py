@@ -22,6 +22,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import build_loader
 from detrkit.engine.batch_size import climb, fitting_batch, memory_limit, predicted
 from detrkit.engine.distributed.replicas import unwrapped
+from detrkit.engine.doctor.report import in_short
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.machine import Machine
 from detrkit.engine.parts import build_postprocessor
@@ -165,11 +166,13 @@ def measure_run(
     try:
         rate = loader_rate(session, loader_seconds)
     except Exception as error:  # a worker that dies raises whatever it likes
-        failures["loader"] = _in_short(error)
+        log.debug("the loader failed", exc_info=True)
+        failures["loader"] = in_short(error)
     try:
         validation = validation_seconds(session, probe)
     except Exception as error:
-        failures["validation"] = _in_short(error)
+        log.debug("validation failed", exc_info=True)
+        failures["validation"] = in_short(error)
     checkpoint, weights = checkpoint_sizes(probe)
     return Forecast(
         batch=batch,
@@ -196,12 +199,6 @@ def measure_run(
         on_cpu=session.device.type == "cpu",
         failures=failures,
     )
-
-
-def _in_short(error: Exception) -> str:
-    log.debug("measuring failed", exc_info=error)
-    text = error.message if isinstance(error, DetrkitError) else f"{type(error).__name__}: {error}"
-    return next((line for line in text.splitlines() if line.strip()), type(error).__name__)
 
 
 def _costs(

@@ -146,10 +146,20 @@ def guarded(code: str, look: Callable[[], Check | Iterable[Check]]) -> list[Chec
         found += of_error(code, error)
     except Exception as error:
         log.debug("%s failed", code, exc_info=True)
-        reason = next(iter(str(error).splitlines()), "")
-        text = f"could not be checked ({type(error).__name__}{': ' + reason if reason else ''})"
-        found.append(warning(code, text, "`--debug` shows where"))
+        found.append(warning(code, f"could not be checked ({in_short(error)})", DEBUG))
     return found
+
+
+#: What helps where detrkit itself fails.
+DEBUG = "this is a bug in detrkit: `--debug` shows where, please report it"
+
+
+def in_short(error: BaseException) -> str:
+    """One line: the message of an error of ours, else the kind of error and its first line."""
+    if isinstance(error, DetrkitError):
+        return error.message.splitlines()[0]
+    reason = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def of_error(code: str, error: DetrkitError) -> list[Check]:

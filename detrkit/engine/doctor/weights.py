@@ -7,13 +7,13 @@ from torch import nn
 
 from detrkit.config import Config
 from detrkit.engine.class_matching import read_class_map
-from detrkit.engine.doctor.report import Check, Section, Status, note, of_error, ok, warning
+from detrkit.engine.doctor.report import Check, Section, Status, guarded, note, ok, warning
 from detrkit.engine.download import place_of
 from detrkit.engine.load_report import LoadReport, some
 from detrkit.engine.overheard import overheard
 from detrkit.engine.parts import build_model, is_shared_name, pretrained_source
 from detrkit.engine.weights import match_weights, read_checkpoint
-from detrkit.errors import DetrkitError, WeightsError
+from detrkit.errors import WeightsError
 from detrkit.structures import ClassMap
 from detrkit.words import count
 
@@ -31,16 +31,14 @@ def examine_weights(cfg: Config, class_map: ClassMap | None) -> Section | None:
     section = Section("weights")
     if class_map is not None:
         cfg = cfg.with_values({"num_classes": len(class_map)}, origin="data set")
+
+    def look() -> list[Check]:
+        with torch.device("meta"):  # names and shapes, no numbers
+            model = build_model(cfg)
+        return _tuning(model, cfg, class_map) if cfg.run.tuning else _backbone(model)
+
     with overheard() as said:
-        try:
-            with torch.device("meta"):  # names and shapes, no numbers
-                model = build_model(cfg)
-            if cfg.run.tuning:
-                section.checks += _tuning(model, cfg, class_map)
-            else:
-                section.checks += _backbone(model)
-        except DetrkitError as error:
-            section.checks += of_error("weights", error)
+        section.checks += guarded("weights", look)
     section.checks += [warning("weights.said", line) for line in said]
     return section if section.checks else None
 

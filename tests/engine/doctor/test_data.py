@@ -240,6 +240,21 @@ def test_data_of_the_loaders_sections(cfg: Config, data: Path) -> None:
     assert "not readable as JSON" in code(examine_data(seen, authors), "data").text
 
 
+def test_a_reader_that_fails_is_a_finding(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    from detrkit.engine.doctor import data
+
+    monkeypatch.setattr(data, "open_data", fail)
+    seen = read_data(cfg, 0)
+    assert list(seen.parts) == ["train", "val"]  # each on its own
+    check = code(examine_data(seen, cfg), "data")
+    assert check.text == "the data cannot be read: ZeroDivisionError: division by zero"
+    assert check.exit_code == 1
+    assert "bug" in check.hint
+
+
 def test_different_classes_are_reported_with_both_parts(cfg: Config, data: Path) -> None:
     file = data / "annotations" / "instances_val.json"
     file.write_text(file.read_text().replace('"red"', '"blue"'))
