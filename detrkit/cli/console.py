@@ -1,6 +1,7 @@
 """Where text goes: results to stdout, logs and progress to stderr, plain when not a terminal.
 
-`NO_COLOR` is honoured (rich does). With `--json` a command calls `print_json` once and prints
+With `NO_COLOR` or `CI` set a terminal counts as none: no colours, no moving bars, no control
+characters, only lines. With `--json` a command calls `print_json` once and prints
 nothing else on stdout.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,12 +33,20 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+#: Whether every terminal is taken for a file; None: a look decides.
+_TERMINAL = False if os.environ.get("NO_COLOR") or os.environ.get("CI") else None
+
 #: Results. Print tables and text with `out.print`.
-out = _Console(width=None if sys.stdout and sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+out = _Console(
+    force_terminal=_TERMINAL,
+    width=None if sys.stdout and sys.stdout.isatty() else PLAIN_WIDTH,
+    highlight=False,
+)
 
 #: Logs, progress, errors.
 err = _Console(
     stderr=True,
+    force_terminal=_TERMINAL,
     width=None if sys.stderr and sys.stderr.isatty() else PLAIN_WIDTH,
     highlight=False,
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from detrkit.cli.options import Data, Device, JsonOut
+from detrkit.cli.options import Data, Device, JsonOut, Plugins
 from detrkit.cli.processes import (
     RESTARTS,
     AutoResume,
@@ -15,9 +15,7 @@ from detrkit.cli.processes import (
     Nproc,
     run_in_processes,
 )
-
-# Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
-# ruff: noqa: UP045
+from detrkit.cli.train import Accumulate, Cache, Workers
 
 
 def resume(
@@ -31,18 +29,12 @@ def resume(
     device: Device = None,
     devices: Devices = None,
     nproc: Nproc = None,
-    workers: Annotated[
-        Optional[int],
-        typer.Option("-j", "--workers", metavar="N", help="Processes that load images."),
-    ] = None,
-    cache: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="ram|disk|off", help="Where images are kept decoded.", show_default=False
-        ),
-    ] = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    accumulate: Accumulate = None,
     auto_resume: AutoResume = False,
     max_restarts: MaxRestarts = RESTARTS,
+    plugin: Plugins = None,
     json: JsonOut = False,
 ) -> None:
     """Continue a run exactly where it stopped.
@@ -50,22 +42,25 @@ def resume(
     The result is the same as if it had never stopped, on a CPU bit for bit (as long as the
     number of threads is the same).
     Settings come from the checkpoint; --data, --device, --workers and --cache say what is
-    elsewhere on this machine. --devices or --nproc may differ from before as long as they can
-    share the batch.
+    elsewhere on this machine. The number of devices may be another than before as long as they
+    can share the batch; on fewer of them --accumulate makes it fit.
     """
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
 
     from detrkit.cli import console
     from detrkit.cli.train import report
     from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import resume as continue_run
+    from detrkit.registry import load_plugin
 
     with meet() as place:
+        for file in plugin or ():
+            load_plugin(file)
         result = continue_run(
-            run, data=data, device=device, workers=workers, cache=cache, console=console.err,
-            devices=numbers,
+            run, data=data, device=device, workers=workers, cache=cache, accumulate=accumulate,
+            console=console.err, devices=numbers,
         )  # fmt: skip
     if place.rank == 0:
         report(result, json)

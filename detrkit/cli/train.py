@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -39,12 +39,13 @@ Epochs = Annotated[
     typer.Option(metavar="N", help="Length of the run; stages, warm-up and averaging follow."),
 ]
 Batch = Annotated[
-    Optional[int],
+    Optional[str],
     typer.Option(
         "-b",
         "--batch",
-        metavar="N",
-        help="Images per step on all devices; learning rates follow (square root).",
+        metavar="N|auto",
+        help="Images per step on all devices; learning rates follow (square root). "
+        "auto tries what fits.",
     ),
 ]
 Accumulate = Annotated[
@@ -97,6 +98,15 @@ Tune = Annotated[
         "-t", "--tune", metavar="FILE|URL", help="Start from these weights, head by class name."
     ),
 ]
+Loggers = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--logger",
+        metavar="NAME",
+        help="Also log to wandb or mlflow (`pip install 'detrkit\\[loggers]'`); repeatable.",
+        show_default=False,
+    ),
+]
 
 
 def train(
@@ -118,6 +128,7 @@ def train(
     cache: Cache = None,
     cache_size: CacheSize = None,
     tune: Tune = None,
+    logger: Loggers = None,
     resume: Annotated[
         Optional[str],
         typer.Option("-r", "--resume", metavar="RUN|CKPT", help="Same as `detrkit resume`."),
@@ -149,19 +160,30 @@ def train(
         from detrkit.cli.resume import resume as continue_run
 
         return continue_run(
-            resume, data, device, devices, nproc, workers, cache, auto_resume, max_restarts, json
+            resume,
+            data=data,
+            device=device,
+            devices=devices,
+            nproc=nproc,
+            workers=workers,
+            cache=cache,
+            accumulate=accumulate,
+            auto_resume=auto_resume,
+            max_restarts=max_restarts,
+            plugin=plugin,
+            json=json,
         )
-    from detrkit.engine.derive import TrainFlags
+    from detrkit.engine.derive import TrainFlags, parse_batch
 
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
-
+    images = parse_batch(batch)
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
-        batch=batch,
+        batch=None if images == "auto" else images,
         accumulate=accumulate,
         size=size,
         lr=lr,
@@ -172,11 +194,22 @@ def train(
         cache=cache,
         cache_size=cache_size,
         tune=tune,
+        loggers=tuple(logger or ()),
     )
     updates = [*(update or ())]
     if use_amp:
         updates.insert(0, "use_amp=True")
-    run(cfg, flags, updates, plugin, output, json, numbers, auto_resume)
+    run(
+        cfg,
+        flags,
+        updates,
+        plugin,
+        output,
+        json,
+        numbers,
+        auto_resume,
+        auto_batch=images == "auto",
+    )
 
 
 def run(
@@ -188,9 +221,12 @@ def run(
     json: bool,
     devices: list[int] | None = None,
     auto_resume: bool = False,
+    *,
+    auto_batch: bool = False,
 ) -> None:
     """Loads the configuration, trains, prints the result; shared with `tune`."""
-    from dataclasses import asdict
+    import logging
+    from dataclasses import asdict, replace
 
     from detrkit.cli import console
     from detrkit.engine.derive import load_with_flags
@@ -199,6 +235,13 @@ def run(
 
     with meet() as place:
         config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
+        if auto_batch:
+            from detrkit.engine.batch_size import choose_batch
+
+            choice = choose_batch(config, place.world_size)
+            logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
+            flags = replace(flags, batch=choice.batch)
+            config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
         arguments = {"config": cfg, "update": list(update), **asdict(flags)}
         result = train_run(
             config,
@@ -215,16 +258,31 @@ def run(
 def report(result: RunResult, json: bool) -> None:
     """Prints what a run reached and where it is."""
     from detrkit.cli import console
+    from detrkit.engine.observers.progress import duration
 
     if json:
         console.print_json("train", result.to_dict())
         return
     out = console.out
     if result.metrics:
-        names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-        numbers = [f"{n} {result.metrics[n]:.3f}" for n in names if result.metrics.get(n, -1) >= 0]
-        out.print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {'  '.join(numbers)}")
-    out.print(f"weights     {result.best}", soft_wrap=True)
-    if result.picture:
-        out.print(f"detections  {result.picture}", soft_wrap=True)
+        shown = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
+        sizes = {"APs": "small", "APm": "medium", "APl": "large"}
+        best = f"best epoch {result.best_epoch + 1} of {result.epochs}"
+        out.print(f"{best}: {_numbers(result.metrics, shown)}")
+        if by_size := _numbers(result.metrics, sizes):
+            out.print(f"AP by size  {by_size}")
+    out.print(f"time        {duration(result.seconds)} for {result.epochs} epochs")
+    for name, path in result.files.items():
+        out.print(f"{name:<11} {path}", soft_wrap=True)
+    for name, link in result.links.items():
+        out.print(f"{name:<11} {link}", soft_wrap=True)
     out.print(f"next        detrkit infer -w {result.best} IMAGE", soft_wrap=True)
+
+
+def _numbers(metrics: Mapping[str, float], labels: Mapping[str, str]) -> str:
+    """`AP 0.512  AP50 0.693`; what COCO leaves undefined (-1) is left out."""
+    return "  ".join(
+        f"{label} {metrics[name]:.3f}"
+        for name, label in labels.items()
+        if metrics.get(name, -1) >= 0
+    )

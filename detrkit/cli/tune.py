@@ -23,6 +23,7 @@ from detrkit.cli.train import (
     Cache,
     CacheSize,
     Epochs,
+    Loggers,
     Seed,
     Size,
     ValFraction,
@@ -63,6 +64,7 @@ def tune(
     workers: Workers = None,
     cache: Cache = None,
     cache_size: CacheSize = None,
+    logger: Loggers = None,
     output: Output = None,
     auto_resume: AutoResume = False,
     max_restarts: MaxRestarts = RESTARTS,
@@ -76,16 +78,17 @@ def tune(
     and what was not is printed. Weights of 80 classes are taken for COCO's, of 365 or 366 for
     those of Objects365.
     """
-    from detrkit.engine.derive import TrainFlags
+    from detrkit.engine.derive import TrainFlags, parse_batch
 
+    images = parse_batch(batch)
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
     flags = TrainFlags(
         data=data,
         val_fraction=val_fraction,
         epochs=epochs,
-        batch=batch,
+        batch=None if images == "auto" else images,
         accumulate=accumulate,
         size=size,
         lr=lr,
@@ -97,5 +100,16 @@ def tune(
         cache_size=cache_size,
         tune=weights,
         class_map=class_map,
+        loggers=tuple(logger or ()),
     )
-    _run(cfg, flags, update or [], plugin, output, json, numbers, auto_resume)
+    _run(
+        cfg,
+        flags,
+        update or [],
+        plugin,
+        output,
+        json,
+        numbers,
+        auto_resume,
+        auto_batch=images == "auto",
+    )

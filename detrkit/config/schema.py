@@ -7,6 +7,9 @@ import typing
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+Logger = Literal["tensorboard", "wandb", "mlflow"]
+LOGGERS: tuple[str, ...] = typing.get_args(Logger)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
@@ -18,12 +21,13 @@ class RunConfig:
         seed: of every random draw; None draws one.
         device: "cpu", "cuda:1"; empty chooses.
         output_dir: where runs go; None: `runs/`.
-        summary_dir: of TensorBoard; None: inside the run directory.
+        summary_dir: TensorBoard's, with a folder for each run; None: inside the run directory.
         resume: checkpoint to continue.
         tuning: checkpoint to fine-tune.
         tuning_class_map: file that says which of its classes become which of the data set's.
         last_epoch: epoch before the first one.
-        print_freq: steps between log lines.
+        print_freq: steps between lines of `verbose_type: origin`, and of `progress` where no
+            terminal shows a bar; 0: none; None: 100 and one line a minute.
         checkpoint_freq: epochs between numbered checkpoints.
         use_amp: mixed precision.
         amp: "bf16", "fp16" or "off"; None follows `use_amp`.
@@ -57,7 +61,14 @@ class RunConfig:
         lr_scheduler_kind: "flatcosine" or None (the `lr_scheduler` section).
         lr_gamma, warmup_iter, flat_epoch, no_aug_epoch: of the flat-cosine schedule.
         plugins: Python files that register components.
-        use_wandb, project_name, exp_name: of Weights & Biases.
+        verbose_type: "progress": a live bar and one line per epoch; "origin": plain lines as the
+            authors print.
+        plot_train_batch_freq: epochs between pictures of augmented batches, besides the first of
+            each stage; None: only those; 0: no pictures.
+        loggers: where curves go besides log.jsonl and results.csv; None: TensorBoard.
+        use_wandb: Weights & Biases as well.
+        project_name: of Weights & Biases, experiment of MLflow; None: "detrkit".
+        exp_name: the run's name there; None: that of its folder.
     """
 
     task: str = "detection"
@@ -106,6 +117,9 @@ class RunConfig:
     flat_epoch: int | None = None
     no_aug_epoch: int | None = None
     plugins: tuple[str, ...] = ()
+    verbose_type: Literal["origin", "progress"] | None = None
+    plot_train_batch_freq: int | None = None
+    loggers: tuple[Logger, ...] | None = None
     use_wandb: bool = False
     project_name: str | None = None
     exp_name: str | None = None
@@ -114,6 +128,12 @@ class RunConfig:
     def image_size(self) -> tuple[int, int] | None:
         """(h, w) of the model's input; the short form's name for `eval_spatial_size`."""
         return self.eval_spatial_size
+
+    @property
+    def chosen_loggers(self) -> tuple[str, ...]:
+        """`loggers` and what `use_wandb` adds, each once."""
+        chosen: tuple[str, ...] = ("tensorboard",) if self.loggers is None else self.loggers
+        return tuple(dict.fromkeys([*chosen, *(["wandb"] if self.use_wandb else [])]))
 
 
 #: Top-level keys that name or hold a component, and what the engine hands to it when it builds.

@@ -222,10 +222,10 @@ class IndexBuilder:
                 hint="are the images where the annotations say?",
             )
         boxes = _Columns(sum(map(len, self._boxes)))
-        for portion in self._checked(images):
+        for portion in self._checked(images, class_map):
             boxes.append(portion)
         boxes.finish()
-        self._number_boxes(boxes)
+        self._number_boxes(boxes, class_map)
         counts = boxes.sort(len(paths))
         usable = np.flatnonzero(images.usable)
         index = DatasetIndex(
@@ -254,7 +254,7 @@ class IndexBuilder:
             )
         return index
 
-    def _checked(self, images: ImageCheck) -> Iterator[Boxes]:
+    def _checked(self, images: ImageCheck, class_map: ClassMap) -> Iterator[Boxes]:
         """What is left of each portion of the boxes, in pixels of the images as read."""
         lost = 0
         self._boxes.reverse()
@@ -263,7 +263,7 @@ class IndexBuilder:
             usable = images.usable[boxes.images]
             lost += int((~usable).sum())
             with np.errstate(over="ignore", invalid="ignore"):  # not finite: reported
-                yield self._check(boxes.select(usable), images)
+                yield self._check(boxes.select(usable), images, class_map)
         if lost:
             gone = int((~images.usable).sum())
             detail = f"{lost} boxes of {gone} images"
@@ -271,7 +271,7 @@ class IndexBuilder:
             self.faults.add(kind, self.source, "", detail, count=lost)
 
     @np.errstate(over="ignore", invalid="ignore")  # boxes that are left out may be of any size
-    def _check(self, boxes: Boxes, images: ImageCheck) -> Boxes:
+    def _check(self, boxes: Boxes, images: ImageCheck, class_map: ClassMap) -> Boxes:
         """The boxes that can be used, scaled and clipped."""
         sizes = images.sizes[boxes.images]
         h, w = sizes.T
@@ -281,12 +281,13 @@ class IndexBuilder:
         def report(kind: FaultKind, cases: npt.NDArray[np.bool_]) -> None:
             self.faults.add_all(kind, np.flatnonzero(cases).tolist(), describe)
 
-        def describe(row: int) -> tuple[str, str, str]:
+        def describe(row: int) -> tuple[str, str, str, str]:
             number = int(boxes.images[row])
             x1, y1, x2, y2 = corners[row]
             name = Path(images.paths[number]).name
             detail = f"x {x1:g} to {x2:g}, y {y1:g} to {y2:g} in {name}, {w[row]}x{h[row]}"
-            return self._file_of(number), boxes.place(row), detail
+            label = class_map.names[boxes.labels[row]]
+            return self._file_of(number), boxes.place(row), detail, label
 
         finite = np.isfinite(corners).all(1)
         report(FaultKind.NOT_FINITE, ~finite)
@@ -310,7 +311,7 @@ class IndexBuilder:
     def _file_of(self, image: int) -> str:
         return self._files.finish()[image] or self.source
 
-    def _number_boxes(self, boxes: _Columns) -> None:
+    def _number_boxes(self, boxes: _Columns, class_map: ClassMap) -> None:
         """Gives boxes without an id, or with that of another, ids of their own."""
         ids = boxes.annotation_ids
         given = np.flatnonzero(boxes.has_id)
@@ -324,7 +325,12 @@ class IndexBuilder:
         self.faults.add_all(
             FaultKind.DUPLICATE_ANNOTATION_ID,
             new[boxes.has_id[new]].tolist(),
-            lambda row: (self._file_of(boxes.images[row]), places[row], f"now {ids[row]}"),
+            lambda row: (
+                self._file_of(boxes.images[row]),
+                places[row],
+                f"now {ids[row]}",
+                class_map.names[boxes.labels[row]],
+            ),
         )
 
 

@@ -180,7 +180,7 @@ class CocoBoxes:
         self.faults.add_all(
             kind,
             np.flatnonzero(cases).tolist(),
-            lambda row: (self.file, boxes.place(row), f"{what} {ids[row]}"),
+            lambda row: (self.file, boxes.place(row), f"{what} {ids[row]}", ""),
         )
 
 

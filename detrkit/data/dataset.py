@@ -16,7 +16,7 @@ from detrkit.data.canvas import Canvas
 from detrkit.data.coco import open_coco
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.image_check import read_indexed
+from detrkit.data.image_check import CheckImages, read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.data.picture_store import Picture, PictureStore, limited
 from detrkit.data.sample import Sample, SampleKey
@@ -259,6 +259,9 @@ class CocoDetection(DetectionDataset):
         return_masks: only False: there is no segmentation.
         remap_mscoco_category: accepted for the authors' files.
         in_channels: of the images.
+
+    Attributes:
+        check_images: how thoroughly (see `detrkit.data.image_check`); to be set before it is read.
     """
 
     def __init__(
@@ -276,9 +279,10 @@ class CocoDetection(DetectionDataset):
         self.img_folder = img_folder
         self.ann_file = ann_file
         self.remap_mscoco_category = remap_mscoco_category
+        self.check_images: CheckImages = "auto"
 
     def _open(self) -> DatasetIndex:
-        index = open_coco(self.ann_file, self.img_folder)
+        index = open_coco(self.ann_file, self.img_folder, check_images=self.check_images)
         index.faults.log()
         return index
 
@@ -293,6 +297,9 @@ class VOCDetection(DetectionDataset):
         label_file: one class name per line.
         transforms: applied to each sample.
         in_channels: of the images.
+
+    Attributes:
+        check_images: how thoroughly (see `detrkit.data.image_check`); to be set before it is read.
     """
 
     def __init__(
@@ -307,6 +314,7 @@ class VOCDetection(DetectionDataset):
         self.root = root
         self.ann_file = ann_file
         self.label_file = label_file
+        self.check_images: CheckImages = "auto"
 
     def _open(self) -> DatasetIndex:
         root = Path(self.root)
@@ -320,6 +328,7 @@ class VOCDetection(DetectionDataset):
             classes,
             root / self.ann_file,
             images=[root / pair[0] for pair in pairs],
+            check_images=self.check_images,
         )
         index.faults.log()
         return index

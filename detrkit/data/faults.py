@@ -97,6 +97,7 @@ class Fault:
         where: id within the file.
         detail: the offending value.
         count: how many boxes or images it stands for.
+        label: class of the box that it is about; empty where it is about something else.
     """
 
     kind: FaultKind
@@ -104,6 +105,7 @@ class Fault:
     where: str
     detail: str = ""
     count: int = 1
+    label: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.where}" if self.where else self.file
@@ -133,6 +135,7 @@ class FaultReport:
         detail: str = "",
         hint: str = "",
         count: int = 1,
+        label: str = "",
     ) -> None:
         """Counts one fault.
 
@@ -143,11 +146,12 @@ class FaultReport:
             detail: the offending value.
             hint: what the user can do; shown when the policy is to stop.
             count: how many boxes or images this one line stands for.
+            label: class of the box that it is about.
 
         Raises:
             DataError: the policy of `kind` is to stop.
         """
-        fault = Fault(kind, _shown(str(file), 1000), _shown(where), _shown(detail), count)
+        fault = Fault(kind, _shown(str(file), 1000), _shown(where), _shown(detail), count, label)
         if kind.policy is Policy.STOP:
             raise DataError(str(fault), hint=hint or None)
         self._put(fault)
@@ -156,18 +160,19 @@ class FaultReport:
         self,
         kind: FaultKind,
         cases: Iterable[Case],
-        describe: Callable[[Case], tuple[object, str, str]],
+        describe: Callable[[Case], tuple[object, str, str, str]],
     ) -> None:
         """Counts a fault for each of `cases`; only those that are kept are described.
 
         Args:
             kind: what is wrong; its policy is not to stop.
             cases: e.g. numbers of boxes.
-            describe: (file, where, detail) of a case, as in `add`.
+            describe: (file, where, detail, label) of a case, as in `add`.
         """
         for case in cases:
             if self._kept.get(kind, 0) < KEPT:
-                self.add(kind, *describe(case))
+                file, where, detail, label = describe(case)
+                self.add(kind, file, where, detail, label=label)
             else:
                 self.counts[kind] += 1
 
@@ -245,6 +250,7 @@ class FaultReport:
                     "where": fault.where,
                     "detail": fault.detail,
                     "count": fault.count,
+                    "label": fault.label,
                 }
                 for fault in self.faults
             ],
@@ -254,7 +260,10 @@ class FaultReport:
     def from_dict(cls, data: Mapping[str, Any]) -> FaultReport:
         """Inverse of `to_dict`."""
         report = cls(
-            Fault(FaultKind[f["kind"].upper()], f["file"], f["where"], f["detail"], f["count"])
+            Fault(
+                FaultKind[f["kind"].upper()],
+                *(f[name] for name in ("file", "where", "detail", "count", "label")),
+            )
             for f in data["faults"]
         )
         report.counts = {FaultKind[name.upper()]: n for name, n in data["counts"].items()}

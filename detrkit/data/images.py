@@ -12,7 +12,7 @@ as below is a `DataError` that names it and the reason.
                                     authors' code (Pillow's `convert("RGB")`) and OpenCV do. For
                                     four channels RGBA gives its four bands, for two gray + alpha
     CMYK, YCCK (JPEG, TIFF)         converted to RGB without a profile; JPEG's values are taken
-                                    as inverted, as Adobe writes them, like browsers do
+                                    as inverted, as Adobe writes them, whether marked so or not
     colour profiles (ICC)           ignored: values as stored, as in the authors' code
     16 bits, gray or RGB            65535 is white: scaled to 8 bits; gray for one channel keeps 16
     32-bit integers (TIFF)          taken for 16 bits: 65535 is white
@@ -36,7 +36,7 @@ as below is a `DataError` that names it and the reason.
     wrong ending                    read as what it is
 
 JPEG goes straight to libjpeg-turbo, about twice as fast as through Pillow, once its header
-proves that it is an ordinary and complete one. Everything else goes through Pillow.
+proves that it is an ordinary and complete one. All other pictures go through Pillow.
 """
 
 from __future__ import annotations

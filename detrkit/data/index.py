@@ -28,7 +28,7 @@ from detrkit.errors import DataError, UsageError
 from detrkit.structures import ClassMap
 
 #: Of the files that `DatasetIndex.save` writes; others are not read.
-FORMAT = 1
+FORMAT = 2
 
 #: Larger indices reach loader processes as files that all of them map, not as copies.
 _SHARED_FROM = 16 << 20

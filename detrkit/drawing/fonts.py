@@ -81,12 +81,17 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     return _loaded(_face_for(frozenset(text)), size)
 
 
+def missing_characters(text: str) -> str:
+    """Those of `text` that the best font lacks, sorted; empty if one font has all."""
+    characters = frozenset(text)
+    return "".join(sorted(_missing(_face_for(characters), characters)))
+
+
 def can_write(text: str) -> bool:
     """Whether one font has every character of `text`; says so once if none has."""
-    characters = frozenset(text)
-    missing = _missing(_face_for(characters), characters)
+    missing = missing_characters(text)
     if missing:
-        _warn_once("".join(sorted(missing)))
+        _warn_once(missing)
     return not missing
 
 

@@ -93,7 +93,7 @@ class Windows:
 
         - The tail: a run that is shorter than the file's takes 12 % of its epochs (or the file's
           share, if that is more), at most the file's own number; a longer one lets that grow with
-          the root of its length. At least one epoch; none in a run of one or two epochs.
+          the root of its length. At least one epoch, but never all; none in a run of one or two.
         - The start: the file's own number, at most a fifteenth of the run.
 
         Args:
@@ -106,7 +106,7 @@ class Windows:
         if base is not None and stop < base:
             tail = max(TAIL, (base - stop) / base) * epochs
             tail = min(tail, (base - stop) * max(math.sqrt(epochs / base), 1.0))
-        end = epochs - (max(round(tail), 1) if epochs > 2 else 0)
+        end = max(epochs - (max(round(tail), 1) if epochs > 2 else 0), 1)
         return cls(start, stop, min(start, round(epochs / 15), end - 1), end)
 
     def move(self, epoch: int) -> int:

@@ -18,13 +18,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from detrkit.config import Config, Flag, load_config
+from detrkit.config.schema import LOGGERS
 from detrkit.engine.automatic import automatic, epoch_values
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class TrainFlags:
         cache_size: longest side of images in it.
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
+        loggers: where curves go as well; each one name, or several with commas between.
     """
 
     data: str | None = None
@@ -64,6 +66,7 @@ class TrainFlags:
     cache_size: int | None = None
     tune: str | None = None
     class_map: str | None = None
+    loggers: tuple[str, ...] = ()
 
 
 def load_with_flags(
@@ -115,6 +118,8 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("seed", flags.seed, "--seed")
     if flags.accumulate is not None:
         put("accumulate", flags.accumulate, "--accumulate")
+    if flags.loggers:
+        put("loggers", _loggers(flags.loggers, cfg), "--logger")
     if flags.device is not None:
         put("device", flags.device, "--device")
     if flags.tune is not None:
@@ -152,12 +157,22 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             raise UsageError(f"--lr must be positive, got {flags.lr}")
         _scale_rates(put, cfg, flags.lr / old if old else 1.0, "--lr", main=flags.lr)
     elif flags.batch is not None:
-        old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
-        if old:
-            ratio = flags.batch / old
-            adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
-            _scale_rates(put, cfg, math.sqrt(ratio) if adaptive else ratio, "--batch")
+        factor = rate_factor(cfg, flags.batch)
+        if factor is not None:
+            _scale_rates(put, cfg, factor, "--batch")
     return values
+
+
+def _loggers(flags: Sequence[str], cfg: Config) -> list[str]:
+    """The configuration's loggers and those of the flags."""
+    asked = [name.strip() for flag in flags for name in flag.split(",") if name.strip()]
+    for name in asked:
+        if name not in LOGGERS:
+            raise UsageError(
+                f"--logger {name}: no such logger{did_you_mean(name, LOGGERS)}",
+                hint=f"choose of {', '.join(LOGGERS)}",
+            )
+    return list(dict.fromkeys([*cfg.run.chosen_loggers, *asked]))
 
 
 def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
@@ -170,6 +185,19 @@ def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
         raise UsageError(f"--cache {cache}: choose ram, disk or off")
     folder = cfg.get("disk_cache")
     return {"ram_cache": cache == "ram", "disk_cache": cache == "disk" and (folder or True)}
+
+
+def rate_factor(cfg: Config, batch: int) -> float | None:
+    """What `--batch` multiplies the learning rates of a configuration by.
+
+    None where it does not say for which batch its rates are made.
+    """
+    old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
+    if not old:
+        return None
+    ratio = float(batch / old)
+    adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
+    return math.sqrt(ratio) if adaptive else ratio
 
 
 def _set_batch(put: Any, batch: int, cfg: Config) -> None:
@@ -188,6 +216,19 @@ def _scale_rates(
     for index, group in enumerate(cfg.get("optimizer.params") or ()):
         if isinstance(group, Mapping) and group.get("lr"):
             put(f"optimizer.params.{index}.lr", _short(group["lr"] * factor), flag)
+
+
+def parse_batch(text: str | None) -> int | Literal["auto"] | None:
+    """`16` -> 16; `auto`: `detrkit.engine.batch_size` finds it.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None or text == "auto":
+        return "auto" if text else None
+    if not re.fullmatch(r"-?\d+", text.strip()):
+        raise UsageError(f"--batch {text}: expected a number or auto")
+    return int(text)
 
 
 def _short(value: float) -> float:

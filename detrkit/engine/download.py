@@ -77,20 +77,25 @@ def fetch(
     Raises:
         WeightsError: it cannot be downloaded, or is not what was expected.
     """
+    place = place_of(url, shared=shared)
+    in_name = _DIGEST_IN_NAME.search(place.name)
     url, given = _without_digest(url)
-    name = unquote(Path(urlparse(url).path).name) or "weights.pth"
-    in_name = _DIGEST_IN_NAME.search(name)
     expected = sha256 or given or (in_name[1] if in_name else None)
-    if in_name or shared:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / name
-    else:
-        place = cache_dir() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
     if place.is_file():
         _check(place, expected)
         return place
     log.info("downloading %s", url)
     _download(url, place, expected, timeout)
     return place
+
+
+def place_of(url: str, *, shared: bool = False) -> Path:
+    """Where `fetch` keeps its copy of `url`; it may not be there yet."""
+    url, _ = _without_digest(url)
+    name = unquote(Path(urlparse(url).path).name) or "weights.pth"
+    if shared or _DIGEST_IN_NAME.search(name):
+        return Path(torch.hub.get_dir()) / "checkpoints" / name
+    return cache_dir() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
 
 
 def _without_digest(url: str) -> tuple[str, str | None]:

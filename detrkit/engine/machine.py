@@ -116,7 +116,8 @@ class PeakMemory:
             return _kilobytes(_read(self._process / "status"), "VmHWM:")
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def resident_memory(root: Path = Path("/")) -> int:

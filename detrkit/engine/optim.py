@@ -31,6 +31,8 @@ log = logging.getLogger("detrkit")
 
 #: Optimizers of torch with a fused implementation on CPU and CUDA.
 _FUSED = ("AdamW", "Adam", "SGD")
+#: Parts of a detector in the order in which an image passes them.
+_PARTS = ("backbone", "encoder", "decoder")
 
 
 @dataclass
@@ -130,6 +132,29 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Module) -> Optimizer:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def group_names(optimizer: Optimizer, model: nn.Module) -> dict[str, int]:
+    """A readable name of each group that has parameters, with its position.
+
+    The parts of the model it reaches ("backbone", "encoder_decoder"; "all" of them), and
+    "_no_decay" where only other groups decay: {"backbone": 0, "encoder_decoder_no_decay": 1, …}.
+    """
+    part_of = {id(p): name.partition(".")[0] for name, p in model.named_parameters()}
+    order = [*_PARTS, *dict.fromkeys(part_of.values()), "other"]
+    everything = set(part_of.values())
+    decays = any(group.get("weight_decay") for group in optimizer.param_groups)
+    found: dict[str, int] = {}
+    for position, group in enumerate(optimizer.param_groups):
+        parts = {part_of.get(id(p), "other") for p in group["params"]}
+        if not parts:
+            continue
+        name = "all" if parts == everything else "_".join(sorted(parts, key=order.index))
+        if decays and not group.get("weight_decay"):
+            name += "_no_decay"
+        number = 1 + sum(known == name or known.startswith(f"{name}-") for known in found)
+        found[name if number == 1 else f"{name}-{number}"] = position
+    return found
 
 
 def set_lr_factor(optimizer: Optimizer, factor: float) -> None:

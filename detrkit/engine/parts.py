@@ -105,7 +105,7 @@ def load_pretrained_backbone(model: nn.Module) -> None:
         log.warning("there are no pretrained weights for this backbone; it starts from random")
         return
     else:
-        path = _pretrained_file(backbone, wanted if isinstance(wanted, str) else None, url)
+        path = _pretrained_file(backbone)
         state, source = Checkpoint.load(path).weights, str(path)
     report = load_weights(getattr(backbone, "pretrained_part", backbone), state, source=source)
     # the classifier on top of the ImageNet model is of no use here
@@ -121,27 +121,58 @@ def load_pretrained_backbone(model: nn.Module) -> None:
         )
 
 
-def _pretrained_file(backbone: nn.Module, given: str | None, url: str | None) -> Path:
-    name = type(backbone).__name__
-    how = getattr(backbone, "pretrained_hint", None)
-    without = f"or start from random weights: --update {name}.pretrained=False"
+def pretrained_source(backbone: nn.Module) -> Path | str | None:
+    """Where a backbone's pretrained weights are: a file of this machine, or else a URL.
+
+    None where none are wanted or known, or where the backbone's library brings its own.
+
+    Raises:
+        WeightsError: the file that the configuration names is not there.
+    """
+    wanted = getattr(backbone, "pretrained", False)
+    given = wanted if isinstance(wanted, str) else None
     if given is not None and not is_url(given):
         path = Path(given).expanduser()
         if not path.is_file():
+            how = getattr(backbone, "pretrained_hint", None)
             raise WeightsError(
-                f"{name}: no pretrained weights at {path}", hint=how or f"check the path; {without}"
+                f"{type(backbone).__name__}: no pretrained weights at {path}",
+                hint=how or f"check the path; {_without_weights(backbone)}",
             )
         return path
-    source = given or url
-    assert source is not None
+    source = given or getattr(backbone, "pretrained_url", None)
+    own = given is None and getattr(backbone, "pretrained_state", None) is not None
+    if not wanted or own or source is None:
+        return None
     local = Path(getattr(backbone, "local_model_dir", "") or "").expanduser()
     path = local / Path(source).name
     if given is None and path.is_file():
         return path
+    return str(source)
+
+
+def _pretrained_file(backbone: nn.Module) -> Path:
+    """The file with a backbone's pretrained weights; downloads it if need be."""
+    source = pretrained_source(backbone)
+    assert source is not None
+    if isinstance(source, Path):
+        return source
     try:
-        return fetch(source, shared=given is None)
+        return fetch(source, shared=is_shared_name(backbone))
     except WeightsError as error:
-        raise WeightsError(error.message, hint=how or f"{error.hint}; {without}") from error
+        how = getattr(backbone, "pretrained_hint", None)
+        hint = how or f"{error.hint}; {_without_weights(backbone)}"
+        raise WeightsError(error.message, hint=hint) from error
+
+
+def is_shared_name(backbone: nn.Module) -> bool:
+    """Whether the URL is the backbone's own, whose file name means one file only."""
+    return not isinstance(getattr(backbone, "pretrained", False), str)
+
+
+def _without_weights(backbone: nn.Module) -> str:
+    name = type(backbone).__name__
+    return f"or start from random weights: --update {name}.pretrained=False"
 
 
 def split_of(cfg: Config, name: str) -> Mapping[str, Any]:

@@ -20,7 +20,6 @@ from detrkit.config.schema import RunConfig
 from detrkit.data.caching import (
     ProgressCallback,
     Room,
-    amount,
     cache_in_memory,
     cache_on_disk,
     picture_folder,
@@ -29,6 +28,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.engine.distributed.group import is_main, shared, world_size
 from detrkit.engine.machine import free_space, look
 from detrkit.errors import ConfigError, DataError
+from detrkit.words import amount
 
 if TYPE_CHECKING:
     from detrkit.engine.session import Session

@@ -2,8 +2,9 @@
 
 runs/<config-name>-<n>/
     config.yml  args.json  environment.json     what was run, with what, where
-    log.jsonl  results.csv  events.out…         one line per epoch; TensorBoard
-    batches/                                    augmented training batches as pictures
+    log.jsonl  results.csv  curves.png          one line per epoch, and drawn
+    events.out…  wandb/  loggers.json           TensorBoard, W&B; what loggers need to continue
+    batches/  detections.jpg                    augmented training batches; what was learnt
     best.pth  last.pth  best_stg1.pth           checkpoints
 """
 
@@ -144,9 +145,24 @@ class RunDirectory:
         return self.path / "batches"
 
     @property
-    def picture(self) -> Path:
-        """Detections of the best weights on validation images."""
+    def curves(self) -> Path:
+        """Losses, metrics and rates over the epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def detections(self) -> Path:
+        """Validation images with what the best weights find."""
         return self.path / "detections.jpg"
+
+    @property
+    def loggers(self) -> Path:
+        """Ids under which W&B and MLflow know the run."""
+        return self.path / "loggers.json"
+
+    @property
+    def start_files(self) -> list[Path]:
+        """What `write_start` writes."""
+        return [self.path / n for n in ("config.yml", "args.json", "environment.json")]
 
     def numbered(self, epochs: int) -> Path:
         """`epoch_0012.pth`: after 12 finished epochs."""
@@ -201,6 +217,7 @@ def environment() -> dict[str, Any]:
     import torchvision
 
     from detrkit import __version__
+    from detrkit.engine.distributed.group import world_size
 
     cuda = torch.cuda.is_available()
     return {
@@ -216,6 +233,7 @@ def environment() -> dict[str, Any]:
         else [platform.processor() or platform.machine()],
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
     }
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from detrkit.config import Config, build_component
-from detrkit.data.dataset import DetectionDataset
+from detrkit.data.dataset import CocoDetection, DetectionDataset, VOCDetection
 from detrkit.data.detect import open_splits
-from detrkit.data.image_check import check_bands
+from detrkit.data.image_check import CheckImages, check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
@@ -86,11 +86,33 @@ def open_session(cfg: Config) -> Session:
     Raises:
         ConfigError, DataError, UsageError: the configuration, the data or a flag is wrong.
     """
-    cfg = _with_absolute_paths(cfg)
+    cfg = with_absolute_paths(cfg)
+    device = own_device(cfg.run.device or None)
+    seed = cfg.run.seed
+    if seed is None:
+        seed = shared(lambda: secrets.randbelow(2**31))
+    return session_of(cfg, *open_data(cfg, seed), seed, device)
+
+
+def session_of(
+    cfg: Config,
+    train: DetectionDataset,
+    val: DetectionDataset | None,
+    seed: int,
+    device: torch.device,
+) -> Session:
+    """Derives everything that depends on data that was read.
+
+    Args:
+        cfg: the configuration.
+        train, val: of `open_data`.
+        seed: of everything random.
+        device: to train on.
+
+    Raises:
+        ConfigError, DataError, UsageError: data and configuration do not go together.
+    """
     run = cfg.run
-    device = own_device(run.device or None)
-    seed = run.seed if run.seed is not None else shared(lambda: secrets.randbelow(2**31))
-    train, val = open_data(cfg, seed)
     class_map = train.class_map
     if not len(class_map):
         raise DataError(f"{train.index.source} has no classes")
@@ -99,7 +121,7 @@ def open_session(cfg: Config) -> Session:
     cfg = cfg.with_values({"num_classes": len(class_map)}, origin="data set")
     cfg = cfg.with_values({"seed": seed}, origin="drawn" if run.seed is None else "seed")
     cfg = with_total_batch(cfg, world_size())
-    batches = len(_loader(cfg, "train_dataloader", train, seed, device))
+    batches = len(loader_of(cfg, "train_dataloader", train, seed, device))
     cfg = derive_schedule(cfg, batches)
     # the schedule may have moved the end of strong augmentation
     train.transforms = transforms = transforms_of(cfg, "train_dataloader")
@@ -110,8 +132,8 @@ def open_session(cfg: Config) -> Session:
         )
     return Session(
         config=cfg,
-        train=_loader(cfg, "train_dataloader", train, seed, device),
-        val=_loader(cfg, "val_dataloader", val, seed, device) if val is not None else None,
+        train=loader_of(cfg, "train_dataloader", train, seed, device),
+        val=loader_of(cfg, "val_dataloader", val, seed, device) if val is not None else None,
         class_map=class_map,
         image_spec=image_spec_of(cfg),
         plan=Plan.from_tree(cfg.tree, batches),
@@ -122,7 +144,7 @@ def open_session(cfg: Config) -> Session:
     )
 
 
-def _with_absolute_paths(cfg: Config) -> Config:
+def with_absolute_paths(cfg: Config) -> Config:
     """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
     data, cache = cfg.run.data, cfg.run.disk_cache
     if data and Path(data).expanduser().exists():
@@ -135,10 +157,21 @@ def _with_absolute(cfg: Config, key: str, path: str) -> Config:
     return cfg.with_values({key: absolute}, origin=str(cfg.origin(key)))
 
 
-def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """Training and validation data: of `data`, or of the loaders' own sections."""
+def open_data(
+    cfg: Config, seed: int, *, check_images: CheckImages = "auto"
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Training and validation data: of `data`, or of the loaders' own sections.
+
+    Args:
+        cfg: the configuration.
+        seed: of a part that is held out, and of augmentation.
+        check_images: how thoroughly (see `detrkit.data.image_check`).
+
+    Raises:
+        ConfigError, DataError: there is none, it cannot be read, or the parts do not go together.
+    """
     if cfg.run.data:
-        train_index, val_index = _indices_of(cfg, seed)
+        train_index, val_index = _indices_of(cfg, seed, check_images)
         channels = cfg.run.in_channels
         transforms = transforms_of(cfg, "train_dataloader")
         train = DetectionDataset(train_index, transforms, seed=seed, in_channels=channels)
@@ -149,9 +182,11 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
                 val_index, transforms, training=False, seed=seed, in_channels=channels
             )
     else:
-        train = _dataset_of(cfg, "train_dataloader", training=True)
+        train = dataset_of(cfg, "train_dataloader", training=True, check_images=check_images)
         has_val = bool(split_of(cfg, "val_dataloader").get("dataset"))
-        val = _dataset_of(cfg, "val_dataloader", training=False) if has_val else None
+        val = None
+        if has_val:
+            val = dataset_of(cfg, "val_dataloader", training=False, check_images=check_images)
     train.max_side = cfg.run.cache_imgsz if cache_kind(cfg.run) else None
     if not len(train):
         raise DataError(f"{train.index.source} has no training images")
@@ -166,12 +201,20 @@ def open_data(cfg: Config, seed: int) -> tuple[DetectionDataset, DetectionDatase
     return train, val
 
 
-def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | None]:
+def _indices_of(
+    cfg: Config, seed: int, check_images: CheckImages
+) -> tuple[DatasetIndex, DatasetIndex | None]:
     run = cfg.run
     assert run.data is not None
     chosen = {"train": run.train_split, "val": run.val_split}
     splits = {name: value for name, value in chosen.items() if value}
-    parts = open_splits(run.data, val_fraction=run.val_fraction, seed=seed, splits=splits or None)
+    parts = open_splits(
+        run.data,
+        val_fraction=run.val_fraction,
+        seed=seed,
+        splits=splits or None,
+        check_images=check_images,
+    )
     if "train" not in parts:
         raise DataError(
             f"{run.data} has no training images, only {', '.join(parts)}",
@@ -193,7 +236,14 @@ def _indices_of(cfg: Config, seed: int) -> tuple[DatasetIndex, DatasetIndex | No
     return parts["train"].split(HELD_OUT, seed)
 
 
-def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset:
+def dataset_of(
+    cfg: Config, loader: str, *, training: bool, check_images: CheckImages = "auto"
+) -> DetectionDataset:
+    """The data set of a loader's section; read when first needed.
+
+    Raises:
+        ConfigError: it names no data.
+    """
     section = split_of(cfg, loader).get("dataset")
     if not isinstance(section, Mapping):
         raise ConfigError(
@@ -208,6 +258,8 @@ def _dataset_of(cfg: Config, loader: str, *, training: bool) -> DetectionDataset
     if not isinstance(dataset, DetectionDataset):
         raise ConfigError(f"{loader}.dataset: `{section.get('type')}` is not a DetectionDataset")
     dataset.training = training
+    if isinstance(dataset, CocoDetection | VOCDetection):
+        dataset.check_images = check_images
     dataset.in_channels = cfg.run.in_channels  # also where its constructor does not take it
     return dataset
 
@@ -222,9 +274,10 @@ def transforms_of(cfg: Config, loader: str) -> Any:
     return compose
 
 
-def _loader(
+def loader_of(
     cfg: Config, name: str, dataset: DetectionDataset, seed: int, device: torch.device
 ) -> Loader:
+    """The loader that the section `name` describes, over a data set."""
     section = split_of(cfg, name)
     training = name == "train_dataloader"
     collate = section.get("collate_fn")

@@ -46,7 +46,7 @@ from detrkit.engine.ema import ModelEMA
 from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
-from detrkit.engine.optim import set_lr_factor
+from detrkit.engine.optim import group_names, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.state import TrainState
@@ -121,6 +121,7 @@ class Trainer:
         )
         self.waits = DataWait(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.groups = group_names(self.optimizer, unwrapped(self.model))
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -315,6 +316,12 @@ class Trainer:
         """The highest rate of any group: the main one, not the backbone's."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
+    @property
+    def lrs(self) -> dict[str, float]:
+        """The rate of each parameter group, where there are several."""
+        groups = self.groups if len(self.groups) > 1 else {}
+        return {n: float(self.optimizer.param_groups[i]["lr"]) for n, i in groups.items()}
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of the forward pass."""
         return self.precision.autocast(self.device)
@@ -350,6 +357,8 @@ class Trainer:
             lr=self.lr,
             grad_norm=norm,
             data=batch,
+            lrs=self.lrs,
+            ema_decay=self.ema.decay_now() if self.ema else None,
             seconds=seconds,
             wait_seconds=wait_seconds,
         )
@@ -384,4 +393,6 @@ class Trainer:
             images_per_second=state.images / max(state.train_seconds, 1e-9),
             memory_gib=memory,
             step=state.step,
+            lrs=self.lrs,
+            ema_decay=self.ema.decay_now() if self.ema else None,
         )

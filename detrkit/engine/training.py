@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from detrkit.config import Config
@@ -21,27 +20,13 @@ from detrkit.engine.distributed.meeting import meet, told
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.earlier_run import find_earlier_run
 from detrkit.engine.load_report import LoadReport
-from detrkit.engine.machine import look
-from detrkit.engine.observers import (
-    BatchPictures,
-    Bottleneck,
-    CSVLog,
-    JSONLog,
-    LoaderFacts,
-    Observer,
-    Progress,
-    TensorBoard,
-)
+from detrkit.engine.observers import Tracking, until_the_end
+from detrkit.engine.observers.factory import build_observers, require_loggers
 from detrkit.engine.parts import build_postprocessor
-from detrkit.engine.picture_cache import (
-    cache_kind,
-    cache_pictures,
-    disk_room,
-    memory_room,
-    picture_place,
-)
+from detrkit.engine.picture_cache import cache_kind, cache_pictures
 from detrkit.engine.pictures import detections_picture
 from detrkit.engine.run_dir import RunDirectory
+from detrkit.engine.run_log import read_log, seconds_of
 from detrkit.engine.session import (
     Session,
     build_trainer,
@@ -68,6 +53,8 @@ class RunResult:
         metrics: of the best epoch; empty without validation data.
         picture: detections on validation images, or None.
         loaded: what was loaded from tuning weights, or None.
+        seconds: of training and evaluation, over all parts of an interrupted run.
+        links: where trackers show it, by their names.
     """
 
     directory: Path
@@ -77,6 +64,24 @@ class RunResult:
     metrics: dict[str, float] = field(default_factory=dict)
     picture: Path | None = None
     loaded: LoadReport | None = None
+    seconds: float = 0.0
+    links: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What the run left, by what it is; only what is there."""
+        run = RunDirectory(self.directory)
+        found = {
+            "run": run.path,
+            "weights": run.best,
+            "last": run.last,
+            "log": run.log,
+            "table": run.results,
+            "curves": run.curves,
+            "detections": run.detections,
+            "batches": run.batches,
+        }
+        return {name: path for name, path in found.items() if path.exists()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -88,6 +93,9 @@ class RunResult:
             "metrics": self.metrics,
             "picture": str(self.picture) if self.picture else None,
             "loaded": self.loaded.to_dict() if self.loaded else None,
+            "seconds": round(self.seconds, 1),
+            "files": {name: str(path) for name, path in self.files.items()},
+            "links": self.links,
         }
 
 
@@ -115,6 +123,7 @@ def train(
     Raises:
         DetrkitError: its children say what went wrong.
     """
+    require_loggers(cfg.run)
     output = output or cfg.run.output_dir
     with together(cfg.run.device or None, devices):
         find = partial(find_earlier_run, cfg.name, output, arguments or {})
@@ -133,7 +142,7 @@ def train(
         with _owned(directory):
             if is_main():
                 directory.write_start(session.config.dump(), arguments or {})
-            observers = _observers(session, directory, console)
+            observers = build_observers(session, directory, console)
             trainer = build_trainer(session, model, directory, observers)
             if loaded is not None:
                 log.info("%s", loaded.describe())
@@ -148,6 +157,7 @@ def resume(
     device: str | None = None,
     workers: int | None = None,
     cache: str | None = None,
+    accumulate: int | None = None,
     console: Console | None = None,
     devices: Sequence[int] | None = None,
 ) -> RunResult:
@@ -158,7 +168,7 @@ def resume(
     Args:
         path: the run's folder, or a checkpoint in it (`last.pth`, `epoch_0012.pth`).
         data: where the same data set lies now, if it was moved.
-        device, workers: of this machine, if others than before.
+        device, workers, accumulate: of this machine, if others than before.
         cache: where images are kept decoded, if elsewhere than before: "ram", "disk" or "off".
         console: where progress goes; None: nowhere.
         devices: GPUs of the processes on this machine.
@@ -179,6 +189,8 @@ def resume(
                 moved["data"] = data
             if device is not None:
                 moved["device"] = device
+            if accumulate is not None:
+                moved["accumulate"] = accumulate
             if workers is not None:
                 for loader in ("train_dataloader", "val_dataloader"):
                     moved[f"{loader}.num_workers"] = workers
@@ -230,7 +242,7 @@ def _continue(
     model, _ = start_model(session, fresh=False)
     cache_pictures(session, console)
     with _owned(directory):
-        observers = _observers(session, directory, console, epoch, step)
+        observers = build_observers(session, directory, console, epoch, step)
         trainer = build_trainer(session, model, directory, observers)
         trainer.resume(checkpoint)
         state = trainer.state
@@ -259,42 +271,6 @@ def _moved_cache(cfg: Config, cache: str) -> dict[str, Any]:
             hint="--cache ram or --cache disk",
         )
     return {**cache_values(cache, cfg), "cache_imgsz": shrunk}
-
-
-def _observers(
-    session: Session,
-    directory: RunDirectory,
-    console: Console | None,
-    first_epoch: int = 0,
-    first_step: int = 0,
-) -> list[Observer]:
-    if not is_main():
-        return []
-    drawn = frozenset({0, *(stage.first for stage in session.plan.stages)})
-    observers: list[Observer] = [
-        JSONLog(directory.log, first_epoch),
-        CSVLog(directory.results, first_epoch),
-        TensorBoard(directory.path, first_step),
-        BatchPictures(directory.batches, session.class_map, session.image_spec, drawn),
-        Bottleneck(_loader_facts(session)),
-    ]
-    if console is not None:
-        observers.append(Progress(console))
-    return observers
-
-
-def _loader_facts(session: Session) -> LoaderFacts:
-    dataset = session.train.dataset
-    return LoaderFacts(
-        workers=session.train.num_workers,
-        cores=look().cores,
-        busy=torch.get_num_threads() if session.device.type == "cpu" else 1,
-        input_side=max(session.image_spec.size),
-        cached=dataset.store is not None,
-        memory=memory_room,
-        disk=lambda: disk_room(picture_place(session, dataset)),
-        dataset=dataset,
-    )
 
 
 def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> None:
@@ -329,9 +305,10 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
 def _run(
     session: Session, trainer: Trainer, directory: RunDirectory, loaded: LoadReport | None
 ) -> RunResult:
-    state = trainer.fit()
-    # behind `shared`, the others wait for the picture: an early end would look like a failure
-    return shared(lambda: _result(session, trainer, directory, state, loaded))
+    with until_the_end(trainer.observers):
+        state = trainer.fit()
+        # behind `shared`, the others wait for the picture: an early end would look like a failure
+        return shared(lambda: _result(session, trainer, directory, state, loaded))
 
 
 def _result(
@@ -342,14 +319,21 @@ def _result(
     loaded: LoadReport | None,
 ) -> RunResult:
     best = Checkpoint.load(directory.best)
+    picture = _final_picture(session, trainer, directory, best)
+    links: dict[str, str] = {}
+    for observer in trainer.observers:
+        if isinstance(observer, Tracking):
+            links |= observer.links
     return RunResult(
         directory=directory.path,
         best=directory.best,
         epochs=session.plan.epochs,
         best_epoch=state.best_epoch,
         metrics=best.metrics,
-        picture=_final_picture(session, trainer, directory, best),
+        picture=picture,
         loaded=loaded,
+        seconds=seconds_of(read_log(directory.log)),
+        links=links,
     )
 
 
@@ -357,7 +341,7 @@ def _finished(directory: RunDirectory, last: Checkpoint) -> RunResult:
     """The result of a run that has ended before."""
     log.info("%s is finished", directory)
     best = Checkpoint.load(directory.best)
-    picture = directory.picture
+    picture = directory.detections
     return RunResult(
         directory=directory.path,
         best=directory.best,
@@ -382,7 +366,7 @@ def _final_picture(
             build_postprocessor(session.config),
             session.class_map,
             session.image_spec,
-            directory.picture,
+            directory.detections,
         )
     except Exception as error:
         # the run is done and saved; a picture must not make it look failed

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,48 +87,100 @@ def load_weights(
     Raises:
         WeightsError: nothing fits, or (exact) not everything does; or `class_pairs` is wrong.
     """
-    report = LoadReport(source=source)
     own = model.state_dict()
-    copies: dict[str, Tensor] = {}
-    rows: dict[str, Tensor] = {}
+    transfer = match_weights(
+        own,
+        state,
+        class_map=class_map,
+        source_classes=source_classes,
+        class_pairs=class_pairs,
+        mode=mode,
+        source=source,
+    )
+    _complain(transfer.report, mode)
+    with torch.no_grad():
+        model.load_state_dict({**own, **transfer.copies(own, state)})
+    return transfer.report
+
+
+@dataclass
+class Transfer:
+    """Which tensors of a file go where; nothing is copied yet.
+
+    Attributes:
+        report: the same by name, for people.
+        rows: name -> row of the model -> row of the file, for tensors that are copied by class.
+    """
+
+    report: LoadReport
+    rows: dict[str, dict[int, int]] = field(default_factory=dict)
+
+    def copies(self, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The model's new tensors."""
+        copies = {name: state[name] for name in self.report.loaded}
+        for name, channels in self.report.folded.items():
+            copies[name] = folded(state[name], channels)
+        for name, rows in self.rows.items():
+            copies[name] = own[name].clone()
+            for mine, their in rows.items():
+                copies[name][mine] = state[name][their]
+        return copies
+
+
+def match_weights(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    *,
+    class_map: ClassMap | None = None,
+    source_classes: ClassMap | None = None,
+    class_pairs: Mapping[str, str | int | None] | None = None,
+    mode: Literal["exact", "tune"] = "tune",
+    source: str = "",
+) -> Transfer:
+    """What `load_weights` would copy. Only names and shapes count, so meta tensors serve.
+
+    Args:
+        own: the model's state dict.
+        state, class_map, source_classes, class_pairs, mode, source: as in `load_weights`.
+
+    Raises:
+        WeightsError: `class_pairs` is wrong.
+    """
+    transfer = Transfer(LoadReport(source=source))
+    report = transfer.report
+    by_class = []
     for name, value in own.items():
         if name not in state:
             (report.kept if is_derived(name) else report.missing).append(name)
             continue
         given = state[name]
-        by_class = mode == "tune" and has_class_rows(name)
-        if by_class and given.shape[1:] == value.shape[1:]:
-            rows[name] = given
+        if mode == "tune" and has_class_rows(name) and given.shape[1:] == value.shape[1:]:
+            by_class.append(name)
         elif given.shape == value.shape:
-            copies[name] = given
+            report.loaded.append(name)
         elif is_derived(name):
             report.kept.append(name)
         elif mode == "tune" and can_fold(given, value):
-            copies[name] = folded(given, value.shape[1])
             report.folded[name] = value.shape[1]
         else:
             report.mismatched[name] = (tuple(given.shape), tuple(value.shape))
     report.unexpected = [name for name in state if name not in own and not is_derived(name)]
-    for name, given in rows.items():
-        _copy_rows(report, copies, own[name], name, given, class_map, source_classes, class_pairs)
-    report.loaded = [n for n in copies if n not in report.by_class and n not in report.folded]
-    _complain(report, mode)
-    with torch.no_grad():
-        model.load_state_dict({**own, **copies})
-    return report
+    for name in by_class:
+        _match_rows(transfer, name, own[name], state[name], class_map, source_classes, class_pairs)
+    return transfer
 
 
-def _copy_rows(
-    report: LoadReport,
-    copies: dict[str, Tensor],
-    own: Tensor,
+def _match_rows(
+    transfer: Transfer,
     name: str,
+    own: Tensor,
     given: Tensor,
     class_map: ClassMap | None,
     source_classes: ClassMap | None,
     class_pairs: Mapping[str, str | int | None] | None,
 ) -> None:
-    """Puts `own` with the rows of shared classes from `given` into `copies`."""
+    """Finds the rows of shared classes; all rows where nothing is known about the classes."""
+    report = transfer.report
     padding = padding_rows(name)
     theirs = source_classes or known_class_map(len(given) - padding)
     if theirs is None and class_pairs:  # numbers are all that can be meant
@@ -136,17 +188,12 @@ def _copy_rows(
     fits = theirs is not None and len(theirs) == len(given) - padding
     if class_map is None or theirs is None or not fits or len(class_map) != len(own) - padding:
         if given.shape == own.shape:
-            copies[name] = given  # nothing known about either side: same rows, same classes
+            report.loaded.append(name)  # nothing known about either side: same rows, same classes
         else:
             report.mismatched[name] = (tuple(given.shape), tuple(own.shape))
         return
     pairs = match_classes(class_map, theirs, class_pairs)
-    mixed = own.clone()
-    for mine, their in pairs.items():
-        mixed[mine] = given[their]
-    if padding:
-        mixed[-1] = given[-1]
-    copies[name] = mixed
+    transfer.rows[name] = {**pairs, **({len(own) - 1: len(given) - 1} if padding else {})}
     report.by_class.append(name)
     report.matched_classes = {class_map.names[a]: theirs.names[b] for a, b in pairs.items()}
     report.new_classes = [n for i, n in enumerate(class_map.names) if i not in pairs]

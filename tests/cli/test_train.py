@@ -76,7 +76,7 @@ def content(folder: Path) -> dict[str, Any]:
         "ema": checkpoint.ema,
         "optimizer": checkpoint.optimizer,
         "position": {k: v for k, v in checkpoint.position.items() if "seconds" not in k},
-        "log": [{k: v for k, v in row.items() if "second" not in k} for row in rows],
+        "log": [{k: v for k, v in row.items() if not k.startswith("resources/")} for row in rows],
         "best": Checkpoint.load(folder / "best.pth").weights,
     }
 
@@ -85,7 +85,7 @@ def test_a_run_leaves_what_it_promises(place: Path) -> None:
     names = {p.name for p in (place / "whole").iterdir()}
     assert {
         "config.yml", "args.json", "environment.json", "log.jsonl", "results.csv", "batches",
-        "best.pth", "last.pth", "best_stg1.pth", "detections.jpg",
+        "best.pth", "last.pth", "best_stg1.pth", "detections.jpg", "curves.png",
     } <= names  # fmt: skip
     assert any(name.startswith("events.out") for name in names)
     assert len((place / "whole" / "log.jsonl").read_text().splitlines()) == EPOCHS

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detrkit.data.faults import FaultKind
-from detrkit.data.index import DatasetIndex
+from detrkit.data.index import FORMAT, DatasetIndex
 from detrkit.data.strings import PackedStrings
 from detrkit.errors import DataError, UsageError
 from detrkit.structures import ClassMap
@@ -171,7 +171,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         DatasetIndex.load(folder)
     head = (saved() / "index.json").read_text(encoding="utf-8")
-    (folder / "index.json").write_text(head.replace('"format": 1', '"format": 0'))
+    (folder / "index.json").write_text(head.replace(f'"format": {FORMAT}', '"format": 0'))
     with pytest.raises(DataError, match="another version"):
         DatasetIndex.load(folder)
 

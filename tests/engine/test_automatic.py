@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detrkit.config import catalogue, load_config
@@ -94,6 +94,8 @@ def test_a_file_without_a_second_stage_gets_none() -> None:
     st.integers(1, 600),
     st.lists(st.integers(0, 600), min_size=5, max_size=5).map(sorted),
 )
+@example(3, [0, 0, 0, 0, 7])
+@example(3, [3, 3, 3, 3, 19])
 def test_windows_stay_inside_and_in_order(epochs: int, file: list[int]) -> None:
     start, middle, strong, stop, base = file
     stop = max(stop, 1)

@@ -95,7 +95,11 @@ def test_a_run_records_its_waits(tmp_path: Path) -> None:
     run.fit()
     for line in (tmp_path / "log.jsonl").read_text().splitlines():
         row = json.loads(line)
-        assert 0.03 * len(run.loader) <= row["wait_seconds"] <= row["train_seconds"]
+        assert (
+            0.03 * len(run.loader)
+            <= row["resources/wait_seconds"]
+            <= row["resources/train_seconds"]
+        )
 
 
 # Advice ----------------------------------------------------------------------------------------
@@ -124,7 +128,10 @@ def large(facts: LoaderFacts, side: int = 11584) -> LoaderFacts:
     return facts
 
 
-def test_advice_follows_from_the_machine(facts: LoaderFacts) -> None:
+def test_advice_follows_from_the_machine(
+    facts: LoaderFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detrkit.engine.observers.bottleneck.decoding_share", lambda dataset: 0.6)
     text = advice(facts, 0.5)
     assert "waited for it 50% of the time (2 workers, 8 cores)" in text
     assert "--workers 4; or --cache ram (decoding images is" in text

@@ -1,26 +1,33 @@
-"""Logs, progress and TensorBoard."""
+"""Logs, progress and pictures."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
+from detrkit.engine import log_names as names
 from detrkit.engine.observers import (
     BatchPictures,
     CSVLog,
     EpochReport,
     JSONLog,
+    Observer,
+    OriginLines,
     Progress,
     StepReport,
-    TensorBoard,
+    until_the_end,
 )
+from detrkit.engine.run_log import read_log
 from detrkit.structures import Batch, ClassMap, ImageSpec, Target
 
 
@@ -77,7 +84,7 @@ def test_logs_forget_epochs_that_will_be_done_again(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
     assert [(r["epoch"], r["stage"]) for r in rows] == [(0, "train"), (1, "again")]
     assert rows[0]["val/AP"] == 0.25
-    assert rows[0]["wait_seconds"] == 12.0
+    assert rows[0]["resources/wait_seconds"] == 12.0
     with (tmp_path / "t").open() as file:
         assert [(r["epoch"], r["stage"]) for r in csv.DictReader(file)] == [
             ("0", "train"),
@@ -121,22 +128,123 @@ def test_a_live_bar_in_a_terminal() -> None:
     assert "evaluate" in text.getvalue()
 
 
-def test_tensorboard_can_be_read_back(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_lines_every_so_many_steps_where_there_is_no_terminal() -> None:
+    text = io.StringIO()
+    progress = Progress(Console(file=text, width=100), print_freq=4)
+    for number in range(10):
+        progress.step(step(number))
+    assert [line.split()[3] for line in text.getvalue().splitlines()] == ["4/10", "8/10"]
+    silent = Progress(Console(file=text, width=100), plain_every=0.0, print_freq=0)
+    silent.step(step(0))
+    assert len(text.getvalue().splitlines()) == 2
 
-    board = TensorBoard(tmp_path)
-    board.step(step(0))
-    board.step(step(3))  # not every step
-    board.step(step(10))
-    board.epoch(epoch(0))
-    board.close()
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [e.step for e in events.Scalars("train/loss")] == [0, 10]
-    assert events.Scalars("val/AP")[0].value == 0.25
-    assert events.Scalars("train/data_wait")[0].value == pytest.approx(0.2)
-    assert "train/loss_vfl" in events.Tags()["scalars"]
-    assert "train/loss_vfl_aux_0" not in events.Tags()["scalars"]
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    text = io.StringIO()
+    progress = Progress(Console(file=text, width=100, force_terminal=True, color_system=None))
+    progress.step(step(0))
+    progress.epoch(epoch(0))
+    assert "\x1b" not in text.getvalue()
+    assert "\r" not in text.getvalue()
+
+
+def origin_lines(print_freq: int, **more: Any) -> list[str]:
+    text = io.StringIO()
+    lines = OriginLines(Console(file=text, width=40), print_freq)
+    for number in range(10):
+        losses = {"loss_vfl": torch.tensor(float(number)), "loss_vfl_aux_0": torch.tensor(1.0)}
+        lines.step(step(number, losses=losses, **more))
+    for number in range(3):
+        lines.step(step(number, phase="val", batches=3, losses={}))
+    lines.epoch(epoch(0))
+    lines.close()
+    return text.getvalue().splitlines()
+
+
+def test_origin_prints_as_the_authors_do() -> None:
+    lines = origin_lines(5)
+    train = [line for line in lines if line.startswith("Epoch: [0/3]  [")]
+    assert [line.split("  ")[1] for line in train] == ["[ 0/10]", "[ 5/10]", "[ 9/10]"]
+    # median of the last 20, here the lower middle of 0…9, and the mean
+    assert "loss_vfl: 4.0000 (4.5000)" in train[-1]
+    assert "loss: 5.0000 (5.5000)" in train[-1]
+    assert "aux" not in train[-1]
+    assert "lr: 0.000100" in train[-1]
+    assert "eta: 0:00:00" in train[-1]
+    assert train[-1].endswith("data: 0.5000")  # the mean wait of a step
+    assert [line for line in lines if line.startswith("Test:  [")][-1].startswith("Test:  [2/3]")
+    assert lines[-4:] == [
+        "Epoch: [0/3] Total time: 0:01:00",
+        "Averaged stats:  lr: 0.000100  loss: 1.5000  loss_vfl: 1.5000",
+        "Test:  AP: 0.2500  AP50: 0.5000",
+        "best_stat: {'epoch': 0, 'AP': 0.2500}",
+    ]
+
+
+def test_origin_without_lines_within_an_epoch() -> None:
+    assert len(origin_lines(0)) == 4
+
+
+def test_a_full_disk_costs_lines_only_as_long_as_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, table = JSONLog(tmp_path / "l"), CSVLog(tmp_path / "t")
+    log.epoch(epoch(0))
+    table.epoch(epoch(0))
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", no_space)
+        for number in (1, 2):
+            log.epoch(epoch(number))
+            table.epoch(epoch(number))
+    assert len((tmp_path / "l").read_text().splitlines()) == 1
+    assert caplog.text.count("no space left") == 2  # once for each file
+    log.epoch(epoch(3))
+    table.epoch(epoch(3))
+    assert [row["epoch"] for row in read_log(tmp_path / "l")] == [0, 1, 2, 3]
+    assert len((tmp_path / "t").read_text().splitlines()) == 5
+
+
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_names_group_losses_by_where_they_come_from() -> None:
+    terms = {
+        "loss_vfl": "train/loss_vfl",
+        "loss_vfl_aux_0": "train_aux/loss_vfl_0",
+        "loss_giou_dn_2": "train_dn/loss_giou_2",
+        "loss_giou_dn_pre": "train_dn/loss_giou_pre",
+        "loss_bbox_enc_0": "train_enc/loss_bbox_0",
+        "loss_bbox_pre": "train_pre/loss_bbox",
+    }
+    assert {term: names.loss_name(term) for term in terms} == terms
+    row = epoch(0, losses=dict.fromkeys(terms, 1.0), lrs={"backbone": 1e-5}, ema_decay=0.9)
+    assert set(terms.values()) <= set(row.to_dict())
+    assert row.to_dict()["lr/backbone"] == 1e-5
+    assert row.to_dict()["train/ema_decay"] == 0.9
+
+
+@given(st.sampled_from(["loss_vfl", "loss_local"]), st.integers(0, 9))
+def test_names_of_different_terms_differ(term: str, layer: int) -> None:
+    terms = [term, f"{term}_pre", f"{term}_dn_pre"]
+    terms += [f"{term}_{part}_{layer}" for part in ("aux", "dn", "enc")]
+    assert len({names.loss_name(t) for t in terms}) == len(terms)
+
+
+def test_the_end_reaches_every_observer() -> None:
+    seen: list[object] = []
+
+    class Last(Observer):
+        def end(self, error: BaseException | None) -> None:
+            seen.append(error)
+
+    with until_the_end([Last(), Last()]):
+        assert not seen
+    wrong = ValueError("x")
+    with pytest.raises(ValueError, match="x"), until_the_end([Last()]):
+        raise wrong
+    assert seen == [None, None, wrong]
 
 
 def test_batch_pictures_of_the_chosen_epochs(tmp_path: Path) -> None:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.engine.optim import build_optimizer, parameter_groups, set_lr_factor
+from detrkit.engine.optim import (
+    build_optimizer,
+    group_names,
+    parameter_groups,
+    set_lr_factor,
+)
 from detrkit.errors import ConfigError
 
 
@@ -79,3 +84,21 @@ def test_all_problems_at_once() -> None:
 def test_unknown_optimizer() -> None:
     with pytest.raises(ConfigError, match="did you mean `Adam"):
         build_optimizer({"type": "AdamV", "lr": 1.0}, model())
+
+
+def test_groups_are_named_by_what_they_reach() -> None:
+    net = model()
+    names = group_names(build_optimizer(SECTION, net), net)
+    assert names == {"backbone": 0, "decoder_no_decay": 1, "decoder": 2}
+    one = {"type": "AdamW", "lr": 1e-3}
+    assert group_names(build_optimizer(one, net), net) == {"all": 0}
+    twice = {**one, "params": [{"params": "decoder.norm"}, {"params": "decoder.linear"}]}
+    assert group_names(build_optimizer(twice, net), net) == {
+        "decoder": 0, "decoder-2": 1, "backbone": 2
+    }  # fmt: skip
+    # the authors' files have groups without parameters
+    empty = {**one, "params": [{"params": "nothing", "weight_decay": 0.0}]}
+    assert group_names(build_optimizer(empty, net), net) == {"all": 1}
+    net["encoder"] = nn.Linear(1, 1)  # parts in the order in which an image passes them
+    rest = {**one, "params": [{"params": "backbone"}]}
+    assert list(group_names(build_optimizer(rest, net), net)) == ["backbone", "encoder_decoder"]

@@ -1,13 +1,15 @@
-"""The observer's contract: two methods, no priorities, no write access to the training."""
+"""The observer's contract: four methods, no priorities, no write access to the training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from detrkit.engine import log_names as names
 from detrkit.structures import Batch
 
 
@@ -24,6 +26,8 @@ class StepReport:
         lr: the main learning rate (the highest of all groups).
         grad_norm: of all gradients before clipping; on the device.
         data: the batch, on the device.
+        lrs: rate of each parameter group by its name; empty where there is only one.
+        ema_decay: in force for the averaged weights; None: there are none.
         seconds: wall time since the step before, or since the epoch began.
         wait_seconds: of them, without work because the batch was not there; on a GPU possibly of
             the step before.
@@ -39,6 +43,8 @@ class StepReport:
     lr: float = 0.0
     grad_norm: Tensor | None = None
     data: Batch | None = None
+    lrs: Mapping[str, float] = field(default_factory=dict)
+    ema_decay: float | None = None
     seconds: float = 0.0
     wait_seconds: float = 0.0
 
@@ -60,6 +66,7 @@ class EpochReport:
         images_per_second: of the training part.
         memory_gib: peak of the device's memory, None on a CPU.
         step: optimizer steps done so far.
+        lrs, ema_decay: as in StepReport, at the end of the epoch.
     """
 
     epoch: int
@@ -76,6 +83,8 @@ class EpochReport:
     images_per_second: float
     memory_gib: float | None
     step: int
+    lrs: Mapping[str, float] = field(default_factory=dict)
+    ema_decay: float | None = None
     wait_seconds: float = 0.0
 
     @property
@@ -84,20 +93,23 @@ class EpochReport:
         return min(self.wait_seconds / max(self.train_seconds, 1e-9), 1.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat plain data, one line of the log."""
+        """Flat plain data, one line of the log, under the names of `detrkit.engine.log_names`."""
         return {
             "epoch": self.epoch,
             "stage": self.stage,
             "step": self.step,
-            "lr": self.lr,
-            **{f"train/{name}": value for name, value in self.losses.items()},
-            **{f"val/{name}": value for name, value in self.metrics.items()},
+            names.LR: self.lr,
+            **names.lr_names(self.lrs),
+            **{names.loss_name(name): value for name, value in self.losses.items()},
+            names.EMA_DECAY: self.ema_decay,
+            **{names.metric_name(name): value for name, value in self.metrics.items()},
             "best": self.is_best,
-            "train_seconds": round(self.train_seconds, 3),
-            "wait_seconds": round(self.wait_seconds, 3),
-            "eval_seconds": round(self.eval_seconds, 3),
-            "images_per_second": round(self.images_per_second, 2),
-            "memory_gib": self.memory_gib,
+            names.TRAIN_SECONDS: round(self.train_seconds, 3),
+            names.WAIT_SECONDS: round(self.wait_seconds, 3),
+            names.DATA_WAIT: round(self.data_wait, 4),
+            names.EVAL_SECONDS: round(self.eval_seconds, 3),
+            names.IMAGES_PER_SECOND: round(self.images_per_second, 2),
+            names.MEMORY_GIB: self.memory_gib,
         }
 
 
@@ -111,4 +123,24 @@ class Observer:
         """After each epoch and its evaluation."""
 
     def close(self) -> None:
-        """At the end of the run, also after an error."""
+        """When training stops, also after an error."""
+
+    def end(self, error: BaseException | None) -> None:
+        """Last of all, once the pictures of a finished run are drawn.
+
+        Args:
+            error: what broke the run off; None: it is finished.
+        """
+
+
+@contextmanager
+def until_the_end(observers: Sequence[Observer]) -> Iterator[None]:
+    """Tells every observer how the run inside the block ended."""
+    try:
+        yield
+    except BaseException as error:
+        for observer in observers:
+            observer.end(error)
+        raise
+    for observer in observers:
+        observer.end(None)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrkit.data.caching import Room, amount, largest_side, picture_bytes
+from detrkit.data.caching import Room, largest_side, picture_bytes, pixel_bytes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import SampleKey
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.words import amount
 
 log = logging.getLogger("detrkit")
 
@@ -106,10 +107,13 @@ def advice(facts: LoaderFacts, share: float) -> str:
         f"the data loader is the bottleneck: the training waited for it {share:.0%} of the time "
         f"({who if facts.workers else 'no workers'}, {facts.cores} cores)"
     )
-    remedies = [*_more_workers(facts, share), *_cache(facts)]
-    if not remedies:
-        remedies = ["a machine with more cores, or fewer augmentations"]
-    return f"{line}. Faster with {'; or '.join(remedies)}"
+    return f"{line}. Faster with {'; or '.join(remedies(facts, share))}"
+
+
+def remedies(facts: LoaderFacts, share: float) -> list[str]:
+    """What would shorten the waits, the best first; see `advice`."""
+    found = [*_more_workers(facts, share), *_cache(facts)]
+    return found or ["a machine with more cores, or fewer augmentations"]
 
 
 def _more_workers(facts: LoaderFacts, share: float) -> list[str]:
@@ -130,7 +134,8 @@ def _cache(facts: LoaderFacts) -> list[str]:
     if decoding < WORTH_CACHING:
         return []
     why = f"decoding images is {decoding:.0%} of the work"
-    needed, memory = picture_bytes(sizes, None), facts.memory()
+    pixel, memory = pixel_bytes(dataset), facts.memory()
+    needed = picture_bytes(sizes, None, pixel)
     if needed <= memory.usable:
         return [f"--cache ram ({why}; {amount(needed)} of {amount(memory.free)} free memory)"]
     disk = facts.disk()
@@ -138,7 +143,7 @@ def _cache(facts: LoaderFacts) -> list[str]:
         return [
             f"--cache disk, if it is fast ({why}; {amount(needed)} of {amount(disk.free)} free)"
         ]
-    side = largest_side(sizes, memory.usable)
+    side = largest_side(sizes, memory.usable, pixel)
     if side is None or side < facts.input_side:
         return []
     return [f"--cache ram --cache-size {side} ({why}; all images need {amount(needed)})"]

@@ -1,17 +1,46 @@
-"""`log.jsonl` and `results.csv`: one line per epoch, complete after every epoch."""
+"""`log.jsonl` and `results.csv`: one line per epoch, complete after every epoch.
+
+Where a file cannot be written (a full disk), one warning says so, the run goes on, and the lines
+are written after a later epoch, once there is room.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from detrkit.engine.observers.base import EpochReport, Observer
-from detrkit.files import cannot_write, write_atomically
+from detrkit.engine.run_log import read_log
+from detrkit.errors import DetrkitError
+from detrkit.files import write_atomically
+
+log = logging.getLogger("detrkit")
 
 
-class JSONLog(Observer):
+class _Table(Observer):
+    """A file with a line per epoch.
+
+    It is written anew after each: it is small, and never left half written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._warned = False
+
+    def _write(self, content: Callable[[], str]) -> None:
+        try:
+            write_atomically(self.path, lambda file: file.write(content().encode()))
+        except DetrkitError as error:
+            if not self._warned:
+                self._warned = True
+                log.warning("%s; the run goes on without", error.message)
+
+
+class JSONLog(_Table):
     """One JSON object per epoch.
 
     Args:
@@ -20,57 +49,46 @@ class JSONLog(Observer):
     """
 
     def __init__(self, path: Path, first_epoch: int = 0) -> None:
-        self.path = path
-        kept = [line for line in _lines(path) if _epoch(line) < first_epoch]
+        super().__init__(path)
+        self.rows = [row for row in read_log(path) if row["epoch"] < first_epoch]
         if path.exists():
-            write_atomically(path, lambda file: file.write("".join(kept).encode()))
+            self._write(self._text)
 
     def epoch(self, report: EpochReport) -> None:
         """Appends the epoch's line."""
-        line = json.dumps(report.to_dict(), ensure_ascii=False) + "\n"
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        self.rows.append(report.to_dict())
+        self._write(self._text)
+
+    def _text(self) -> str:
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
 
 
-class CSVLog(Observer):
+class CSVLog(_Table):
     """The same as a table. Columns are added when an epoch brings new ones."""
 
     def __init__(self, path: Path, first_epoch: int = 0) -> None:
-        self.path = path
+        super().__init__(path)
         self.rows: list[dict[str, str]] = []
         if path.exists():
             with path.open(encoding="utf-8", newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if _number(row) < first_epoch]
+                self.rows = [row for row in csv.DictReader(file) if _epoch(row) < first_epoch]
 
     def epoch(self, report: EpochReport) -> None:
-        """Writes the whole table again: it is small, and never left half written."""
+        """Adds the epoch's row."""
         self.rows.append({name: _text(value) for name, value in report.to_dict().items()})
+        self._write(self._table)
+
+    def _table(self) -> str:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path, lambda file: file.write(buffer.getvalue().encode()))
+        return buffer.getvalue()
 
 
-def _lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return path.read_text(encoding="utf-8").splitlines(keepends=True)
-
-
-def _epoch(line: str) -> float:
-    """The line's epoch; a line that was cut off counts as the future."""
-    try:
-        return int(json.loads(line)["epoch"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
-def _number(row: dict[str, str]) -> float:
+def _epoch(row: dict[str, str]) -> float:
+    """The row's epoch; a row that was cut off counts as the future."""
     try:
         return int(row["epoch"])
     except (ValueError, KeyError, TypeError):

@@ -21,13 +21,22 @@ class Progress(Observer):
         console: where to.
         every: seconds between two readings of the loss for the live bar; reading waits for the
             device.
-        plain_every: seconds between two lines within an epoch where there is no terminal.
+        plain_every: seconds between two lines within an epoch where no terminal shows a bar.
+        print_freq: steps between them instead; 0: no such lines.
     """
 
-    def __init__(self, console: Console, every: float = 0.5, plain_every: float = 60.0) -> None:
+    def __init__(
+        self,
+        console: Console,
+        every: float = 0.5,
+        plain_every: float = 60.0,
+        print_freq: int | None = None,
+    ) -> None:
         self.console = console
+        self.live = console.is_terminal and not console.is_dumb_terminal
         self.every = every
         self.plain_every = plain_every
+        self.print_freq = print_freq
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._phase: tuple[str, int] | None = None
@@ -42,13 +51,13 @@ class Progress(Observer):
         now = time.monotonic()
         phase = (report.phase, report.epoch)
         if phase != self._phase:
-            self._phase, self._read = phase, now if not self.console.is_terminal else 0.0
+            self._phase, self._read = phase, 0.0 if self.live else now
             self._window = [0.0, 0.0]
         self._window[0] += report.seconds
         self._window[1] += report.wait_seconds
-        if self.console.is_terminal:
+        if self.live:
             self._move(report, now)
-        elif now - self._read >= self.plain_every and report.phase == "train":
+        elif report.phase == "train" and self._is_due(report, now):
             self._read = now
             loss = sum(float(value) for value in report.losses.values())
             self.console.print(
@@ -56,6 +65,12 @@ class Progress(Observer):
                 f"batch {report.batch + 1}/{report.batches}  loss {loss:.3f}  {self._wait()}",
                 highlight=False,
             )
+
+    def _is_due(self, report: StepReport, now: float) -> bool:
+        """Whether a line within an epoch is to be printed."""
+        if self.print_freq is None:
+            return now - self._read >= self.plain_every
+        return self.print_freq > 0 and (report.batch + 1) % self.print_freq == 0
 
     def _move(self, report: StepReport, now: float) -> None:
         if self._bar is None:
@@ -105,7 +120,7 @@ class Progress(Observer):
         for name in ("AP", "AP50"):
             value = report.metrics.get(name)
             line.append(f"{value:>10.3f}" if value is not None else f"{'-':>10}")
-        line.append(f"{_duration(seconds):>10}{_duration(left):>7}{report.data_wait:>7.0%}")
+        line.append(f"{duration(seconds):>10}{duration(left):>7}{report.data_wait:>7.0%}")
         if report.is_best:
             line.append("  best", style="green")
         self.console.print(line)
@@ -120,7 +135,7 @@ class Progress(Observer):
         self._stop()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`0:07`, `12:30`, `3:02:11`."""
     total = round(seconds)
     hours, rest = divmod(total, 3600)

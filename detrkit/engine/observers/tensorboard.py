@@ -1,54 +1,59 @@
-"""TensorBoard events in the run's folder."""
+"""TensorBoard events, in the run's folder or below `summary_dir`."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.engine.observers.tracker import Outcome, RunFacts, Tracker
+
+#: Pixels of a picture's longer side; events hold every picture as a whole.
+_LARGEST = 1280
 
 
-class TensorBoard(Observer):
-    """Losses and rates every few steps, metrics every epoch.
+class TensorBoard(Tracker):
+    """Curves and pictures; after an interruption, points that will be made again are hidden.
 
     Args:
-        folder: where events go.
-        first_step: events from this step on, left by an interrupted run, are hidden.
-        every: steps between two points of a training curve; reading a loss waits for the device.
+        folder: where events go; None: the run's.
     """
 
-    def __init__(self, folder: Path, first_step: int = 0, every: int = 10) -> None:
+    name = "tensorboard"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tensorboard's own imports warn on new Pythons
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer: Any = SummaryWriter(
-                str(folder), purge_step=first_step if first_step else None
-            )
-        self.every = every
+        self._open: Any = SummaryWriter
 
-    def step(self, report: StepReport) -> None:
-        """Losses, rate and gradient norm."""
-        if report.phase != "train" or report.step % self.every:
-            return
-        losses = {name: float(value) for name, value in report.losses.items()}
-        self.writer.add_scalar("train/loss", sum(losses.values()), report.step)
-        for name, value in losses.items():
-            if name.count("_") == 1:  # the final layer's terms; the auxiliary ones fill screens
-                self.writer.add_scalar(f"train/{name}", value, report.step)
-        self.writer.add_scalar("train/lr", report.lr, report.step)
-        if report.grad_norm is not None:
-            self.writer.add_scalar("train/grad_norm", float(report.grad_norm), report.step)
+    def begin(self, run: RunFacts) -> Mapping[str, str]:
+        """Opens a new file of events beside those of the run's earlier parts."""
+        folder = self.folder or run.folder
+        self.writer = self._open(str(folder), purge_step=run.first_step or None)
+        self.where = f"tensorboard --logdir {folder}"
+        return {}
 
-    def epoch(self, report: EpochReport) -> None:
-        """Metrics, at the epoch's last step."""
-        for name, value in report.metrics.items():
-            self.writer.add_scalar(f"val/{name}", value, report.step)
-        self.writer.add_scalar("train/images_per_second", report.images_per_second, report.step)
-        self.writer.add_scalar("train/data_wait", report.data_wait, report.step)
-        self.writer.flush()
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Points of curves; metrics reach the disk at once."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        if "epoch" in values:
+            self.writer.flush()
 
-    def close(self) -> None:
-        """Closes the file."""
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """The picture, not larger than a screen."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            image.thumbnail((_LARGEST, _LARGEST))
+            pixels = np.asarray(image.convert("RGB"))
+        self.writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def end(self, outcome: Outcome, best: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Closes the file; tables stay where they are."""
         self.writer.close()

@@ -20,6 +20,7 @@ from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.distributed.group import rank
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import ConfigError, Interrupted, OtherProcessFailed, TrainingDiverged
+from detrkit.models.layers.norm import freeze_batch_norm
 from tests.conftest import REPOSITORY
 from tests.engine.distributed.processes import in_processes
 from tests.engine.tiny_data import write_coco, write_config
@@ -48,7 +49,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(
-    place: Path, name: str, disturb: tuple[int, int, str] | None = None, **flags: Any
+    place: Path,
+    name: str,
+    disturb: tuple[int, int, str] | None = None,
+    frozen: bool = False,
+    accumulate: int | None = None,
+    batch: int = BATCH,
 ) -> dict[str, float]:
     """Trains in `place/name` and returns the metrics.
 
@@ -56,13 +62,14 @@ def train(
         place: holds data and configuration.
         name: of the run.
         disturb: (rank, step, what): "stop" sends the process a signal, "nan" spoils its images.
-        flags: of `TrainFlags`.
+        frozen: batch norms do not learn.
+        accumulate, batch: of `TrainFlags`.
     """
-    values = {"data": str(place / "data"), "batch": BATCH, "device": "cpu", **flags}
-    cfg = load_with_flags(place / "tiny.yml", TrainFlags(**values), update=PLAIN)
+    flags = TrainFlags(data=str(place / "data"), batch=batch, accumulate=accumulate, device="cpu")
+    cfg = load_with_flags(place / "tiny.yml", flags, update=PLAIN)
     if disturb is not None:
         _disturb(*disturb)
-    with _double():
+    with _double(frozen):
         return dict(training.train(cfg, output=place / name).metrics)
 
 
@@ -73,11 +80,13 @@ def go_on(place: Path, name: str) -> None:
 
 
 @contextmanager
-def _double() -> Iterator[None]:
+def _double(frozen: bool = False) -> Iterator[None]:
     """Models in float64: in float32 the order of sums alone changes these gradients by 1 %."""
 
     def start_in_double(*args: Any, **kwargs: Any) -> Any:
         model, report = start_model(*args, **kwargs)
+        if frozen:
+            freeze_batch_norm(model)
         model.double().register_forward_pre_hook(_to_double)
         return model, report
 
@@ -134,7 +143,7 @@ def assert_same_run(place: Path, name: str, other: str) -> None:
         names = [n for n in ours if n.startswith(kind) and ours[n].is_floating_point()]
         moved = _distance([(ours[n], start.get(n, zero)) for n in names])
         apart = _distance([(ours[n], theirs[n]) for n in names])
-        assert moved > 0.01, kind
+        assert moved > 1e-3, kind
         assert apart < 1e-4 * moved, f"{kind}: {apart} of {moved}"
     for row, twin in zip(losses(place / name), losses(place / other), strict=True):
         assert row == pytest.approx(twin, rel=1e-4, abs=1e-5)
@@ -174,6 +183,13 @@ def test_four_processes_train_the_weights_of_one(place: Path, whole: str) -> Non
     assert_same_run(place, "four", whole)
 
 
+def test_processes_that_split_their_share_train_the_same(place: Path, whole: str) -> None:
+    """Two processes with two parts each, against one with the whole batch."""
+    train(place, "frozen", frozen=True)
+    in_processes(2, train, place, "split", None, True, 2)
+    assert_same_run(place, "split", "frozen")
+
+
 @pytest.mark.parametrize("where", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_to_one_process_stops_all_and_another_number_goes_on(
     place: Path, whole: str, where: int
@@ -199,10 +215,6 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all(place: Path) -> None:
 
 
 def test_a_batch_that_processes_cannot_share(place: Path) -> None:
-    results = in_processes(2, _train_odd, place)
+    results = in_processes(2, train, place, "odd", None, False, None, 7)
     assert {type(result) for result in results} == {ConfigError, OtherProcessFailed}
     assert any("use --batch 6 or 8" in result.hint for result in results if result.hint)
-
-
-def _train_odd(place: Path) -> Any:
-    return train(place, "odd", batch=7)
