@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.engine import machine
-from detrkit.engine.machine import PeakMemory, existing, free_space, look
+from detrkit.engine.machine import existing, free_space, look
 
 GIB = 1 << 30
 
