@@ -377,7 +377,7 @@ class _Columns:
         return f"annotation {self.annotation_ids[row]}"
 
     def sort(self, count: int) -> npt.NDArray[np.int64]:
-        """Lets `take` put the boxes in the order of their images.
+        """Lets `take` put the boxes in the order of their images, which are forgotten.
 
         Args:
             count: of all images.
@@ -385,9 +385,11 @@ class _Columns:
         Returns:
             (count,) boxes of each image.
         """
+        counts = np.bincount(self.images, minlength=count)
         if (self.images[1:] < self.images[:-1]).any():
             self._order = np.argsort(self.images, kind="stable")
-        return np.bincount(self.images, minlength=count)
+        del self.images, self.has_id
+        return counts
 
     def take(self, name: str) -> npt.NDArray[Any]:
         """A column, which is no longer here then: there is never a second copy of all."""

@@ -20,12 +20,13 @@ from detrkit.data.coco_boxes import CocoBoxes
 from detrkit.data.coco_entries import ANNOTATIONS, IMAGES, Image, id_of, number_of
 from detrkit.data.faults import Fault, FaultKind, FaultReport
 from detrkit.data.files import Folders, ImageFinder
-from detrkit.data.ids import Lookup
+from detrkit.data.ids import Lookup, References
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.index_cache import cached_index, cached_value
 from detrkit.data.json_stream import JsonStream, read_either
 from detrkit.data.sources import Sources
+from detrkit.data.strings import StringColumn
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import ClassMap
 
@@ -158,7 +159,9 @@ class _Reader:
         self.faults = self.builder.faults
         self.boxes = CocoBoxes(self.file, self.faults)
         self.categories: dict[int | str, str] = {}
-        self.names: dict[int | str, str] = {}  # of the files, by image id
+        self.ids: dict[int | str, None] = {}  # of images, in the order of the builder
+        self.names = StringColumn()  # of their files
+        self.again: list[tuple[int | str, str]] = []  # ids and names of further entries
         self.positions = 0  # entries of `images` so far
         self.keys: list[str] = []
 
@@ -209,10 +212,11 @@ class _Reader:
     def add_image(
         self, image_id: int | str, name: str, height: float | None, width: float | None
     ) -> None:
-        if image_id in self.names:
-            self._twice(image_id, self.names[image_id], name)
+        if image_id in self.ids:
+            self.again.append((image_id, name))
             return
-        self.names[image_id] = name
+        self.ids[image_id] = None
+        self.names.append(name)
         if self.builder.check_images == "none":
             path = self.finder.guess(name)
         else:
@@ -222,9 +226,25 @@ class _Reader:
                 self.faults.add(FaultKind.REPAIRED_PATH, self.file, where, path)
         self.builder.add_image(path, image_id, (_pixels(height), _pixels(width)))
 
-    def _twice(self, image_id: int | str, first: str, second: str) -> None:
+    def report_repeated(self, ids: Sequence[int | str], images: Lookup) -> None:
+        """Says which images are listed again, the same or another under one id."""
+        names = self.names.finish()
+        firsts = images.find(References.of([image_id for image_id, _ in self.again]))
+        for (image_id, name), first in zip(self.again, firsts, strict=True):
+            kind = FaultKind.DUPLICATE_IMAGE_ID
+            if names[first] != name:
+                kind = FaultKind.AMBIGUOUS_IMAGE_ID
+            self.report_twice(kind, image_id, names[first], name)
+        seen: dict[str, int] = {}
+        for number, image_id in enumerate(ids if any(isinstance(i, str) for i in ids) else ()):
+            first = seen.setdefault(str(image_id), number)
+            if first != number:  # 1 and "1"
+                kind = FaultKind.AMBIGUOUS_IMAGE_ID
+                self.report_twice(kind, image_id, names[first], names[number])
+
+    def report_twice(self, kind: FaultKind, image_id: int | str, first: str, second: str) -> None:
         self.faults.add(
-            FaultKind.DUPLICATE_IMAGE_ID if first == second else FaultKind.AMBIGUOUS_IMAGE_ID,
+            kind,
             self.file,
             f"image {image_id}",
             f"{first} and {second}",
@@ -233,15 +253,12 @@ class _Reader:
 
     def index(self, class_map: ClassMap | None) -> DatasetIndex:
         """Brings images, boxes and classes together."""
-        if any(isinstance(i, str) for i in self.names):
-            seen: dict[str, str] = {}
-            for image_id, name in self.names.items():
-                if seen.setdefault(str(image_id), name) is not name:  # 1 and "1"
-                    self._twice(image_id, seen[str(image_id)], name)
+        ids = list(self.ids)
+        self.ids.clear()
+        images = Lookup(ids)
+        self.report_repeated(ids, images)
         found = merge_categories([(self.file, _not_empty(self.file, self.categories))])
         classes, matches = adopt(class_map or found, found)
-        images = Lookup(list(self.names))
-        self.names.clear()
         for boxes in self.boxes.resolved(images, found, matches):
             self.builder.add_boxes(boxes)
         return self.builder.build(classes)

@@ -14,11 +14,10 @@ from pathlib import Path
 def new_folder(folder: Path) -> Iterator[Path]:
     """A draft beside `folder` that gets its name in the end, in place of what had it.
 
-    If the block raises, the draft is removed and `folder` is as before. Where another process
-    makes the same folder at once, the faster one wins.
+    If the block raises, the draft is removed and `folder` is as before.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or what lies there cannot be replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}-", dir=folder.parent))
@@ -27,11 +26,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         draft.chmod(0o755)
         if folder.exists():
             remove_folder(folder)
-        try:
-            os.rename(draft, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+        os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

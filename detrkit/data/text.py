@@ -26,7 +26,7 @@ def read_text(path: str | Path) -> str:
         raise DataError(f"{path}: {error.strerror or error}") from error
     for encoding in ("utf-8-sig", "gb18030"):
         try:
-            return data.decode(encoding)
+            return data.decode(encoding).removeprefix("\ufeff")
         except UnicodeDecodeError:
             continue
     raise DataError(f"{path}: not a text file (neither UTF-8 nor GB18030)")

@@ -165,6 +165,38 @@ def test_one_image_id_for_two_files_stops(make_coco: CocoMaker) -> None:
         read_coco(make_coco([box(1)], images))
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "b.jpg"])
+def test_one_image_id_as_number_and_text_stops(make_coco: CocoMaker, name: str) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": "1", "file_name": name}]
+    with pytest.raises(DataError, match=rf"image 1: .*a\.jpg and {name}"):
+        read_coco(make_coco([box(1)], images))
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_a_list_that_stands_twice_stops(make_coco: CocoMaker, key: str) -> None:
+    path = make_coco([box(1)])
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[:-1] + f', "{key}": []}}', encoding="utf-8")
+    with pytest.raises(DataError, match=f"`{key}` stands there twice"):
+        read_coco(path)
+
+
+def test_ids_beyond_64_bits(make_coco: CocoMaker) -> None:
+    images = [{"id": 2**63 + i, "file_name": f"{i}.jpg"} for i in range(2)]
+    annotations = [box(2**64, image=2**63 + 1, category=2**65), box(2**63 - 1, image=2**63)]
+    index = read_coco(make_coco(annotations, images, [{"id": 2**65, "name": "cat"}]))
+    assert [index.image_id(i) for i in range(2)] == [str(2**63), str(2**63 + 1)]
+    assert np.diff(index.offsets).tolist() == [0, 1]  # the other has no declared class
+    assert index.class_map.category_ids == (2**65,)
+
+
+def test_ids_written_as_floats_are_ids(make_coco: CocoMaker) -> None:
+    """As tables with gaps write them."""
+    images = [{"id": 1.0, "file_name": "a.jpg"}]
+    index = read_coco(make_coco([box(1.0, image=1, category=2.0)], images))
+    assert (index.image_id(0), index.labels.tolist()) == (1, [1])
+
+
 def test_one_category_id_for_two_classes_stops(make_coco: CocoMaker) -> None:
     categories = [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]
     with pytest.raises(DataError, match=r"category 1: .*`cat` and `dog`"):
