@@ -480,7 +480,7 @@ def sample(
         summary = sample_dataset(
             source,
             target,
-            count=count,
+            number=count,
             fraction=fraction,
             per_class=per_class,
             seed=seed,

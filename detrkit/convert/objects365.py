@@ -34,6 +34,7 @@ from detrkit.convert.summary import SplitCounts, Summary
 from detrkit.data.coco_writer import write_coco
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.errors import DataError, Interrupted, UsageError
+from detrkit.words import count
 
 logger = logging.getLogger("detrkit")
 
@@ -108,7 +109,9 @@ def convert(
             _write(document, stage / f"annotations/instances_{split}.json", old, new, recipe)
             counts[split] = SplitCounts.of_document(document)
             smaller = int((old != new).any(1).sum())
-            notes.append(f"{smaller:,} of {len(document):,} images of `{split}` were made smaller")
+            notes.append(
+                f"made smaller: {smaller:,} of {count(len(document), 'image')} of `{split}`"
+            )
     faults = FaultReport.merge(document.faults for document in documents.values())
     return Summary(output, "COCO", counts, faults, notes)
 

@@ -26,6 +26,7 @@ from detrkit.data.faults import FaultReport
 from detrkit.data.index import DatasetIndex
 from detrkit.data.splits import SPLIT_NAMES
 from detrkit.errors import DataError, UsageError
+from detrkit.words import count
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,11 @@ class Division:
         groups, notes = None, []
         if self.group_by is not None:
             groups, unmatched = groups_of(names, self.group_by)
-            notes.append(f"{len(np.unique(groups))} groups of images stayed together")
+            notes.append(f"kept together: {count(len(np.unique(groups)), 'group')} of images")
             if unmatched:
-                notes.append(f"{unmatched} file names do not match `{self.group_by}`")
+                notes.append(
+                    f"without a match of `{self.group_by}`: {count(unmatched, 'file name')}"
+                )
         shares = list(self.ratios.values())
         parts = divide(boxes, shares, seed=self.seed, stratify=self.stratify, groups=groups)
         return parts, notes
@@ -189,9 +192,13 @@ def merge_datasets(sources: Sequence[Source], target: Target) -> Summary:
         result = merge([next(same_classes) for _ in group])
         merged[split] = result.document
         if result.joined:
-            notes.append(f"{result.joined} images of `{split}` were in several sources: joined")
+            notes.append(
+                f"in several sources, joined: {count(result.joined, 'image')} of `{split}`"
+            )
         if result.renumbered:
-            notes.append(f"{result.renumbered} images of `{split}` got a new id: theirs was taken")
+            notes.append(
+                f"id was taken, numbered anew: {count(result.renumbered, 'image')} of `{split}`"
+            )
     read = [path for documents in opened for path in sources_of(documents)]
     return _write_coco(merged, target, read, notes)
 
@@ -200,18 +207,18 @@ def sample_dataset(
     source: Source,
     target: Target,
     *,
-    count: int | None = None,
+    number: int | None = None,
     fraction: float | None = None,
     per_class: int | None = None,
     seed: int = 0,
     stratify: bool = False,
 ) -> Summary:
-    """Some images of each split, as COCO; one of `count`, `fraction` and `per_class` says which.
+    """Some images of each split, as COCO; one of `number`, `fraction` and `per_class` says which.
 
     Raises:
         UsageError: not exactly one of them is given, or it cannot be had.
     """
-    if sum(value is not None for value in (count, fraction, per_class)) != 1:
+    if sum(value is not None for value in (number, fraction, per_class)) != 1:
         raise UsageError("give one of --count, --fraction and --per-class")
     if fraction is not None and not 0 < fraction <= 1:
         raise UsageError(f"--fraction {fraction}: must be above 0 and at most 1")
@@ -224,7 +231,7 @@ def sample_dataset(
         if per_class is not None:
             rows = choose_per_class(boxes, per_class, seed=seed)
         else:
-            wanted = count or max(1, round((fraction or 0) * len(document)))
+            wanted = number or max(1, round((fraction or 0) * len(document)))
             rows = choose(boxes, wanted, seed=seed, stratify=stratify)
         chosen[split] = document.subset(rows)
     return _write_coco(chosen, target, sources_of(documents))
@@ -250,7 +257,7 @@ def _write_divided(
         names = [str(image["file_name"]) for image in whole.images]
         parts, notes = division.parts(_boxes(whole), names)
         if pooled.joined:
-            notes.append(f"{pooled.joined} images were in several splits, taken once")
+            notes.append(f"in several splits, taken once: {count(pooled.joined, 'image')}")
         documents = {
             split: whole.subset(np.flatnonzero(parts == number))
             for number, split in enumerate(division.ratios)
@@ -277,7 +284,7 @@ def _divided(
     _, first = np.unique([os.path.abspath(path) for path in pool.paths], return_index=True)
     notes = []
     if len(first) < len(pool):
-        notes.append(f"{len(pool) - len(first)} images were in several splits, taken once")
+        notes.append(f"in several splits, taken once: {count(len(pool) - len(first), 'image')}")
         pool = pool.subset(np.sort(first))
     owners = np.repeat(np.arange(len(pool)), np.diff(pool.offsets))
     folder = root if root.is_dir() else root.parent

@@ -142,7 +142,7 @@ def test_groups_stay_together(run: Run, source: Path, form: str) -> None:
     out = source.parent / "out"
     options = ("--ratios", "1,1", "--group-by", r"([^/]+) \d+")
     found = content(run, form, source, "-o", out, *options)
-    assert any("4 groups of images stayed together" in note for note in found["notes"])
+    assert found["notes"][0] == "kept together: 4 groups of images"
     clips = [{Path(p).name.split()[0] for p in part.paths} for part in open_splits(out).values()]
     assert not clips[0] & clips[1]
     assert len(clips[0] | clips[1]) == 4
@@ -160,7 +160,7 @@ def test_images_of_several_splits_are_divided_once(run: Run, source: Path, form:
     (yolo / "b.txt").write_text("\n".join(names[2:]))
     found = content(run, form, yolo, "-o", source.parent / "out", "--ratios", "1,1")
     assert [s["images"] for s in found["splits"].values()] == [2, 2]
-    assert found["notes"] == ["2 images were in several splits, taken once"]
+    assert found["notes"] == ["in several splits, taken once: 2 images"]
     parts = open_splits(source.parent / "out")
     brought = [{Path(p).name for p in part.paths} for part in parts.values()]
     assert not brought[0] & brought[1]
