@@ -14,8 +14,10 @@ from PIL import Image, ImageOps
 
 from detrkit.analysis.hashing import SIDE, perceptual_hash
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.images import MAX_PIXELS, read_image
+from detrkit.data.images import read_image
 from detrkit.data.index import DatasetIndex
+from detrkit.data.unreadable import max_pixels
+from detrkit.drawing import viewable
 from detrkit.errors import DataError
 
 #: Side of the miniature that is kept of each picture.
@@ -101,7 +103,8 @@ def gray_of(path: str, *, apply_exif: bool = True) -> npt.NDArray[np.uint8]:
     """
     picture = _reduced_jpeg(path, apply_exif)
     if picture is None:
-        pixels = read_image(path, apply_exif=apply_exif).permute(1, 2, 0).numpy()
+        image = viewable(read_image(path, apply_exif=apply_exif, channels=None))
+        pixels = image.permute(1, 2, 0).numpy()
         picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
@@ -111,7 +114,7 @@ def _reduced_jpeg(path: str, apply_exif: bool) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             ordinary = image.format == "JPEG" and image.mode in ("L", "RGB")
-            if not ordinary or image.width * image.height > MAX_PIXELS:
+            if not ordinary or image.width * image.height > max_pixels():
                 return None
             image.draft("L", (4 * SIDE, 4 * SIDE))
             image.load()

@@ -255,8 +255,9 @@ def config_flag_to_argument(args: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
+    global settings
     arguments = list(sys.argv[1:] if args is None else args)
-    settings.__init__(arguments)  # type: ignore[misc]
+    settings = Settings(arguments)
     try:
         code = typer.main.get_command(app).main(
             args=arguments, prog_name="detrkit", standalone_mode=False

@@ -13,7 +13,8 @@ import typer
 from detrkit.cli.options import JsonOut
 
 if TYPE_CHECKING:
-    from detrkit.convert.operations import Division, Progress, Source, Target
+    from detrkit.convert.headers import Progress
+    from detrkit.convert.operations import Division, Source, Target
     from detrkit.convert.summary import Summary
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -81,8 +82,8 @@ GroupBy = Annotated[
     typer.Option(
         "--group-by",
         metavar="REGEX",
-        help="Images whose file names match the same text stay together, e.g. the frames of a "
-        r"video: [bold]'^(.*)_\\d+'[/].",
+        help="Images whose file names match the same text stay together: "
+        r"[bold]'([^/]+)_\d+'[/] for frames such as clip7_0001.jpg.",
         show_default=False,
     ),
 ]
@@ -159,9 +160,9 @@ def to_coco(
     from detrkit.convert.operations import convert_to_coco
 
     division = _division(ratios, seed, stratify, group_by)
-    source, target = _source(src, images, lists), _target(output, place, force)
-    with _progress(json) as progress:
-        summary = convert_to_coco(source, target, division, progress)
+    source = _source(src, images, lists)
+    with _target(output, place, force, json) as target:
+        summary = convert_to_coco(source, target, division)
     _report(summary, json)
 
 
@@ -186,8 +187,10 @@ def to_yolo(
     from detrkit.convert.operations import convert_to_yolo
 
     division = _division(ratios, seed, stratify, group_by)
-    source, target = _source(src, None, lists), _target(output, place, force)
-    _report(convert_to_yolo(source, target, division, keep_crowds=keep_crowds), json)
+    source = _source(src, None, lists)
+    with _target(output, place, force, json) as target:
+        summary = convert_to_yolo(source, target, division, keep_crowds=keep_crowds)
+    _report(summary, json)
 
 
 def to_voc(
@@ -211,8 +214,10 @@ def to_voc(
     from detrkit.convert.operations import convert_to_voc
 
     division = _division(ratios, seed, stratify, group_by)
-    source, target = _source(src, images, lists), _target(output, place, force)
-    _report(convert_to_voc(source, target, division, keep_crowds=keep_crowds), json)
+    source = _source(src, images, lists)
+    with _target(output, place, force, json) as target:
+        summary = convert_to_voc(source, target, division, keep_crowds=keep_crowds)
+    _report(summary, json)
 
 
 def crowdhuman(
@@ -237,9 +242,9 @@ def crowdhuman(
     from detrkit.convert.crowdhuman import PersonBox
     from detrkit.convert.operations import convert_crowdhuman
 
-    source, target = _source(src, images, None), _target(output, place, force)
-    with _progress(json) as progress:
-        summary = convert_crowdhuman(source, target, PersonBox(box.value), progress)
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = convert_crowdhuman(source, target, PersonBox(box.value))
     _report(summary, json)
 
 
@@ -378,8 +383,10 @@ def categories(
         first_id=first_id,
         drop_empty=drop_empty,
     )
-    source, target = _source(src, images, None), _target(output, place, force)
-    _report(change_categories(source, target, changes), json)
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = change_categories(source, target, changes)
+    _report(summary, json)
 
 
 def split(
@@ -406,8 +413,10 @@ def split(
 
     division = _division(ratios, seed, stratify, group_by)
     assert division is not None
-    source, target = _source(src, images, None), _target(output, place, force)
-    _report(split_dataset(source, target, division), json)
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = split_dataset(source, target, division)
+    _report(summary, json)
 
 
 def merge(
@@ -428,7 +437,9 @@ def merge(
     from detrkit.convert.operations import merge_datasets
 
     sources = [_source(path, None, None) for path in src]
-    _report(merge_datasets(sources, _target(output, place, force)), json)
+    with _target(output, place, force, json) as target:
+        summary = merge_datasets(sources, target)
+    _report(summary, json)
 
 
 def sample(
@@ -464,16 +475,17 @@ def sample(
     """Choose some images of each split; the result is COCO."""
     from detrkit.convert.operations import sample_dataset
 
-    source, target = _source(src, images, None), _target(output, place, force)
-    summary = sample_dataset(
-        source,
-        target,
-        count=count,
-        fraction=fraction,
-        per_class=per_class,
-        seed=seed,
-        stratify=stratify,
-    )
+    source = _source(src, images, None)
+    with _target(output, place, force, json) as target:
+        summary = sample_dataset(
+            source,
+            target,
+            count=count,
+            fraction=fraction,
+            per_class=per_class,
+            seed=seed,
+            stratify=stratify,
+        )
     _report(summary, json)
 
 
@@ -510,11 +522,13 @@ def _source(path: Path, images: Path | None, lists: list[str] | None) -> Source:
     return Source(path.expanduser(), images, chosen or None)
 
 
-def _target(output: Path, place: Enum, force: bool) -> Target:
+@contextmanager
+def _target(output: Path, place: Enum, force: bool, json: bool) -> Iterator[Target]:
     from detrkit.convert.operations import Target
     from detrkit.convert.placing import Place
 
-    return Target(output.expanduser(), Place(place.value), force)
+    with _progress(json) as progress:
+        yield Target(output.expanduser(), Place(place.value), force, progress)
 
 
 def _division(

@@ -39,7 +39,7 @@ MaxRestarts = Annotated[
         "--max-restarts",
         metavar="N",
         min=0,
-        help="With --auto-resume: attempts in a row without a new checkpoint.",
+        help="With --auto-resume: how often in a row without a new checkpoint between.",
     ),
 ]
 
@@ -52,7 +52,8 @@ def run_in_processes(
     nproc: int | None,
     *,
     device: str | None = None,
-    restarts: int = 0,
+    auto_resume: bool = False,
+    max_restarts: int = RESTARTS,
 ) -> list[int] | None:
     """Starts this command in processes where that is asked for, and exits with their code.
 
@@ -62,7 +63,7 @@ def run_in_processes(
         devices: of `--devices`.
         nproc: of `--nproc`.
         device: of `--device`.
-        restarts: new attempts after a crash.
+        auto_resume: start again after a crash, up to `max_restarts` times in a row.
 
     Returns:
         The numbers of `--devices`.
@@ -89,10 +90,19 @@ def run_in_processes(
         hold_lifeline()
         return numbers
     processes = nproc or len(numbers or [0])
-    if find_place().world_size > 1 or (processes == 1 and not restarts):
+    place = find_place()
+    if place.world_size > 1:
+        if nproc is not None and nproc != place.local_world_size:
+            raise UsageError(
+                f"--nproc {nproc}, but {place.local_world_size} of {place.world_size} processes "
+                "were started on this machine",
+                hint="torchrun and srun start the processes: leave --nproc out",
+            )
+        return numbers
+    if processes == 1 and not auto_resume:
         return numbers
     command = [sys.executable, "-m", "detrkit", *settings.arguments]
-    raise typer.Exit(Launcher(command, processes, restarts).run())
+    raise typer.Exit(Launcher(command, processes, max_restarts if auto_resume else 0).run())
 
 
 def _device_numbers(text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,7 @@ from detrkit.cli.processes import (
     Nproc,
     run_in_processes,
 )
-
-# Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
-# ruff: noqa: UP045
+from detrkit.cli.train import Accumulate, Cache, Workers
 
 
 def resume(
@@ -31,16 +29,9 @@ def resume(
     device: Device = None,
     devices: Devices = None,
     nproc: Nproc = None,
-    workers: Annotated[
-        Optional[int],
-        typer.Option("-j", "--workers", metavar="N", help="Processes that load images."),
-    ] = None,
-    cache: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="ram|disk|off", help="Where images are kept decoded.", show_default=False
-        ),
-    ] = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    accumulate: Accumulate = None,
     auto_resume: AutoResume = False,
     max_restarts: MaxRestarts = RESTARTS,
     plugin: Plugins = None,
@@ -51,11 +42,11 @@ def resume(
     The result is the same as if it had never stopped, on a CPU bit for bit (as long as the
     number of threads is the same).
     Settings come from the checkpoint; --data, --device, --workers and --cache say what is
-    elsewhere on this machine. --devices or --nproc may differ from before as long as they can
-    share the batch.
+    elsewhere on this machine. The number of devices may be another than before as long as they
+    can share the batch; on fewer of them --accumulate makes it fit.
     """
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
 
     from detrkit.cli import console
@@ -68,8 +59,8 @@ def resume(
         for file in plugin or ():
             load_plugin(file)
         result = continue_run(
-            run, data=data, device=device, workers=workers, cache=cache, console=console.err,
-            devices=numbers,
+            run, data=data, device=device, workers=workers, cache=cache, accumulate=accumulate,
+            console=console.err, devices=numbers,
         )  # fmt: skip
     if place.rank == 0:
         report(result, json)

@@ -161,21 +161,22 @@ def train(
 
         return continue_run(
             resume,
-            data,
-            device,
-            devices,
-            nproc,
-            workers,
-            cache,
-            auto_resume,
-            max_restarts,
-            plugin,
-            json,
+            data=data,
+            device=device,
+            devices=devices,
+            nproc=nproc,
+            workers=workers,
+            cache=cache,
+            accumulate=accumulate,
+            auto_resume=auto_resume,
+            max_restarts=max_restarts,
+            plugin=plugin,
+            json=json,
         )
     from detrkit.engine.derive import TrainFlags, parse_batch
 
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
     images = parse_batch(batch)
     flags = TrainFlags(

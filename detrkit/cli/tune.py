@@ -82,7 +82,7 @@ def tune(
 
     images = parse_batch(batch)
     numbers = run_in_processes(
-        devices, nproc, device=device, restarts=max_restarts if auto_resume else 0
+        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
     )
     flags = TrainFlags(
         data=data,

@@ -93,14 +93,15 @@ class CocoDocument:
         """
         numbers = settle_ids(self.ids, self.kept)
         columns = (values(self.owners), values(self.labels), values(numbers))
+        images = [image["id"] for image in self.images]
+        categories = [category["id"] for category in self.categories]
         for entry, owner, label, number in zip(self.entries, *columns, strict=True):
             if owner == LEFT_OUT:
                 continue
             written = dict(entry)
-            if number != NO_ID:
-                written["id"] = number
-            written["image_id"] = self.images[owner]["id"]
-            written["category_id"] = self.categories[label]["id"]
+            written["id"] = number
+            written["image_id"] = images[owner]
+            written["category_id"] = categories[label]
             yield written
 
     def by_image(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
@@ -157,6 +158,11 @@ class Columns:
         self._open.append((owner, label, number))
         if len(self._open) >= _CHUNK:
             self._pack()
+
+    def extend(self, rows: npt.NDArray[np.int64]) -> None:
+        """Adds entries: (n, 3) owner, label, id."""
+        self._pack()
+        self._packed.append(rows)
 
     def leave_out(self) -> None:
         """Adds an entry that does not count."""

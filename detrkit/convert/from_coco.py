@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from detrkit.convert.document import NO_ID, CocoDocument, Columns
+from detrkit.convert.document import LEFT_OUT, NO_ID, CocoDocument, Columns
 from detrkit.data.coco import named_categories, not_a_list
 from detrkit.data.coco_boxes import WrongEntry, annotation_place, as_annotation
 from detrkit.data.coco_entries import ANNOTATIONS, Annotation, id_of, number_of
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import ImageFinder
-from detrkit.data.ids import fits
+from detrkit.data.ids import as_column, fits
 from detrkit.data.json_stream import JsonStream, NotUtf8
 from detrkit.data.text import read_json
 
@@ -30,24 +31,33 @@ _LISTS = ("images", "annotations", "categories")
 class CocoAnnotations:
     """The annotation entries of a file, read at each iteration.
 
-    Coordinates written as text become numbers; an entry that is no object becomes an empty one.
+    Attributes:
+        path: the file.
+        ordinary: all entries are objects with numbers in `bbox`; otherwise coordinates that are
+            written as text become numbers, and an entry that is no object an empty one.
     """
 
     path: Path
+    ordinary: bool
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        read = 0
-        try:
-            with JsonStream(self.path) as stream:
-                for key in stream:
-                    if key == "annotations":
-                        for part in stream.elements(_OBJECTS):
-                            for entry in part.typed if part.typed is not None else part.plain or []:
-                                yield _with_numbers(entry)
-                                read += 1
-        except NotUtf8:
-            for entry in read_json(self.path)["annotations"][read:]:
-                yield _with_numbers(entry)
+        for part in _entries(self.path, _OBJECTS):
+            yield from part if self.ordinary else map(_with_numbers, part)
+
+
+def _entries(path: Path, decoder: msgspec.json.Decoder[list[Any]]) -> Iterator[list[Any]]:
+    """The entries of `annotations`, some thousands at once: as the decoder makes them, or plain."""
+    read = 0
+    try:
+        with JsonStream(path) as stream:
+            for key in stream:
+                if key == "annotations":
+                    for part in stream.elements(decoder):
+                        found = part.typed if part.typed is not None else part.plain or []
+                        yield found
+                        read += len(found)
+    except NotUtf8:
+        yield read_json(path)["annotations"][read:]
 
 
 def read_document(path: Path, images: Path | None = None, *, look: bool = True) -> CocoDocument:
@@ -74,9 +84,11 @@ def read_document(path: Path, images: Path | None = None, *, look: bool = True) 
         files = _files(path, entries, ImageFinder.around(path, images), faults)
     else:
         files = [(images or path.parent) / entry["file_name"] for entry in entries]
-    columns = _Assignment(path, entries, categories, faults).columns()
+    assignment = _Assignment(path, entries, categories, faults)
+    columns = assignment.columns()
+    annotations = CocoAnnotations(path, assignment.ordinary)
     return CocoDocument(
-        str(path), entries, files, categories, CocoAnnotations(path), *columns, content, faults
+        str(path), entries, files, categories, annotations, *columns, content, faults
     )
 
 
@@ -166,6 +178,7 @@ class _Assignment:
         self.faults = faults
         self.rows: dict[int | str, int] = {e["id"]: row for row, e in enumerate(images)}
         self.labels: dict[int | str, int] = {e["id"]: row for row, e in enumerate(categories)}
+        self.ordinary = True  # as `CocoAnnotations` means it
         self._text_rows: dict[str, int] | None = None
         self._columns = Columns()
         self._position = 0
@@ -174,14 +187,10 @@ class _Assignment:
         self,
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Owners, labels and ids of all entries."""
-        try:
-            with JsonStream(self.path) as stream:
-                for key in stream:
-                    if key == "annotations":
-                        for part in stream.elements(ANNOTATIONS):
-                            self._add(part.plain if part.typed is None else part.typed)
-        except NotUtf8:
-            self._add(read_json(self.path)["annotations"][self._position :])
+        for part in _entries(self.path, ANNOTATIONS):
+            if not self._add_clean(part):
+                self._add(part)
+            self._position += len(part)
         owners, labels, ids = self._columns.arrays()
         numbers, counts = np.unique(ids[ids != NO_ID], return_counts=True)
         repeated = counts > 1
@@ -195,8 +204,24 @@ class _Assignment:
             )
         return owners, labels, ids
 
-    def _add(self, entries: Any) -> None:
-        for position, entry in enumerate(entries or (), self._position):
+    def _add_clean(self, entries: list[Any]) -> bool:
+        """Adds entries if none of them needs a closer look."""
+        if not entries or not isinstance(entries[0], Annotation):
+            return False
+        rows = [self.rows.get(entry.image_id, LEFT_OUT) for entry in entries]
+        labels = [self.labels.get(entry.category_id, LEFT_OUT) for entry in entries]
+        ids = as_column([entry.id for entry in entries])
+        if LEFT_OUT in rows or LEFT_OUT in labels or ids is None:
+            return False
+        if not math.isfinite(sum(chain.from_iterable(entry.bbox for entry in entries))):
+            return False
+        self._columns.extend(np.column_stack([rows, labels, ids]))
+        return True
+
+    def _add(self, entries: list[Any]) -> None:
+        for position, entry in enumerate(entries, self._position):
+            if not isinstance(entry, Annotation) and _with_numbers(entry) is not entry:
+                self.ordinary = False
             try:
                 self._columns.add(*self._assigned(entry))
             except WrongEntry as wrong:
@@ -207,7 +232,6 @@ class _Assignment:
                 elif isinstance(entry, Mapping):
                     where = annotation_place(id_of(entry.get("id")), position)
                 self.faults.add(wrong.kind, self.path, where, wrong.detail)
-        self._position += len(entries or ())
 
     def _assigned(self, entry: Any) -> tuple[int, int, int]:
         """Row of the image, row of the category, id.
@@ -223,7 +247,7 @@ class _Assignment:
         label = self.labels.get(entry.category_id)
         if label is None:
             raise WrongEntry(FaultKind.UNKNOWN_CLASS, f"category {entry.category_id}")
-        if not math.isfinite(sum(entry.bbox)) and not all(map(math.isfinite, entry.bbox)):
+        if not all(map(math.isfinite, entry.bbox)):
             raise WrongEntry(FaultKind.NOT_FINITE, f"`bbox` is {list(entry.bbox)}")
         return row, label, entry.id if fits(entry.id) and entry.id != NO_ID else NO_ID
 

@@ -65,7 +65,8 @@ def merge(documents: Sequence[CocoDocument]) -> Merged:
             license_id = image.get("license")
             if isinstance(license_id, int | str) and license_id in renamed:
                 changes["license"] = renamed[license_id]
-            images.append(image | changes)
+            new = any(image[key] != value for key, value in changes.items())
+            images.append(image | changes if new else image)
             files.append(file)
         row_of_file |= fresh
         owners.append(moved[document.owners])

@@ -67,8 +67,9 @@ def convert(
 ) -> Summary:
     """Makes the training and validation set.
 
-    Needs the memory of two million entries of images, about 3 GB; boxes are streamed. Called
-    again after an interruption, it goes on where it stopped.
+    Entries of images are in memory and boxes are streamed: two million images with 30 million
+    boxes need about 4.5 GB (a quarter of them took 1.04 GB). Called again after an interruption,
+    it goes on where it stopped.
 
     Args:
         root: the download, with `train` and `val`.

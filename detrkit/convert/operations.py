@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from detrkit.convert.document import CocoDocument
 from detrkit.convert.headers import Progress
 from detrkit.convert.merge import merge, with_same_classes
 from detrkit.convert.partition import Boxes, divide, groups_of
+from detrkit.convert.placement import relative_name
 from detrkit.convert.placing import Place
 from detrkit.convert.sample import choose, choose_per_class
 from detrkit.convert.sources import open_documents
@@ -63,11 +65,13 @@ class Target:
         output: a folder, or a .json file where COCO is written.
         place: what happens to the images.
         force: replace a former result.
+        progress: called with the number of images done and of all, where that takes time.
     """
 
     output: Path
     place: Place
     force: bool = False
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -95,20 +99,12 @@ class Source:
         return documents
 
 
-def convert_to_coco(
-    source: Source,
-    target: Target,
-    division: Division | None = None,
-    progress: Progress | None = None,
-) -> Summary:
+def convert_to_coco(source: Source, target: Target, division: Division | None = None) -> Summary:
     """Any data set as COCO; its own splits unless a division is given."""
-    documents = source.open(progress)
-    return _write_divided(documents, target, division, "COCO")
+    return _write_divided(source.open(target.progress), target, division, "COCO")
 
 
-def convert_crowdhuman(
-    source: Source, target: Target, box: PersonBox, progress: Progress | None = None
-) -> Summary:
+def convert_crowdhuman(source: Source, target: Target, box: PersonBox) -> Summary:
     """CrowdHuman's .odgt files as COCO, with a choice of the box."""
     files = crowdhuman.find_files(source.path)
     if not files:
@@ -116,7 +112,7 @@ def convert_crowdhuman(
             f"{source.path}: no .odgt file here",
             hint="give annotation_train.odgt, or the folder that holds it",
         )
-    documents = crowdhuman.read_documents(files, source.images, box=box, progress=progress)
+    documents = crowdhuman.read_documents(files, source.images, box=box, progress=target.progress)
     _log_faults(documents)
     return _write_divided(documents, target, None, "COCO")
 
@@ -125,7 +121,7 @@ def convert_to_voc(
     source: Source, target: Target, division: Division | None = None, *, keep_crowds: bool = False
 ) -> Summary:
     """Any data set as Pascal VOC."""
-    return _write_divided(source.open(), target, division, "VOC", keep_crowds)
+    return _write_divided(source.open(target.progress), target, division, "VOC", keep_crowds)
 
 
 def convert_to_yolo(
@@ -142,14 +138,7 @@ def convert_to_yolo(
     indices = open_splits(source.path, splits=source.lists, check_images="all")
     notes: list[str] = []
     if division is not None:
-        pool = DatasetIndex.concat(list(indices.values()))
-        owners = np.repeat(np.arange(len(pool)), np.diff(pool.offsets))
-        boxes = Boxes(len(pool), owners, pool.labels)
-        parts, notes = division.parts(boxes, [Path(path).as_posix() for path in pool.paths])
-        indices = {
-            split: pool.subset(np.flatnonzero(parts == number))
-            for number, split in enumerate(division.ratios)
-        }
+        indices, notes = _divided(indices, source.path, division)
     summary = to_yolo.write(
         indices,
         target.output,
@@ -157,6 +146,7 @@ def convert_to_yolo(
         keep_crowds=keep_crowds,
         force=target.force,
         sources=[source.path],
+        progress=target.progress,
     )
     return replace(summary, notes=notes + summary.notes)
 
@@ -170,7 +160,7 @@ def change_categories(
         source, target: as elsewhere.
         changes: gets the names of the classes and says what becomes of them.
     """
-    documents = source.open()
+    documents = source.open(target.progress)
     change = changes(next(iter(documents.values())).names)
     changed = {split: change.apply(document) for split, document in documents.items()}
     return _write_coco(changed, target, sources_of(documents))
@@ -178,12 +168,12 @@ def change_categories(
 
 def split_dataset(source: Source, target: Target, division: Division) -> Summary:
     """All images of a data set, divided anew, as COCO."""
-    return _write_divided(source.open(), target, division, "COCO")
+    return _write_divided(source.open(target.progress), target, division, "COCO")
 
 
 def merge_datasets(sources: Sequence[Source], target: Target) -> Summary:
     """Several data sets as one, as COCO: split by split, or all in one file."""
-    opened = [source.open() for source in sources]
+    opened = [source.open(target.progress) for source in sources]
     by_split = {
         split: [documents[split] for documents in opened if split in documents]
         for split in SPLIT_NAMES
@@ -227,7 +217,7 @@ def sample_dataset(
         raise UsageError(f"--fraction {fraction}: must be above 0 and at most 1")
     if stratify and per_class is not None:
         raise UsageError("--per-class balances the classes by itself: leave out --stratify")
-    documents = source.open()
+    documents = source.open(target.progress)
     chosen: dict[str, CocoDocument] = {}
     for split, document in documents.items():
         boxes = _boxes(document)
@@ -255,9 +245,12 @@ def _write_divided(
     read = sources_of(documents)
     notes: list[str] = []
     if division is not None:
-        whole = merge(list(documents.values())).document
+        pooled = merge(list(documents.values()))
+        whole = pooled.document
         names = [str(image["file_name"]) for image in whole.images]
         parts, notes = division.parts(_boxes(whole), names)
+        if pooled.joined:
+            notes.append(f"{pooled.joined} images were in several splits, taken once")
         documents = {
             split: whole.subset(np.flatnonzero(parts == number))
             for number, split in enumerate(division.ratios)
@@ -271,8 +264,30 @@ def _write_divided(
         keep_crowds=keep_crowds,
         force=target.force,
         sources=read,
+        progress=target.progress,
     )
     return replace(summary, notes=notes + summary.notes)
+
+
+def _divided(
+    indices: Mapping[str, DatasetIndex], root: Path, division: Division
+) -> tuple[dict[str, DatasetIndex], list[str]]:
+    """All images divided anew, each once, and what is worth knowing about it."""
+    pool = DatasetIndex.concat(list(indices.values()))
+    _, first = np.unique([os.path.abspath(path) for path in pool.paths], return_index=True)
+    notes = []
+    if len(first) < len(pool):
+        notes.append(f"{len(pool) - len(first)} images were in several splits, taken once")
+        pool = pool.subset(np.sort(first))
+    owners = np.repeat(np.arange(len(pool)), np.diff(pool.offsets))
+    folder = root if root.is_dir() else root.parent
+    names = [relative_name(Path(path), folder) for path in pool.paths]
+    parts, more = division.parts(Boxes(len(pool), owners, pool.labels), names)
+    divided = {
+        split: pool.subset(np.flatnonzero(parts == number))
+        for number, split in enumerate(division.ratios)
+    }
+    return divided, notes + more
 
 
 def _write_coco(
@@ -282,7 +297,12 @@ def _write_coco(
     notes: Sequence[str] = (),
 ) -> Summary:
     summary = to_coco.write(
-        documents, target.output, place=target.place, force=target.force, sources=read
+        documents,
+        target.output,
+        place=target.place,
+        force=target.force,
+        sources=read,
+        progress=target.progress,
     )
     return replace(summary, notes=[*notes, *summary.notes])
 

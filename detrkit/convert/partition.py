@@ -95,7 +95,7 @@ def groups_of(names: Sequence[str], pattern: str) -> tuple[npt.NDArray[np.int64]
     if names and unmatched == len(names):
         raise UsageError(
             f"--group-by {pattern}: matches none of the file names, e.g. `{names[0]}`",
-            hint="e.g. '^(.*)_\\d+' puts clip7_0001.jpg and clip7_0002.jpg together",
+            hint="e.g. '([^/]+)_\\d+' puts clip7_0001.jpg and clip7_0002.jpg together",
         )
     return groups, unmatched
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.convert.document import CocoDocument
+from detrkit.convert.headers import Progress
 from detrkit.convert.placing import Place, put
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.files import Folders, ImageFinder
@@ -97,6 +98,7 @@ def put_all(
     flat: bool = False,
     by_stem: bool = False,
     known: dict[Path, str] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[CocoDocument, list[str]]:
     """Makes the images of a document available below `folder`.
 
@@ -106,6 +108,7 @@ def put_all(
         how: link or copy.
         flat, by_stem: as in `target_names`.
         known: files that are there already, and their names; gets the new ones.
+        progress: called with the number of images brought and of all.
 
     Returns:
         The document and the name of each of its images below `folder`.
@@ -122,8 +125,10 @@ def put_all(
     names = target_names(
         document.files, flat=flat, by_stem=by_stem, known=known, faults=document.faults
     )
-    for file, name in zip(document.files, names, strict=True):
+    for number, (file, name) in enumerate(zip(document.files, names, strict=True), start=1):
         if file not in known:
             put(file, folder / name, how)
+        if progress is not None:
+            progress(number, len(names))
     known |= dict(zip(document.files, names, strict=True))
     return document, names

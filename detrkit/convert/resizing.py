@@ -11,6 +11,7 @@ import io
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,8 +27,8 @@ from detrkit.convert.placing import Place, put
 from detrkit.errors import DetrkitError
 from detrkit.files import cannot_write
 
-_AT_ONCE = 32  # images in one message to a worker
-_AHEAD = 4  # messages per worker
+_AT_ONCE = 8  # images in one message to a worker: so many are finished after Ctrl-C
+_AHEAD = 8  # messages per worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def resize_all(jobs: Iterable[Job], how: Resizing, workers: int) -> Iterator[Out
         yield from map(how.do, remaining)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     pending: deque[Future[list[Outcome]]] = deque()
     try:
         while True:
@@ -168,9 +169,17 @@ def _do_all(how: Resizing, jobs: list[Job]) -> list[Outcome]:
     return [how.do(job) for job in jobs]
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process; the main one decides what to do."""
+def _start_worker() -> None:
+    """Ctrl-C reaches every process; the main one decides what to do. Without it, a worker ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _is_same(target: Path, source: str) -> bool:

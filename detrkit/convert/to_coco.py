@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from detrkit.convert.document import CocoDocument
+from detrkit.convert.headers import Progress
 from detrkit.convert.output import staged
 from detrkit.convert.placement import put_all, referring_names
 from detrkit.convert.placing import Place
@@ -23,6 +24,7 @@ def write(
     place: Place = Place.refer,
     force: bool = False,
     sources: list[Path] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Writes a COCO data set.
 
@@ -33,6 +35,7 @@ def write(
             `images/<split>`.
         force: replace a former result.
         sources: annotation files that are being read.
+        progress: called with the number of images brought and of all.
 
     Raises:
         UsageError: there is a result already, several splits are to go into one file, or images
@@ -64,7 +67,9 @@ def write(
                 old = [str(image["file_name"]) for image in document.images]
                 names = referring_names(old, document.files, folder / files[split])
             else:
-                document, names = put_all(document, stage / "images" / split, place)
+                document, names = put_all(
+                    document, stage / "images" / split, place, progress=progress
+                )
             images = zip(document.images, names, strict=True)
             write_coco(
                 stage / files[split],

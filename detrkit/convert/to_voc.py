@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element, SubElement
 import numpy as np
 
 from detrkit.convert.document import CocoDocument, tidy
+from detrkit.convert.headers import Progress
 from detrkit.convert.output import staged
 from detrkit.convert.placement import put_all
 from detrkit.convert.placing import Place
@@ -36,6 +37,7 @@ def write(
     keep_crowds: bool = False,
     force: bool = False,
     sources: list[Path] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Writes a VOC data set. Boxes keep all their digits; ids and segments have no place in it.
 
@@ -46,6 +48,7 @@ def write(
         keep_crowds: write crowd regions as ordinary objects; otherwise they are left out.
         force: replace a former result.
         sources: annotation files that are being read.
+        progress: called with the number of images brought and of all.
 
     Raises:
         UsageError: there is a result already, or the images are to stay where they are.
@@ -66,7 +69,13 @@ def write(
             if not keep_crowds:
                 document = without_crowds(document)
             document, names = put_all(
-                document, stage / "JPEGImages", place, flat=True, by_stem=True, known=known
+                document,
+                stage / "JPEGImages",
+                place,
+                flat=True,
+                by_stem=True,
+                known=known,
+                progress=progress,
             )
             stems = []
             for row, annotations in document.by_image():

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from detrkit.convert.headers import Progress
 from detrkit.convert.output import staged
 from detrkit.convert.placement import target_names
 from detrkit.convert.placing import Place, put
@@ -42,6 +43,7 @@ def write(
     keep_crowds: bool = False,
     force: bool = False,
     sources: list[Path] | None = None,
+    progress: Progress | None = None,
 ) -> Summary:
     """Writes a YOLO data set.
 
@@ -52,6 +54,7 @@ def write(
         keep_crowds: write crowd regions as ordinary boxes; otherwise they are left out.
         force: replace a former result.
         sources: annotation files that were read.
+        progress: called with the number of images brought and of all.
 
     Raises:
         UsageError: there is a result already, or the images are to stay where they are.
@@ -66,7 +69,7 @@ def write(
     with staged(output, [*parts, "data.yaml"], force=force, sources=reads) as stage:
         for split, index in indices.items():
             own = FaultReport.merge([index.faults])
-            counts[split] = _write_split(index, split, stage, place, keep_crowds, own)
+            counts[split] = _write_split(index, split, stage, place, keep_crowds, own, progress)
             faults.append(own)
         names = next(iter(indices.values())).class_map.names
         content = {split: f"images/{split}" for split in SPLIT_NAMES if split in indices}
@@ -86,6 +89,7 @@ def _write_split(
     place: Place,
     keep_crowds: bool,
     faults: FaultReport,
+    progress: Progress | None,
 ) -> SplitCounts:
     paths = [Path(path) for path in index.paths]
     names = target_names(paths, by_stem=True, faults=faults)
@@ -107,6 +111,8 @@ def _write_split(
         target.parent.mkdir(parents=True, exist_ok=True)
         lines = _lines(index.labels[rows], boxes, size)
         target.write_text("".join(lines), encoding="utf-8", newline="\n")
+        if progress is not None:
+            progress(number + 1, len(names))
     classes = np.bincount(index.labels[wanted], minlength=len(index.class_map))
     return SplitCounts.of(per_image, index.class_map.names, classes)
 

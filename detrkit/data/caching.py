@@ -71,9 +71,10 @@ def picture_bytes(sizes: npt.NDArray[np.int32], max_side: int | None, pixel: int
 
 
 def pixel_bytes(dataset: DetectionDataset) -> int:
-    """Bytes of a decoded pixel: one per channel of pictures; of arrays what the first one has."""
-    if dataset.in_channels in (1, 3):
-        return dataset.in_channels
+    """Bytes of a decoded pixel, as the first image that can be read has them.
+
+    One per channel of pictures; four of what has more than 8 bits.
+    """
     for number in range(min(len(dataset), 20)):
         with suppress(DataError):
             picture = dataset.decoded(number).pixels
@@ -149,10 +150,8 @@ def cache_in_memory(
     Raises:
         DataError: the pictures do not fit.
     """
-    sizes, limit = dataset.index.sizes, dataset.max_side
-    where = f"of {amount(room.free)} free memory"
-    _refuse(sizes, sizes, limit, pixel_bytes(dataset), room, where, "--cache disk")
     store = PictureStore(len(dataset))
+    _forecast(dataset, store, room, f"of {amount(room.free)} free memory", "--cache disk")
     store.write_to(SharedFile())
     return _fill(dataset, store, room, threads, progress)
 
@@ -177,13 +176,10 @@ def cache_on_disk(
     """
     try:
         store = open_folder(folder, image_keys(dataset, threads))
-        missing = store.missing()
-        sizes = dataset.index.sizes
-        where = f"of {amount(room.free)} free in {folder}"
-        other = "another folder: --update disk_cache=DIR"
-        pixel = pixel_bytes(dataset)
-        _refuse(sizes[missing], sizes, dataset.max_side, pixel, room, where, other)
-        if len(missing):
+        if len(store) < len(dataset):
+            where = f"of {amount(room.free)} free in {folder}"
+            other = "another folder: --update disk_cache=DIR"
+            _forecast(dataset, store, room, where, other)
             store.write_to(*new_files(folder))
     except OSError as error:
         raise DataError(
@@ -193,18 +189,15 @@ def cache_on_disk(
     return _fill(dataset, store, room, threads, progress)
 
 
-def _refuse(
-    missing: npt.NDArray[np.int32],
-    sizes: npt.NDArray[np.int32],
-    max_side: int | None,
-    pixel: int,
-    room: Room,
-    where: str,
-    other: str,
+def _forecast(
+    dataset: DetectionDataset, store: PictureStore, room: Room, where: str, other: str
 ) -> None:
-    """Raises a `DataError` when `missing` pictures do not fit; it says which of `sizes` would."""
-    needed = picture_bytes(missing, max_side, pixel)
+    """Says what the missing pictures need, or raises a `DataError` that says what would fit."""
+    sizes, missing, pixel = dataset.index.sizes, store.missing(), pixel_bytes(dataset)
+    needed = picture_bytes(sizes[missing], dataset.max_side, pixel)
     if needed <= room.usable:
+        if needed > _WORTH_A_LINE:
+            logger.info("decoding %d images: %s %s", len(missing), amount(needed), where)
         return
     side = largest_side(sizes, room.usable, pixel)
     kept = f", {amount(room.reserve)} of it kept for everything else" if room.reserve else ""
@@ -259,9 +252,6 @@ def _fill(
     started = time.perf_counter()
     found, numbers = len(store), store.missing().tolist()
     stop: list[str] = []
-    needed = picture_bytes(dataset.index.sizes[numbers], dataset.max_side, pixel_bytes(dataset))
-    if needed > _WORTH_A_LINE:
-        logger.info("decoding %d images: %s", len(numbers), amount(needed))
 
     used, lock = 0, Lock()
 

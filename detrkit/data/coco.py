@@ -24,9 +24,8 @@ from detrkit.data.ids import Lookup
 from detrkit.data.image_check import CheckImages
 from detrkit.data.index import DatasetIndex
 from detrkit.data.index_cache import cached_index, cached_value
-from detrkit.data.json_stream import JsonStream, NotUtf8
+from detrkit.data.json_stream import JsonStream, read_either
 from detrkit.data.sources import Sources
-from detrkit.data.text import read_json
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import ClassMap
 
@@ -39,17 +38,16 @@ def looks_like_coco(ann_file: str | Path) -> bool:
     Raises:
         DataError: it is missing or, as far as it was read, not JSON.
     """
-    keys: set[str] = set()
-    try:
-        with JsonStream(ann_file) as stream:
-            for key in stream:
-                keys.add(key)
-                if "images" in keys and keys & {"annotations", "categories"}:
-                    return True
-    except NotUtf8:
-        content = read_json(ann_file)
-        keys = set(content) if isinstance(content, Mapping) else set()
-    return "images" in keys and bool(keys & {"annotations", "categories"})
+
+    def look(stream: JsonStream) -> bool:
+        keys: set[str] = set()
+        for key in stream:
+            keys.add(key)
+            if "images" in keys and keys & {"annotations", "categories"}:
+                return True
+        return False
+
+    return read_either(ann_file, look)
 
 
 def read_categories(ann_file: str | Path) -> dict[int | str, str]:
@@ -59,19 +57,16 @@ def read_categories(ann_file: str | Path) -> dict[int | str, str]:
         DataError: the file cannot be read, categories are missing or malformed, or two share an
             id.
     """
-    keys: list[str] = []
-    try:
-        with JsonStream(ann_file) as stream:
-            for key in stream:
-                keys.append(key)
-                if key == "categories":
-                    return named_categories(ann_file, stream.value())
-    except NotUtf8:
-        content = read_json(ann_file)
-        keys = list(content) if isinstance(content, Mapping) else []
-        if "categories" in keys:
-            return named_categories(ann_file, content["categories"])
-    raise not_a_list(ann_file, "categories", keys)
+
+    def find(stream: JsonStream) -> dict[int | str, str]:
+        keys: list[str] = []
+        for key in stream:
+            keys.append(key)
+            if key == "categories":
+                return named_categories(ann_file, stream.value())
+        raise not_a_list(ann_file, "categories", keys)
+
+    return read_either(ann_file, find)
 
 
 def read_coco(
@@ -96,13 +91,13 @@ def read_coco(
     Raises:
         DataError: the file is missing, not JSON, not COCO, or none of its images can be found.
     """
-    reader = _Reader(ann_file, img_folder, check_images, folders)
-    try:
-        reader.read_stream()
-    except NotUtf8:
+
+    def read(stream: JsonStream) -> _Reader:
         reader = _Reader(ann_file, img_folder, check_images, folders)
-        reader.read_content(read_json(ann_file))
-    return reader.index(class_map)
+        reader.read(stream)
+        return reader
+
+    return read_either(ann_file, read).index(class_map)
 
 
 def open_coco(
@@ -167,38 +162,24 @@ class _Reader:
         self.positions = 0  # entries of `images` so far
         self.keys: list[str] = []
 
-    def read_stream(self) -> None:
-        with JsonStream(self.file) as stream:
-            for key in stream:
-                self.keys.append(key)
-                if key not in _LISTS:
-                    continue
+    def read(self, stream: JsonStream) -> None:
+        """Takes all lists of the file."""
+        for key in stream:
+            if key in _LISTS:
+                if key in self.keys:
+                    detail = f"`{key}` stands there twice"
+                    self.faults.add(FaultKind.BAD_STRUCTURE, self.file, "", detail)
                 if not stream.is_list():
-                    raise not_a_list(self.file, key, self.keys)
-                if key == "categories":
-                    self.categories = _categories(self.file, stream.value())
-                elif key == "images":
-                    for images in stream.elements(IMAGES):
-                        self.add_images(images.typed, images.plain)
-                else:
-                    for boxes in stream.elements(ANNOTATIONS):
-                        self.boxes.add(boxes.typed, boxes.plain)
-        self.check_keys()
-
-    def read_content(self, content: Any) -> None:
-        """Takes a file that was parsed as a whole."""
-        if not isinstance(content, Mapping):
-            FaultReport().add(FaultKind.BAD_STRUCTURE, self.file, "", "expected a JSON object")
-        self.keys = list(content)
-        self.check_keys()
-        for key in _LISTS:
-            if not isinstance(content[key], list):
-                raise not_a_list(self.file, key, self.keys)
-        self.categories = _categories(self.file, content["categories"])
-        self.add_images(None, content["images"])
-        self.boxes.add(None, content["annotations"])
-
-    def check_keys(self) -> None:
+                    raise not_a_list(self.file, key, [key])
+            self.keys.append(key)
+            if key == "categories":
+                self.categories = _categories(self.file, stream.value())
+            elif key == "images":
+                for images in stream.elements(IMAGES):
+                    self.add_images(images.typed, images.plain)
+            elif key == "annotations":
+                for boxes in stream.elements(ANNOTATIONS):
+                    self.boxes.add(boxes.typed, boxes.plain)
         for key in _LISTS:
             if key not in self.keys:
                 raise not_a_list(self.file, key, self.keys)

@@ -150,7 +150,8 @@ def open_splits(
     if only is not None and only not in SPLIT_NAMES:
         raise UsageError(f"unknown split `{only}`: train, val and test are possible")
     layout = find_layout(Path(os.path.expanduser(path)), splits)
-    classes = class_map or layout.categories()
+    # what a single split has are its own classes
+    classes = class_map or (layout.categories() if len(layout.splits) > 1 else None)
     wanted = layout.splits if only is None else [only]
     if val_fraction is not None and only in ("train", "val"):
         wanted = ["train"]

@@ -81,7 +81,7 @@ class Lookup:
         if column is None:
             self._words = {i: n for n, i in enumerate(ids) if not fits(i)}
             numbers = np.array([n for n, i in enumerate(ids) if fits(i)], np.int32)
-            column = np.array([i for i in ids if fits(i)], np.int64)
+            column = np.array([ids[n] for n in numbers.tolist()], np.int64)
         order = np.argsort(column, kind="stable")
         self._keys, self._numbers = column[order], numbers[order]
         self._table: npt.NDArray[np.int32] | None = None

@@ -17,21 +17,21 @@ with Python's own parser, which also accepts NaN and says where a mistake is.
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.errors import DataError
+from detrkit.data.utf8 import Encoding, NotUtf8, Utf8File
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 #: Bytes that are read and parsed at once.
 BLOCK = 4 << 20
@@ -40,11 +40,6 @@ _BOUNDARY = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _TEXT_SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-_UTF8_CONTINUATION = bytes(range(0x80, 0xC0))
-
-
-class NotUtf8(Exception):
-    """The file has another encoding and must be read as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +59,27 @@ class JsonStream:
     """Iterates over the keys of the object in a file; a value that is not asked for is skipped.
 
     Args:
-        path: a UTF-8 file, with or without BOM.
+        path: a text file.
+        encoding: what it is in.
         block: bytes that are read and parsed at once; None means `BLOCK`.
 
     Raises:
         DataError: the file is missing, not JSON (line and column are named), or not an object.
-        NotUtf8: it has another encoding. May come after some values.
+        NotUtf8: it has the other encoding. May come after some values.
     """
 
-    def __init__(self, path: str | Path, block: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, encoding: Encoding = "utf-8", block: int | None = None
+    ) -> None:
         self.path = path
         self.block = block or BLOCK
-        self._file: IO[bytes] | None = None
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._file = Utf8File(path, encoding)
         self._buffer = b""
         self._at = 0  # what is before it in the buffer has been read
         self._start = 0  # of the buffer in the file
         self._ended = False
 
     def __enter__(self) -> JsonStream:
-        try:
-            self._file = open(self.path, "rb")  # closed on exit
-        except FileNotFoundError:
-            FaultReport().add(FaultKind.MISSING_FILE, self.path)
-        except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror or error}") from error
         return self
 
     def __exit__(
@@ -97,13 +88,9 @@ class JsonStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[str]:
-        self._fill(len(codecs.BOM_UTF8))
-        if self._buffer.startswith(codecs.BOM_UTF8):
-            self._at = len(codecs.BOM_UTF8)
         if self._peek() != b"{":
             self.skip()  # says what is wrong, if it is not JSON
             if self._peek():
@@ -264,30 +251,16 @@ class JsonStream:
         """Makes `count` unread bytes available, if the file has so many."""
         if self._ended or len(self._buffer) - self._at >= count:
             return
-        assert self._file is not None
         self._start += self._at
         blocks = [self._buffer[self._at :]]
         missing = count - len(blocks[0])
         while missing > 0 and not self._ended:
-            try:
-                data = self._file.read(max(missing, self.block))
-            except OSError as error:
-                raise DataError(f"{self.path}: {error.strerror or error}") from error
+            data = self._file.read(max(missing, self.block))
             self._ended = not data
-            self._check(data)
             blocks.append(data)
             missing -= len(data)
         self._buffer = b"".join(blocks)
         self._at = 0
-
-    def _check(self, data: bytes) -> None:
-        """Notices other encodings: the fast parser does not look at what it skips."""
-        if data.isascii() and not self._utf8.getstate()[0]:
-            return
-        try:
-            self._utf8.decode(data)
-        except UnicodeDecodeError as error:
-            raise NotUtf8 from error
 
     def _decoded(self, count: int | None = None) -> str:
         """The unread bytes, or `count` of them, as text; without a character that is cut."""
@@ -307,7 +280,7 @@ class JsonStream:
         FaultReport().add(FaultKind.BAD_JSON, self.path, "", reason)
 
     def _stop(self, reason: str) -> None:
-        line, column = _line_and_column(self.path, self._position)
+        line, column = self._file.line_and_column(self._position)
         where = f"line {line}, column {column}"
         FaultReport().add(FaultKind.BAD_JSON, self.path, where, reason)
 
@@ -320,22 +293,19 @@ def _may_go_on(error: Exception, text: str) -> bool:
     return error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
 
 
-def _line_and_column(path: str | Path, position: int) -> tuple[int, int]:
-    """Of a byte in a file, both counted from 1; columns count characters."""
-    line, column = 1, 1
-    with open(path, "rb") as file:
-        if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-            file.seek(0)
-        while file.tell() < position:
-            data = file.read(min(BLOCK, position - file.tell()))
-            if not data:
-                break
-            if b"\n" in data:
-                line += data.count(b"\n")
-                column = 1
-                data = data[data.rindex(b"\n") + 1 :]
-            column += len(data.translate(None, _UTF8_CONTINUATION))
-    return line, column
+def read_either(path: str | Path, read: Callable[[JsonStream], R]) -> R:
+    """What `read` makes of a file in either encoding.
+
+    Args:
+        path: the file.
+        read: may be called a second time, and must start anew then.
+    """
+    try:
+        with JsonStream(path) as stream:
+            return read(stream)
+    except NotUtf8:
+        with JsonStream(path, "gb18030") as stream:
+            return read(stream)
 
 
 class _Anything(msgspec.Struct, gc=False):

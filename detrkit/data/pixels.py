@@ -61,11 +61,6 @@ def decode(data: npt.NDArray[np.uint8], *, apply_exif: bool, gray: bool = False)
     return _array(image[..., None] if gray and image is not None else image)
 
 
-def is_rgb(pixels: Pixels) -> bool:
-    """Whether these are colours of 8 bits."""
-    return pixels.shape[-1] == 3 and pixels.dtype == np.uint8
-
-
 def affine(pixels: Pixels, matrix: npt.NDArray[np.float32]) -> Pixels:
     """Each RGB pixel times a (3, 4) matrix, rounded and clipped."""
     if HAVE_OPENCV:
@@ -101,8 +96,8 @@ def mean_luma(pixels: Pixels) -> float:
 
 def mirror(pixels: Pixels) -> Pixels:
     """Left and right exchanged."""
-    if HAVE_OPENCV and is_rgb(pixels):
-        return _array(cv2.flip(pixels, 1))
+    if _fast(pixels):
+        return _array(cv2.flip(pixels, 1)).reshape(pixels.shape)
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
@@ -122,7 +117,7 @@ def warp(
         fill: 0-255 where the source does not reach, one value or one per band.
     """
     fill = filled(fill, pixels.shape[2])
-    if is_rgb(pixels):
+    if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
         return _warp(pixels, backwards, size, fill)
     bands = np.moveaxis(pixels, -1, 0)
     return np.stack(
@@ -172,35 +167,42 @@ def filled(fill: Sequence[int], bands: int) -> tuple[int, ...]:
 
 def blend(first: Pixels, second: Pixels, share: float) -> Pixels:
     """`share` of the first and the rest of the second; bytes are rounded."""
-    if HAVE_OPENCV and is_rgb(first):
-        return _array(cv2.addWeighted(first, share, second, 1 - share, 0))
+    if _fast(first):
+        mixed = _array(cv2.addWeighted(first, share, second, 1 - share, 0))
+        return mixed.reshape(first.shape)
     mixed = first * np.float32(share) + second * np.float32(1 - share)
     return mixed if first.dtype != np.uint8 else (mixed + np.float32(0.5)).astype(np.uint8)
 
 
 def nearest(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resized to (h, w) by taking the nearest pixel above and to the left."""
-    if HAVE_OPENCV and is_rgb(pixels):
-        return _array(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
+    if _fast(pixels):
+        small = _array(cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST))
+        return small.reshape(*size, pixels.shape[2])
     rows, columns = (np.arange(n) * old // n for n, old in zip(size, pixels.shape, strict=False))
     return np.ascontiguousarray(pixels[rows][:, columns])
 
 
 def normalized(batch: Tensor, spec: ImageSpec) -> Tensor:
     """(B, h, w, C) -> float32 (B, C, h, w), equal to `spec.normalized` bit by bit."""
-    if not HAVE_OPENCV or not is_rgb(batch.numpy()):
+    if batch.dtype != torch.uint8 or not _fast(batch.numpy()):
         return spec.normalized(batch.permute(0, 3, 1, 2).contiguous())
     # Two passes in place of four: separate the channels, then look up each byte's value.
-    tables = spec.normalized(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)).numpy()
-    count, height, width, _ = batch.shape
+    count, height, width, bands = batch.shape
+    tables = spec.normalized(torch.arange(256, dtype=torch.uint8).expand(bands, 1, 256)).numpy()
     # NumPy asks for huge pages: a batch of 100 MB takes a third of the time to fill
-    images = np.empty((count, 3, height, width), np.float32)
-    planes = np.empty((3, height, width), np.uint8)
+    images = np.empty((count, bands, height, width), np.float32)
+    planes = np.empty((bands, height, width), np.uint8)
     for source, image in zip(batch.numpy(), images, strict=True):
         cv2.split(source, list(planes))
         for plane, table, out in zip(planes, tables, image, strict=True):
             cv2.LUT(plane, table, dst=out)
     return torch.from_numpy(images)
+
+
+def _fast(pixels: Pixels) -> bool:
+    """Whether OpenCV is there and takes so many bands (some versions take 128, others 512)."""
+    return HAVE_OPENCV and pixels.shape[-1] <= 64
 
 
 def _array(result: Any) -> Pixels:

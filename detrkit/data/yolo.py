@@ -348,19 +348,30 @@ def _images_at(place: Path, folders: Folders) -> list[Path]:
 
 def _label_file(image: Path, folders: Folders) -> Path:
     """`a/images/train/x.jpg` -> `a/labels/train/x.txt`; beside the image where that is missing."""
-    parts = list(image.parts)
+    beside = Path(_without_ending(image) + ".txt")
+    parts = list(beside.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i].lower() == "images":
-            mirrored = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
-            beside = image.with_suffix(".txt")
+            mirrored = Path(*parts[:i], "labels", *parts[i + 1 :])
             return mirrored if folders.is_file(mirrored) or not folders.is_file(beside) else beside
-    return image.with_suffix(".txt")
+    return beside
 
 
 def _image_ids(images: Sequence[Path], root: Path) -> list[str]:
     """Paths relative to the data set without their ending; with it where two would be equal."""
-    names = [Path(os.path.relpath(image, root)) for image in images]
-    stems = [name.with_suffix("").as_posix() for name in names]
+    names = [_relative(image, root) for image in images]
+    stems = [Path(_without_ending(name)).as_posix() for name in names]
     if len(set(stems)) == len(stems):
         return stems
     return [name.as_posix() for name in names]
+
+
+def _relative(image: Path, root: Path) -> Path:
+    try:
+        return Path(os.path.relpath(image, root))
+    except ValueError:  # on another drive of Windows
+        return image
+
+
+def _without_ending(path: Path) -> str:
+    return os.path.splitext(path)[0]

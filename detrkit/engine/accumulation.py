@@ -3,7 +3,7 @@
 The sum over the parts is the gradient of the whole batch, because every loss is divided by what
 the whole batch holds: its boxes, and for D-FINE and DEIM its matched queries. How many queries
 are matched is known only after all parts have been through the model, so for these families the
-parts run twice, first without gradients and only to be matched: about a quarter more time.
+parts run twice, first without gradients and only to be matched: one forward pass more.
 
 What depends on the images that stand in a part together stays different: batch norm's
 statistics, and how the denoising queries are padded and their noise drawn.

@@ -217,6 +217,7 @@ def environment() -> dict[str, Any]:
     import torchvision
 
     from detrkit import __version__
+    from detrkit.engine.distributed.group import world_size
 
     cuda = torch.cuda.is_available()
     return {
@@ -232,6 +233,7 @@ def environment() -> dict[str, Any]:
         else [platform.processor() or platform.machine()],
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
     }
 
 

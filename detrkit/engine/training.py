@@ -157,6 +157,7 @@ def resume(
     device: str | None = None,
     workers: int | None = None,
     cache: str | None = None,
+    accumulate: int | None = None,
     console: Console | None = None,
     devices: Sequence[int] | None = None,
 ) -> RunResult:
@@ -167,7 +168,7 @@ def resume(
     Args:
         path: the run's folder, or a checkpoint in it (`last.pth`, `epoch_0012.pth`).
         data: where the same data set lies now, if it was moved.
-        device, workers: of this machine, if others than before.
+        device, workers, accumulate: of this machine, if others than before.
         cache: where images are kept decoded, if elsewhere than before: "ram", "disk" or "off".
         console: where progress goes; None: nowhere.
         devices: GPUs of the processes on this machine.
@@ -188,6 +189,8 @@ def resume(
                 moved["data"] = data
             if device is not None:
                 moved["device"] = device
+            if accumulate is not None:
+                moved["accumulate"] = accumulate
             if workers is not None:
                 for loader in ("train_dataloader", "val_dataloader"):
                     moved[f"{loader}.num_workers"] = workers

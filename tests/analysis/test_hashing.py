@@ -55,6 +55,16 @@ def hashes_of(pictures: list[Image.Image], folder: Path, **options: object) -> n
     return perceptual_hash(np.stack(grays))
 
 
+def test_pictures_of_bands_are_seen_too(tmp_path: Path) -> None:
+    rgb = np.asarray(picture(3)).astype(np.uint16) * 257
+    np.save(tmp_path / "bands.npy", np.dstack([rgb, rgb[..., :1]]))
+    np.save(tmp_path / "more.npy", np.dstack([rgb, rgb]))
+    grays = np.stack([gray_of(str(tmp_path / name)) for name in ("bands.npy", "more.npy")])
+    assert grays.std() > 20
+    first, second = perceptual_hash(grays)
+    assert first == second
+
+
 @pytest.fixture(scope="module")
 def originals() -> list[Image.Image]:
     return [picture(number) for number in range(30)]

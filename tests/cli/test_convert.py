@@ -140,12 +140,30 @@ def test_division(run: Run, source: Path) -> None:
 @pytest.mark.parametrize("form", ["to-coco", "to-yolo", "to-voc"])
 def test_groups_stay_together(run: Run, source: Path, form: str) -> None:
     out = source.parent / "out"
-    options = ("--ratios", "1,1", "--group-by", r"clip\d+")
+    options = ("--ratios", "1,1", "--group-by", r"([^/]+) \d+")
     found = content(run, form, source, "-o", out, *options)
     assert any("4 groups of images stayed together" in note for note in found["notes"])
     clips = [{Path(p).name.split()[0] for p in part.paths} for part in open_splits(out).values()]
     assert not clips[0] & clips[1]
     assert len(clips[0] | clips[1]) == 4
+
+
+@pytest.mark.parametrize("form", ["to-coco", "to-yolo", "to-voc"])
+def test_images_of_several_splits_are_divided_once(run: Run, source: Path, form: str) -> None:
+    """Otherwise an image could be trained on and tested with."""
+    split = yaml.safe_dump({"names": ["cat", "dog"], "train": "a.txt", "val": "b.txt"})
+    yolo = source.parent / "yolo"
+    content(run, "to-yolo", source, "-o", yolo)
+    (yolo / "data.yaml").write_text(split)
+    names = [f"images/train/clip0 {n}.png" for n in range(4)]
+    (yolo / "a.txt").write_text("\n".join(names))
+    (yolo / "b.txt").write_text("\n".join(names[2:]))
+    found = content(run, form, yolo, "-o", source.parent / "out", "--ratios", "1,1")
+    assert [s["images"] for s in found["splits"].values()] == [2, 2]
+    assert found["notes"] == ["2 images were in several splits, taken once"]
+    parts = open_splits(source.parent / "out")
+    brought = [{Path(p).name for p in part.paths} for part in parts.values()]
+    assert not brought[0] & brought[1]
 
 
 def test_a_single_file(run: Run, source: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,42 @@ convert(Path({str(root)!r}), Path({str(out)!r}), recipe)
             image.load()
     convert(root, out, recipe())
     assert len(open_splits(out)["train"]) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into Linux's /proc")
+def test_workers_end_with_the_process_that_started_them(root: Path) -> None:
+    script = f"""
+if __name__ == "__main__":
+    import multiprocessing, os, signal
+    from pathlib import Path
+    from detrkit.convert.objects365 import Recipe, convert
+    from detrkit.convert.resizing import Place, Resizing
+
+    def stop(done, total):
+        print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    recipe = Recipe(2, Resizing(64, 75, Place.link), workers=2)
+    convert(Path({str(root)!r}), Path({str(root.parent / "out")!r}), recipe, progress=stop)
+"""
+    file = root / "run.py"
+    file.write_text(script)
+    with (root / "pids").open("w") as output:
+        subprocess.run([sys.executable, file], check=False, stdout=output)
+    pids = (root / "pids").read_text().split()
+    assert pids
+
+    def running(pid: str) -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return state != "Z"
+
+    deadline = time.monotonic() + 30
+    while any(map(running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in pids if running(pid)]
 
 
 def test_processes_give_the_same(root: Path) -> None:

@@ -22,7 +22,7 @@ from detrkit.structures import ImageSpec
 from tests.data.conftest import CocoMaker, box
 from tests.data.test_transforms import RECIPE, picture
 
-KINDS = [(1, "uint8"), (2, "float32"), (3, "float32"), (4, "uint8"), (5, "float32"), (7, "uint8")]
+KINDS = [(1, "uint8"), (2, "float32"), (3, "float32"), (4, "uint8"), (5, "float32"), (70, "uint8")]
 
 GEOMETRY = [op for op in RECIPE if op["type"] != "RandomPhotometricDistort"]
 

@@ -116,13 +116,13 @@ def lists(root: Path, rng: random.Random) -> None:
 
 
 @settings(max_examples=150)
-@given(st.randoms(use_true_random=False))
+@given(st.randoms(use_true_random=True))
 def test_every_object_is_accounted_for(root: Path, rng: random.Random) -> None:
     objects(root, rng)
 
 
 @settings(max_examples=50)
-@given(st.randoms(use_true_random=False))
+@given(st.randoms(use_true_random=True))
 def test_any_list_opens_or_says_why(root: Path, rng: random.Random) -> None:
     lists(root, rng)
 
@@ -131,6 +131,6 @@ def test_any_list_opens_or_says_why(root: Path, rng: random.Random) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("check", [objects, lists])
 @settings(max_examples=10_000)
-@given(rng=st.randoms(use_true_random=False))
+@given(rng=st.randoms(use_true_random=True))
 def test_many_more(root: Path, check: Any, rng: random.Random) -> None:
     check(root, rng)

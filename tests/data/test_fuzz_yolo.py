@@ -117,13 +117,13 @@ def head(root: Path, rng: random.Random) -> None:
 
 
 @settings(max_examples=200)
-@given(st.randoms(use_true_random=False))
+@given(st.randoms(use_true_random=True))
 def test_every_line_is_accounted_for(root: Path, rng: random.Random) -> None:
     labels(root, rng)
 
 
 @settings(max_examples=100)
-@given(st.randoms(use_true_random=False))
+@given(st.randoms(use_true_random=True))
 def test_any_yaml_opens_or_says_why(root: Path, rng: random.Random) -> None:
     head(root, rng)
 
@@ -132,6 +132,6 @@ def test_any_yaml_opens_or_says_why(root: Path, rng: random.Random) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("check", [labels, head])
 @settings(max_examples=10_000)
-@given(rng=st.randoms(use_true_random=False))
+@given(rng=st.randoms(use_true_random=True))
 def test_many_more(root: Path, check: Any, rng: random.Random) -> None:
     check(root, rng)

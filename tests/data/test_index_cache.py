@@ -78,16 +78,28 @@ def test_what_was_read_once_is_mapped(
 ) -> None:
     path = coco(make_coco)
     first = open_dataset(path)
-    assert reads == ["read_categories", "read_coco"]
+    assert reads == ["read_coco"]
     warned = caplog.text
     assert "annotation 3" in warned
     caplog.clear()
     again = open_dataset(path)
-    assert len(reads) == 2
+    assert len(reads) == 1
     assert caplog.text == warned
     assert columns(first) == columns(again)
     assert is_mapped(first)
     assert is_mapped(again)
+
+
+def test_splits_share_their_classes(make_coco: CocoMaker, reads: list[str]) -> None:
+    path = coco(make_coco)
+    make_coco([box(1, category=7)], None, [{"id": 7, "name": "ant"}], split="val")
+    age(path.parents[1])
+    first = open_splits(path.parents[1])
+    assert sorted(reads) == ["read_categories"] * 2 + ["read_coco"] * 2
+    assert first["val"].class_map.names == ("cat", "dog", "ant")
+    again = open_splits(path.parents[1])
+    assert len(reads) == 4
+    assert {k: columns(v) for k, v in again.items()} == {k: columns(v) for k, v in first.items()}
 
 
 def test_small_sets_are_not_kept(

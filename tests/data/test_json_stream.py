@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detrkit.data.json_stream import JsonStream, NotUtf8
+from detrkit.data.json_stream import JsonStream
 from detrkit.data.text import read_json
+from detrkit.data.utf8 import Encoding, NotUtf8
 from detrkit.errors import DataError
 
 
@@ -43,10 +44,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("json") / "x.json"
 
 
-def streamed(path: Path, block: int) -> dict[str, Any]:
+def streamed(path: Path, block: int, encoding: Encoding = "utf-8") -> dict[str, Any]:
     """The whole file through the stream."""
     found: dict[str, Any] = {}
-    with JsonStream(path, block) as stream:
+    with JsonStream(path, encoding, block) as stream:
         for key in stream:
             if not stream.is_list():
                 found[key] = stream.value()
@@ -78,14 +79,14 @@ def test_any_object(
             assert all(map(alike, value, found[key]))
         else:
             assert alike(value, found[key])
-    with JsonStream(file, block) as stream:  # and skipping everything
+    with JsonStream(file, block=block) as stream:  # and skipping everything
         assert list(stream) == list(content)
 
 
 def test_ordinary_entries_are_typed(file: Path) -> None:
     content = {"a": [{"id": i, "name": "}, {", "polygon": [[1, 2]]} for i in range(1000)]}
     file.write_text(json.dumps(content))
-    with JsonStream(file, 5000) as stream:
+    with JsonStream(file, block=5000) as stream:
         for _ in stream:
             parts = [p.typed for p in stream.elements(ENTRIES) if p.typed is not None]
     assert sum(map(len, parts)) > 800
@@ -105,10 +106,15 @@ def place_of(error: DataError) -> tuple[str, ...] | None:
     return found.groups() if found else None
 
 
-@given(OBJECT, LAYOUT, BLOCK, st.data())
-@example({"images": [{"id": 1}]}, None, 5, None)
+@given(OBJECT, LAYOUT, BLOCK, st.sampled_from(["utf-8", "gb18030"]), st.data())
+@example({"images": [{"id": 1}]}, None, 5, "utf-8", None)
 def test_mistakes_are_where_json_says(
-    file: Path, content: dict, indent: int | None, block: int, data: st.DataObject | None
+    file: Path,
+    content: dict,
+    indent: int | None,
+    block: int,
+    encoding: Encoding,
+    data: st.DataObject | None,
 ) -> None:
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     if data is None:
@@ -118,19 +124,19 @@ def test_mistakes_are_where_json_says(
         inserted = data.draw(st.sampled_from(["", ",", '"', "]", "}", "{", "\\", "x", "\x00"]))
         dropped = data.draw(st.integers(0, 3) | st.just(10_000))
         text = text[:at] + inserted + text[at + dropped :]
-    file.write_bytes(text.encode())
+    file.write_bytes(text.encode(encoding))
     expected, mistake = whole(file)
     if mistake is not None:
         with pytest.raises(DataError) as caught:
-            streamed(file, block)
+            streamed(file, block, encoding)
         assert "\n" not in caught.value.message
         assert "not readable as JSON" in caught.value.message
         assert place_of(caught.value) == place_of(mistake)
     elif not isinstance(expected, dict):
         with pytest.raises(DataError, match="expected a JSON object"):
-            streamed(file, block)
+            streamed(file, block, encoding)
     else:
-        assert set(streamed(file, block)) == set(expected)
+        assert set(streamed(file, block, encoding)) == set(expected)
 
 
 @given(OBJECT.filter(lambda c: not json.dumps(c, ensure_ascii=False).isascii()), BLOCK)
@@ -146,6 +152,9 @@ def test_other_encodings_are_noticed(file: Path, content: dict, block: int) -> N
     file.write_bytes(data)
     with pytest.raises(NotUtf8):
         streamed(file, block)
+    found = streamed(file, block, "gb18030")
+    assert list(found) == list(content)
+    assert all(len(found[k]) == len(v) for k, v in content.items() if isinstance(v, list))
 
 
 @pytest.mark.parametrize(

@@ -124,10 +124,8 @@ def _check(store: PictureStore, answer: multiprocessing.Queue) -> None:  # type:
 )
 def test_other_processes_read_the_same_pictures(tmp_path: Path, method: str, on_disk: bool) -> None:
     context = multiprocessing.get_context(method)
-    answer = context.Queue()
-    process = context.Process(
-        target=_check, args=(filled(tmp_path if on_disk else None), answer), daemon=True
-    )
+    answer, store = context.Queue(), filled(tmp_path if on_disk else None)
+    process = context.Process(target=_check, args=(store, answer), daemon=True)
     process.start()
     assert answer.get(timeout=120) == [True] * 5
     process.join(30)

@@ -128,7 +128,10 @@ def large(facts: LoaderFacts, side: int = 11584) -> LoaderFacts:
     return facts
 
 
-def test_advice_follows_from_the_machine(facts: LoaderFacts) -> None:
+def test_advice_follows_from_the_machine(
+    facts: LoaderFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detrkit.engine.observers.bottleneck.decoding_share", lambda dataset: 0.6)
     text = advice(facts, 0.5)
     assert "waited for it 50% of the time (2 workers, 8 cores)" in text
     assert "--workers 4; or --cache ram (decoding images is" in text

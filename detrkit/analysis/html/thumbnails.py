@@ -11,7 +11,7 @@ from PIL import Image
 
 from detrkit.data.images import read_image
 from detrkit.data.index import DatasetIndex
-from detrkit.drawing import draw_boxes, to_picture
+from detrkit.drawing import draw_boxes, to_picture, viewable
 from detrkit.errors import DataError
 from detrkit.report import jpeg_uri
 
@@ -40,10 +40,11 @@ class Thumbnails:
     def _read(self, split: str, image: int) -> Image.Image | None:
         index = self.parts[split]
         try:
-            pixels = read_image(index.paths[image], apply_exif=bool(index.apply_exif[image]))
+            apply_exif = bool(index.apply_exif[image])
+            pixels = read_image(index.paths[image], apply_exif=apply_exif, channels=None)
         except DataError:
             return None
-        return to_picture(pixels)
+        return to_picture(viewable(pixels))
 
     def crop(
         self, split: str, image: int, box_xyxy: Box, label: int, other_xyxy: Box | None = None

@@ -140,14 +140,32 @@ def _open_group(meeting: Meeting, device: torch.device) -> None:
     nccl = device.type == "cuda" and sys.platform == "linux" and dist.is_nccl_available()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if nccl else "gloo",
-        store=dist.PrefixStore("group", meeting.store),
-        rank=meeting.place.rank,
-        world_size=meeting.place.world_size,
-        timeout=TIMEOUT,
-        device_id=device if nccl else None,
-    )
+    with _greetings_on_stderr():
+        dist.init_process_group(
+            "nccl" if nccl else "gloo",
+            store=dist.PrefixStore("group", meeting.store),
+            rank=meeting.place.rank,
+            world_size=meeting.place.world_size,
+            timeout=TIMEOUT,
+            device_id=device if nccl else None,
+        )
+
+
+@contextmanager
+def _greetings_on_stderr() -> Iterator[None]:
+    """Gloo of some versions greets on stdout, which belongs to results."""
+    try:
+        sys.stdout.flush()
+        stdout = os.dup(1)
+    except (OSError, AttributeError):  # closed
+        yield
+        return
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 # -- exchange ---------------------------------------------------------------------------------
@@ -157,7 +175,8 @@ def control() -> Any:
     """The group for values and wishes, on the CPU; all processes must ask for it together."""
     global _control
     if _control is None or _control[0] is not dist.group.WORLD:
-        _control = (dist.group.WORLD, dist.new_group(backend="gloo", timeout=TIMEOUT))
+        with _greetings_on_stderr():
+            _control = (dist.group.WORLD, dist.new_group(backend="gloo", timeout=TIMEOUT))
     return _control[1]
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from detrkit.engine.distributed.launch import LOST, WATCHED
 from detrkit.engine.distributed.place import Place, find_place
@@ -77,6 +76,8 @@ def meet() -> Iterator[Place]:
     if place.world_size == 1:
         yield place
         return
+    from torch.distributed.rendezvous import rendezvous  # absent where torch has no distributed
+
     url = place.meeting_point
     if not url.startswith("env:"):
         url += f"?rank={place.rank}&world_size={place.world_size}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrkit.data.caching import Room, largest_side, picture_bytes
+from detrkit.data.caching import Room, largest_side, picture_bytes, pixel_bytes
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import SampleKey
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
@@ -134,7 +134,8 @@ def _cache(facts: LoaderFacts) -> list[str]:
     if decoding < WORTH_CACHING:
         return []
     why = f"decoding images is {decoding:.0%} of the work"
-    needed, memory = picture_bytes(sizes, None), facts.memory()
+    pixel, memory = pixel_bytes(dataset), facts.memory()
+    needed = picture_bytes(sizes, None, pixel)
     if needed <= memory.usable:
         return [f"--cache ram ({why}; {amount(needed)} of {amount(memory.free)} free memory)"]
     disk = facts.disk()
@@ -142,7 +143,7 @@ def _cache(facts: LoaderFacts) -> list[str]:
         return [
             f"--cache disk, if it is fast ({why}; {amount(needed)} of {amount(disk.free)} free)"
         ]
-    side = largest_side(sizes, memory.usable)
+    side = largest_side(sizes, memory.usable, pixel)
     if side is None or side < facts.input_side:
         return []
     return [f"--cache ram --cache-size {side} ({why}; all images need {amount(needed)})"]

@@ -14,6 +14,8 @@ from detrkit.engine.distributed.group import rank, world_size
 from detrkit.engine.distributed.replicas import Unused, find_unused_parameters, replicated
 from detrkit.engine.distributed.sync_bn import SynchronizedBatchNorm2d, with_synchronized_norms
 from tests.engine.distributed.processes import in_processes
+from tests.engine.test_accumulation import detector
+from tests.losses.cases import make_targets
 
 CPU = torch.device("cpu")
 
@@ -157,3 +159,41 @@ def test_synchronized_norms_are_ordinary_ones_elsewhere() -> None:
     assert torch.equal(model(x), twin(x))
     assert torch.equal(model.eval()(x), twin.eval()(x))
     assert model.state_dict().keys() == twin.state_dict().keys()
+
+
+# Detectors -------------------------------------------------------------------------------------
+
+
+def detector_steps(name: str) -> dict[str, Tensor]:
+    """Two steps with denoising: the second process has no box, then nobody has."""
+    model, criterion = detector(name, denoising=10, frozen=False)
+    model.float()
+    options = {"device": CPU, "size": (64, 64), "autocast": nullcontext, "sync_bn": True}
+    replica = replicated(model, criterion, **options)
+    assert not replica.find_unused_parameters
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    for step in range(2):
+        generator = torch.Generator().manual_seed(10 * step + rank())
+        targets = make_targets([3, 2] if rank() == 0 and step == 0 else [0, 0])
+        losses = criterion(replica(torch.rand(2, 3, 64, 64, generator=generator), targets), targets)
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: value.detach() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dfine_n_coco",
+        pytest.param("deimv2_pico_coco", marks=pytest.mark.slow),
+        pytest.param("deim_hgnetv2_n_coco", marks=pytest.mark.slow),
+        pytest.param("rtdetrv2_r18vd_120e_coco", marks=pytest.mark.slow),
+    ],
+)
+def test_detectors_without_boxes_take_part(name: str) -> None:
+    first, second = in_processes(2, detector_steps, name)
+    for key, value in first.items():
+        assert value.isfinite().all(), key
+        assert torch.equal(value, second[key]), key
