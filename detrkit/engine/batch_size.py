@@ -289,6 +289,8 @@ def predicted(costs: Sequence[StepCost], batch: int) -> tuple[float, float | Non
     before = costs[-2]
     more = (batch - last.batch) / (last.batch - before.batch)
     seconds = last.seconds + max(last.seconds - before.seconds, 0.0) * more
+    # an image never costs more time among more of them: a steeper line is noise
+    seconds = min(seconds, last.seconds * batch / last.batch)
     if last.memory is None or before.memory is None:
         return seconds, None
     return seconds, last.memory + max(last.memory - before.memory, 0) * more

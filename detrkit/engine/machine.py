@@ -36,6 +36,7 @@ class Machine:
         memory_available: free for new programs, caches counted as free, inside the limit.
         shared_memory, shared_memory_free: of /dev/shm, through which loader workers send batches.
         open_files: most files this process may have open.
+        load: programs that wanted to compute, on average over the last minute.
     """
 
     cores: int = 1
@@ -48,6 +49,7 @@ class Machine:
     shared_memory: int | None = None
     shared_memory_free: int | None = None
     open_files: int | None = None
+    load: float | None = None
 
 
 def look(root: Path = Path("/")) -> Machine:
@@ -73,6 +75,7 @@ def look(root: Path = Path("/")) -> Machine:
         shared_memory=shared[0] if shared else None,
         shared_memory_free=shared[1] if shared else None,
         open_files=_open_files(),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
 
 

@@ -186,6 +186,8 @@ def test_the_line_through_two_costs() -> None:
     costs = [StepCost(2, SIZE, 1.0, 300, 1), StepCost(4, SIZE, 1.6, 500, 1)]
     assert predicted(costs, 8) == (pytest.approx(2.8), pytest.approx(900))
     assert predicted(costs[:1], 4) == (2.0, 300)
+    noisy = [StepCost(1, SIZE, 1.0, None, 1), StepCost(2, SIZE, 9.0, None, 1)]
+    assert predicted(noisy, 8) == (36.0, None)
     assert fitting_batch(costs, 1000) == 8
     assert fitting_batch(costs, None) is None
     assert fitting_batch(costs, 100) is None

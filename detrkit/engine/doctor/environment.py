@@ -35,6 +35,9 @@ LITTLE_SHARED_MEMORY = 1 << 30
 #: Loader workers keep a few files open for every batch on its way.
 FEW_OPEN_FILES = 1024
 
+#: Share of the cores that others may use before measured times say little.
+BUSY = 0.5
+
 #: A run of a small model writes some hundred megabytes of checkpoints.
 LITTLE_DISK = 1 << 30
 
@@ -78,6 +81,7 @@ def examine_environment(environment: Environment | None = None) -> Section:
         checks += guarded("gpu", lambda: check_gpus(facts))
         checks += guarded("cpu", lambda: check_cpu(machine, facts))
         checks += guarded("threads", lambda: check_threads(machine, facts, env.variables))
+    checks += guarded("load", lambda: check_load(machine))
     checks += guarded("memory", lambda: check_memory(machine))
     checks += guarded("shared-memory", lambda: check_shared_memory(machine))
     checks += guarded("open-files", lambda: check_open_files(machine))
@@ -259,6 +263,23 @@ def check_threads(machine: Machine, facts: TorchFacts, variables: Mapping[str, s
 
 
 # -- the machine --------------------------------------------------------------------------------
+
+
+def check_load(machine: Machine) -> Check:
+    """Whether other programs want the cores."""
+    if machine.load is None:
+        return ok("load", "the system does not tell how busy it is")
+    text = f"{machine.load:.1f} of {count(machine.cores, 'core')} busy in the last minute"
+    values = {"load": machine.load, "cores": machine.cores}
+    if is_busy(machine):
+        hint = "stop other programs; times that are measured now are too long"
+        return warning("load", text, hint, values=values)
+    return ok("load", text, values=values)
+
+
+def is_busy(machine: Machine) -> bool:
+    """Whether measured times say little."""
+    return machine.load is not None and machine.load > BUSY * machine.installed_cores
 
 
 def check_memory(machine: Machine) -> Check:

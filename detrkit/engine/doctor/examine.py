@@ -14,7 +14,7 @@ from detrkit.engine.batch_size import choose_for
 from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.doctor.cleaned import cleaned_check, write_cleaned
 from detrkit.engine.doctor.data import DataSeen, examine_data, read_data, read_parts
-from detrkit.engine.doctor.environment import Environment, examine_environment
+from detrkit.engine.doctor.environment import Environment, examine_environment, is_busy
 from detrkit.engine.doctor.forecast import Forecast, measure_run
 from detrkit.engine.doctor.forecast_checks import (
     batch_check,
@@ -231,7 +231,7 @@ def _forecast(request: Request, run: _Run, machine: Machine) -> Section:
 def _judged(
     forecast: Forecast, session: Session, request: Request, machine: Machine
 ) -> Iterator[Check]:
-    yield step_check(forecast)
+    yield step_check(forecast, is_busy(machine))
     yield memory_check(forecast)
     yield loader_check(forecast, lambda share: remedies(loader_facts(session), share))
     yield from _cached(session)

@@ -104,8 +104,13 @@ def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
     return ok("plan.batch", text, details=tried, values=choice.to_dict())
 
 
-def step_check(forecast: Forecast) -> Check:
-    """Seconds of a step."""
+def step_check(forecast: Forecast, busy: bool = False) -> Check:
+    """Seconds of a step.
+
+    Args:
+        forecast: with them.
+        busy: whether other programs kept the machine busy meanwhile.
+    """
     f = forecast
     text = (
         f"{duration(f.mean_seconds)} a step on average: batch {f.batch}, {_size(f.size)}, "
@@ -120,10 +125,12 @@ def step_check(forecast: Forecast) -> Check:
         "largest": list(f.largest), "seconds_largest": f.largest_seconds, "spread": f.spread,
     }  # fmt: skip
     if f.spread > UNSTEADY:
+        text += f"; equal steps differ {f.spread:.0f} times"
+    if busy or f.spread > UNSTEADY:
         return warning(
             "forecast.step",
-            f"{text}; equal steps differ {f.spread:.0f} times: other programs compete",
-            "stop them, or give this one fewer cores: OMP_NUM_THREADS",
+            f"{text}; other programs compete: alone it is faster",
+            "measure again when they are done",
             values=values,
         )
     return ok("forecast.step", text, values=values)

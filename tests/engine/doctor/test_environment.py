@@ -22,7 +22,7 @@ H200 = Gpu("NVIDIA H200", 139 * GIB, 138 * GIB, (9, 0), True)
 CUDA = replace(CPU, cuda_built="12.8", cudnn=91002, gpus=(H200,), driver="570.1")
 MACHINE = Machine(
     cores=4, installed_cores=4, cpu="Quick 9000", memory=16 * GIB, memory_available=12 * GIB,
-    shared_memory=8 * GIB, shared_memory_free=8 * GIB, open_files=4096,
+    shared_memory=8 * GIB, shared_memory_free=8 * GIB, open_files=4096, load=0.4,
 )  # fmt: skip
 
 
@@ -205,6 +205,13 @@ def test_shared_memory_of_dockers_default() -> None:
     assert check.status is Status.WARNING
     assert "--shm-size" in check.hint
     assert env.check_shared_memory(Machine()).status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("load", "status"), [(None, Status.OK), (1.9, Status.OK), (2.1, Status.WARNING)]
+)
+def test_other_programs(load: float | None, status: Status) -> None:
+    assert env.check_load(replace(MACHINE, load=load)).status is status
 
 
 @pytest.mark.parametrize(

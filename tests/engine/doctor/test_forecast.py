@@ -289,7 +289,9 @@ def test_time() -> None:
 def test_unsteady_steps() -> None:
     check = step_check(replace(GOOD, spread=9.0))
     assert check.status is Status.WARNING
-    assert "other programs" in check.text
+    assert "equal steps differ 9 times; other programs compete" in check.text
+    assert step_check(GOOD).status is Status.OK
+    assert step_check(GOOD, busy=True).status is Status.WARNING
 
 
 def test_shared_memory() -> None:
