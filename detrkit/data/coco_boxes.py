@@ -82,7 +82,7 @@ class CocoBoxes:
         annotated = np.array([np.nan if e.area is None else e.area for e in entries], np.float64)
         ids = [e.id for e in entries]
         column, has_id, where = as_column(ids), None, None
-        if column is None or max(column.max(), -column.min()) > _LARGEST:
+        if column is None or max(int(column.max()), -int(column.min())) > _LARGEST:
             has_id = np.array([isinstance(i, int) and abs(i) <= _LARGEST for i in ids], bool)
             column = np.array(
                 [i if has else 0 for i, has in zip(ids, has_id.tolist(), strict=True)], np.int64

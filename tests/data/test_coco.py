@@ -190,6 +190,12 @@ def test_ids_beyond_64_bits(make_coco: CocoMaker) -> None:
     assert index.class_map.category_ids == (2**65,)
 
 
+def test_the_lowest_id_has_no_counterpart(make_coco: CocoMaker) -> None:
+    """-(-2^63) does not fit into 64 bits."""
+    index = read_coco(make_coco([box(-(2**63)), box(7)]))
+    assert sorted(index.annotation_ids.tolist()) == [7, 8]
+
+
 def test_ids_written_as_floats_are_ids(make_coco: CocoMaker) -> None:
     """As tables with gaps write them."""
     images = [{"id": 1.0, "file_name": "a.jpg"}]
