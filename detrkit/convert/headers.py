@@ -10,6 +10,7 @@ from pathlib import Path
 from detrkit.data.faults import FaultKind, FaultReport
 from detrkit.data.images import ImageHeader, read_header
 from detrkit.errors import DataError
+from detrkit.words import count
 
 #: Called with the number of images done, and of all.
 Progress = Callable[[int, int], None]
@@ -41,7 +42,7 @@ def report_unreadable(
     faults.add(kind, path, where, error.message.removeprefix(f"{path}: "))
     if boxes:
         kind = FaultKind.SKIPPED_WITH_IMAGE
-        faults.add(kind, path, where, f"{boxes} boxes", count=boxes)
+        faults.add(kind, path, where, count(boxes, "box"), count=boxes)
 
 
 def _header(path: Path) -> ImageHeader | DataError:

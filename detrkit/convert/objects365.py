@@ -201,7 +201,8 @@ def _count_lost(document: CocoDocument, readable: npt.NDArray[np.bool_]) -> None
     """Counts the boxes of images that are left out."""
     lost = int(document.per_image()[~readable].sum())
     if lost:
-        detail = f"{lost} boxes of {int((~readable).sum())} images"
+        gone = int((~readable).sum())
+        detail = f"{count(lost, 'box')} of {count(gone, 'image')}"
         kind = FaultKind.SKIPPED_WITH_IMAGE
         document.faults.add(kind, document.source, "", detail, count=lost)
 
