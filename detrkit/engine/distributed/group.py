@@ -3,8 +3,8 @@
     with together(device="cuda") as device:
         state = shared(lambda: read(path))  # the main process reads, all have it
 
-Values travel over a second, gloo group of the CPU, so that sending them neither waits for a GPU
-nor mixes with the gradients' traffic. In a single process every function returns at once.
+Values travel by gloo, beside NCCL in a group of its own, so that sending them does not wait for a
+GPU. In a single process every function returns at once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from detrkit.errors import UsageError
 T = TypeVar("T")
 
 _device: torch.device | None = None
+#: The process group, and the second one for values.
 _control: tuple[Any, Any] | None = None
 
 
@@ -69,7 +70,7 @@ def together(
         UsageError: more processes than devices; there is no such device.
         OtherProcessFailed: another process failed first, and says why.
     """
-    global _device
+    global _device, _control
     if _device is not None or (dist.is_available() and dist.is_initialized()):
         yield own_device(device)
         return
@@ -88,7 +89,7 @@ def together(
                     dist.destroy_process_group()
             raise
         finally:
-            _device = None
+            _device = _control = None
 
 
 def own_device(wanted: str | torch.device | None = None) -> torch.device:
@@ -111,28 +112,31 @@ def device_of(
                 f"{len(devices)}"
             )
         return choose_device(f"cuda:{devices[place.local_rank]}")
-    chosen = choose_device(device)
-    if place.world_size == 1 or chosen.type == "cpu":
-        return chosen
-    if chosen.type != "cuda":
+    if place.world_size == 1:
+        return choose_device(device)
+    # Not `choose_device(device)` for "cuda": trying it would take memory of the first GPU each.
+    wanted = torch.device(device) if device in ("cuda", "cpu") else choose_device(device)
+    if wanted.type == "cpu":
+        return wanted
+    if wanted.type != "cuda":
         raise UsageError(
-            f"several processes cannot share {chosen}", hint="train in one, or with --device cpu"
+            f"several processes cannot share {wanted}", hint="train in one, or with --device cpu"
         )
-    if chosen.index is not None:
+    if wanted.index is not None:
         raise UsageError(
-            f"--device {chosen} is one device, for {place.world_size} processes",
+            f"--device {wanted} is one device, for {place.world_size} processes",
             hint="name all: --devices 0,1",
         )
     count = torch.cuda.device_count()
     if count == 1 and "SLURM_PROCID" in os.environ:
-        return torch.device("cuda", 0)  # Slurm shows each task its own
+        return choose_device("cuda:0")  # Slurm shows each task its own
     if place.local_rank >= count:
         raise UsageError(
             f"{place.local_world_size} processes on this machine, but {count} GPU"
             + ("s" if count != 1 else ""),
-            hint=f"--nproc {count}, or --device cpu",
+            hint=f"--nproc {count}, or --device cpu" if count else "--device cpu",
         )
-    return torch.device("cuda", place.local_rank)
+    return choose_device(f"cuda:{place.local_rank}")
 
 
 def _open_group(meeting: Meeting, device: torch.device) -> None:
@@ -174,6 +178,8 @@ def _greetings_on_stderr() -> Iterator[None]:
 def control() -> Any:
     """The group for values and wishes, on the CPU; all processes must ask for it together."""
     global _control
+    if dist.get_backend() == "gloo":
+        return dist.group.WORLD
     if _control is None or _control[0] is not dist.group.WORLD:
         with _greetings_on_stderr():
             _control = (dist.group.WORLD, dist.new_group(backend="gloo", timeout=TIMEOUT))

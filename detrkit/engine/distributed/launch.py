@@ -203,9 +203,10 @@ def _kill(children: Iterable[Child]) -> None:
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, object], None]) -> Iterator[None]:
     """Calls `handler` on Ctrl-C, and when the launcher is told to end."""
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP"):
-        numbers.append(signal.SIGHUP)
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # what `nohup` or a shell's `&` has switched off stays off
+    numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import torch.distributed as dist
 
 from detrkit.engine.distributed.launch import LOST, WATCHED
 from detrkit.engine.distributed.place import Place, find_place
-from detrkit.errors import DetrkitError, OtherProcessFailed
+from detrkit.errors import DetrkitError, Interrupted, OtherProcessFailed, UsageError
 
 log = logging.getLogger("detrkit")
 
@@ -66,6 +67,7 @@ def meet() -> Iterator[Place]:
         The place of this process.
 
     Raises:
+        UsageError: the others do not come.
         OtherProcessFailed: another process failed first, and says why.
     """
     global _present
@@ -76,12 +78,7 @@ def meet() -> Iterator[Place]:
     if place.world_size == 1:
         yield place
         return
-    from torch.distributed.rendezvous import rendezvous  # absent where torch has no distributed
-
-    url = place.meeting_point
-    if not url.startswith("env:"):
-        url += f"?rank={place.rank}&world_size={place.world_size}"
-    store, *_ = next(rendezvous(url, timeout=TIMEOUT))
+    store = _find_store(place)
     _present = Meeting(place, store)
     only_main = _MainSpeaks(place.rank)
     log.addFilter(only_main)
@@ -95,6 +92,55 @@ def meet() -> Iterator[Place]:
     finally:
         _present = None
         log.removeFilter(only_main)
+
+
+def _find_store(place: Place) -> dist.Store:
+    """Where the processes leave words for each other."""
+    from torch.distributed.rendezvous import rendezvous  # absent where torch has no distributed
+
+    url = place.meeting_point
+    if not url.startswith("env:"):
+        url += f"?rank={place.rank}&world_size={place.world_size}"
+    try:
+        store, *_ = next(rendezvous(url, timeout=TIMEOUT))
+        return _of_this_attempt(store, place)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(
+            f"process {place.rank} of {place.world_size} cannot meet the others at "
+            f"{place.meeting_point}: {next(iter(str(error).splitlines()), type(error).__name__)}",
+            hint="did all start? MASTER_ADDR and MASTER_PORT name the machine of process 0 and a "
+            "free port of it",
+        ) from error
+
+
+def _of_this_attempt(store: dist.Store, place: Place) -> dist.Store:
+    """The part of the store that no earlier attempt has written to.
+
+    torch's elastic agents keep one store for all attempts, and do not agree on how many there
+    were. A process that reads where another one listened in the last attempt waits for ever. So
+    the main process draws a name for the attempt and tells it to everybody who asks under a name
+    that is new as well, until all have said that they know it.
+    """
+    if place.rank:
+        own = uuid.uuid4().hex
+        store.set(f"detrkit/ask/{place.rank}", own)
+        name = store.get(f"detrkit/answer/{own}").decode()
+        store.set(f"detrkit/{name}/{place.rank}", "")
+        return dist.PrefixStore(name, store)
+    name = uuid.uuid4().hex
+    missing = set(range(1, place.world_size))
+    until = time.monotonic() + TIMEOUT.total_seconds()
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"detrkit/{name}/{rank}"]):
+                missing.remove(rank)
+            elif store.check([f"detrkit/ask/{rank}"]):
+                asked = store.get(f"detrkit/ask/{rank}").decode()
+                store.set(f"detrkit/answer/{asked}", name)
+        if time.monotonic() > until:
+            raise RuntimeError(f"without a word: {', '.join(map(str, sorted(missing)))}")
+        time.sleep(0.01)
+    return dist.PrefixStore(name, store)
 
 
 def told(name: str, compute: Callable[[], str]) -> str:
@@ -121,7 +167,10 @@ def agreed(error: DetrkitError) -> DetrkitError:
 def _own_words(error: BaseException, meeting: Meeting) -> BaseException:
     """`error` if this process is the one to tell it, else `OtherProcessFailed`."""
     place, store = meeting.place, meeting.store
-    code = error.exit_code if isinstance(error, DetrkitError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        code = Interrupted.exit_code
+    else:
+        code = error.exit_code if isinstance(error, DetrkitError) else 1
     if getattr(error, "agreed", False):
         return error if place.rank == 0 else OtherProcessFailed(code)
     lost = _is_lost_connection(error)

@@ -74,8 +74,6 @@ def replicated(
     """
     if not is_distributed():
         return model
-    if sync_bn:
-        model = with_synchronized_norms(model, device)
     unused = find_unused_parameters(model, criterion, device=device, size=size, autocast=autocast)
     # Every process tried; one decides, since they must agree.
     unused = shared(lambda: unused)
@@ -83,6 +81,8 @@ def replicated(
         log.debug("without gradient: %s", ", ".join(unused.always))
     if unused.sometimes:
         log.debug("without gradient in some batches: %s", ", ".join(unused.sometimes))
+    if sync_bn:
+        model = with_synchronized_norms(model, device)
     copy_from_main(model.state_dict().values())
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(unused.always))
     for harmless in ("find_unused_parameters=True was specified", "Grad strides do not match"):

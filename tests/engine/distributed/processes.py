@@ -25,7 +25,7 @@ if METHOD == "forkserver":
 
 
 def in_processes(
-    count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 120
+    count: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240
 ) -> list[Any]:
     """`function(*arguments)` in `count` processes within `together("cpu")`; results by rank.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from detrkit.engine.distributed import meeting
 from detrkit.engine.distributed.agreement import Agreement
 from detrkit.engine.distributed.group import (
     barrier,
@@ -26,7 +29,7 @@ from detrkit.engine.distributed.group import (
 )
 from detrkit.engine.distributed.launch import LOST, WATCHED
 from detrkit.engine.distributed.meeting import agreed, meet, told
-from detrkit.engine.distributed.place import Place
+from detrkit.engine.distributed.place import Place, find_place
 from detrkit.errors import DataError, Interrupted, OtherProcessFailed, UsageError
 from tests.engine.distributed.processes import in_processes
 
@@ -159,6 +162,32 @@ def test_others_log_only_what_is_theirs() -> None:
     assert second == ["process 1: a.jpg: unreadable", "error"]
 
 
+def attempt(path: str, delay: float) -> list[str]:
+    """Meets in a store that outlives attempts, and leaves something there."""
+    place = find_place()
+    time.sleep(delay * (place.rank == 0))  # the others look first
+    store = torch.distributed.FileStore(path, place.world_size + 99)
+    own = meeting._of_this_attempt(store, place)
+    stale = [key for key in ("a", "b") if own.check([key])]
+    barrier()
+    own.set("ab"[place.rank], "left")
+    barrier()
+    return [*stale, own.get("a").decode()]
+
+
+def test_an_attempt_does_not_read_what_an_earlier_one_left(tmp_path: Path) -> None:
+    path = str(tmp_path / "store")
+    torch.distributed.FileStore(path, 1).set("detrkit/ask/1", "of a process that died early")
+    for delay in (0.0, 0.3, 0.0):
+        assert in_processes(2, attempt, path, delay) == [["left"]] * 2
+
+
+def test_one_that_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "TIMEOUT", timedelta(seconds=0.1))
+    with pytest.raises(RuntimeError, match="without a word: 1, 2"):
+        meeting._of_this_attempt(torch.distributed.HashStore(), Place(0, 3, 0, 3, "env://"))
+
+
 # Devices ---------------------------------------------------------------------------------------
 
 
@@ -184,6 +213,15 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("SLURM_PROCID", "1")
     assert str(device_of(second, None, None)) == "cuda:0"  # Slurm shows each task its own
+
+
+def test_others_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "TIMEOUT", timedelta(seconds=1))
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(UsageError, match="process 1 of 2 cannot meet the others"), meet():
+        pass
 
 
 def test_joining_within_a_group_of_the_users_own() -> None:

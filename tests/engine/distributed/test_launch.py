@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,9 @@ sys.exit(1)
 # Signals ---------------------------------------------------------------------------------------
 
 
-def outer(folder: Path, program: str, processes: int = 2) -> subprocess.Popen[str]:
+def outer(
+    folder: Path, program: str, processes: int = 2, first: Sequence[str] = ()
+) -> subprocess.Popen[str]:
     """A launcher in a process of its own."""
     code = (
         "import sys; from detrkit.engine.distributed.launch import Launcher\n"
@@ -139,8 +142,10 @@ def outer(folder: Path, program: str, processes: int = 2) -> subprocess.Popen[st
         f"sys.exit(Launcher(command, {processes}, restarts=3).run())"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*first, sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -163,6 +168,16 @@ def test_a_signal_lets_all_processes_save(tmp_path: Path, number: signal.Signals
     assert process.returncode == 130, err
     assert len(list(tmp_path.glob("saved-*"))) == 2
     assert started(tmp_path) == ["0-0", "1-0"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    program = START + "(here / f'ready-{rank}').touch(); time.sleep(1)"
+    process = outer(tmp_path, program, first=["nohup"])
+    wait_for(tmp_path, "ready-*", 2)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -25,7 +25,7 @@ from tests.conftest import REPOSITORY
 from tests.engine.distributed.processes import in_processes
 from tests.engine.tiny_data import write_coco, write_config
 
-TRAIN, BATCH = 18, 8
+TRAIN, BATCH = 26, 8
 
 #: Nothing that differs between processes by design: no denoising noise, and an optimizer that
 #: does not blow up the last digits of a gradient as Adam does in its first steps.
@@ -34,7 +34,7 @@ PLAIN = (
     "DFINETransformer.num_denoising=0",
     "lr_warmup_scheduler=null",
     "clip_max_norm=0.1",
-    "epochs=2",
+    "epochs=1",
     "schedule=null",
     "sync_bn=true",
 )
