@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from detrkit.cli.options import Data, Device, JsonOut, Output, Plugins, Updates
-from detrkit.cli.train import (
+from detrkit.cli.train_options import (
     Amp,
     Batch,
     Cache,
     CacheSize,
+    ClassMapFile,
     Epochs,
     Seed,
     Size,
     ValFraction,
     Workers,
 )
-from detrkit.cli.tune import ClassMapFile
 
 if TYPE_CHECKING:
     from detrkit.engine.doctor.report import Report, Section

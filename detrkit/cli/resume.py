@@ -15,7 +15,7 @@ from detrkit.cli.processes import (
     Nproc,
     run_in_processes,
 )
-from detrkit.cli.train import Accumulate, Cache, Workers
+from detrkit.cli.train_options import Accumulate, Cache, Workers
 
 
 def resume(

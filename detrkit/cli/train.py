@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import ConfigArg, Data, Device, JsonOut, Output, Plugins, Updates
-from detrkit.cli.processes import (
-    RESTARTS,
-    AutoResume,
-    Devices,
-    MaxRestarts,
-    Nproc,
-    run_in_processes,
-)
+from detrkit.cli.options import ConfigArg, JsonOut, Output, Plugins, Updates
+from detrkit.cli.processes import RESTARTS, AutoResume, MaxRestarts, run_in_processes
+from detrkit.cli.spread import spread
+from detrkit.cli.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,109 +21,20 @@ if TYPE_CHECKING:
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
 # ruff: noqa: UP045
 
-ValFraction = Annotated[
-    Optional[float],
-    typer.Option(
-        metavar="0-1",
-        help="Hold this share of the training images out to validate on.",
-        show_default=False,
-    ),
-]
-Epochs = Annotated[
-    Optional[int],
-    typer.Option(metavar="N", help="Length of the run; stages, warm-up and averaging follow."),
-]
-Batch = Annotated[
-    Optional[str],
-    typer.Option(
-        "-b",
-        "--batch",
-        metavar="N|auto",
-        help="Images per step on all devices; learning rates follow (square root). "
-        "auto tries what fits.",
-    ),
-]
-Accumulate = Annotated[
-    Optional[int],
-    typer.Option(
-        metavar="K",
-        help="Split each batch into K parts that fit into memory; the gradient stays that of all.",
-    ),
-]
-Size = Annotated[
-    Optional[str],
-    typer.Option(metavar="HxW", help="Input of the model, e.g. 640 or 480x640 (height first)."),
-]
-LR = Annotated[
-    Optional[float],
-    typer.Option("--lr", metavar="RATE", help="Main learning rate; the backbone's follows."),
-]
-Amp = Annotated[
-    Optional[str],
-    typer.Option(
-        metavar="bf16|fp16|off",
-        help="Mixed precision. By default bf16 on a GPU that has it, off on a CPU.",
-    ),
-]
-Seed = Annotated[
-    Optional[int], typer.Option(metavar="N", help="Same seed, same weights (on a CPU).")
-]
-Workers = Annotated[
-    Optional[int], typer.Option("-j", "--workers", metavar="N", help="Processes that load images.")
-]
-Cache = Annotated[
-    Optional[str],
-    typer.Option(
-        metavar="ram|disk|off",
-        help="Decode all images once, before the run, and keep them. Changes no result.",
-        show_default=False,
-    ),
-]
-CacheSize = Annotated[
-    Optional[int],
-    typer.Option(
-        metavar="N",
-        help="Shrink training images in the cache to at most N pixels; small objects suffer.",
-        show_default=False,
-    ),
-]
 Tune = Annotated[
     Optional[str],
     typer.Option(
         "-t", "--tune", metavar="FILE|URL", help="Start from these weights, head by class name."
     ),
 ]
-Loggers = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--logger",
-        metavar="NAME",
-        help="Also log to wandb or mlflow (`pip install 'detrkit\\[loggers]'`); repeatable.",
-        show_default=False,
-    ),
-]
 
 
+@spread
 def train(
     cfg: ConfigArg,
-    data: Data = None,
-    val_fraction: ValFraction = None,
-    epochs: Epochs = None,
-    batch: Batch = None,
-    accumulate: Accumulate = None,
-    size: Size = None,
-    lr: LR = None,
-    amp: Amp = None,
-    use_amp: Annotated[bool, typer.Option("--use-amp", hidden=True)] = False,
-    device: Device = None,
-    devices: Devices = None,
-    nproc: Nproc = None,
-    seed: Seed = None,
-    workers: Workers = None,
-    cache: Cache = None,
-    cache_size: CacheSize = None,
+    options: TrainOptions,
     tune: Tune = None,
-    logger: Loggers = None,
+    use_amp: Annotated[bool, typer.Option("--use-amp", hidden=True)] = False,
     resume: Annotated[
         Optional[str],
         typer.Option("-r", "--resume", metavar="RUN|CKPT", help="Same as `detrkit resume`."),
@@ -161,41 +67,26 @@ def train(
 
         return continue_run(
             resume,
-            data=data,
-            device=device,
-            devices=devices,
-            nproc=nproc,
-            workers=workers,
-            cache=cache,
-            accumulate=accumulate,
+            data=options.data,
+            device=options.device,
+            devices=options.devices,
+            nproc=options.nproc,
+            workers=options.workers,
+            cache=options.cache,
+            accumulate=options.accumulate,
             auto_resume=auto_resume,
             max_restarts=max_restarts,
             plugin=plugin,
             json=json,
         )
-    from detrkit.engine.derive import TrainFlags, parse_batch
-
     numbers = run_in_processes(
-        devices, nproc, device=device, auto_resume=auto_resume, max_restarts=max_restarts
+        options.devices,
+        options.nproc,
+        device=options.device,
+        auto_resume=auto_resume,
+        max_restarts=max_restarts,
     )
-    images = parse_batch(batch)
-    flags = TrainFlags(
-        data=data,
-        val_fraction=val_fraction,
-        epochs=epochs,
-        batch=None if images == "auto" else images,
-        accumulate=accumulate,
-        size=size,
-        lr=lr,
-        amp=amp,
-        device=device,
-        seed=seed,
-        workers=workers,
-        cache=cache,
-        cache_size=cache_size,
-        tune=tune,
-        loggers=tuple(logger or ()),
-    )
+    flags = options.flags(tune=tune)
     updates = [*(update or ())]
     if use_amp:
         updates.insert(0, "use_amp=True")
@@ -208,7 +99,7 @@ def train(
         json,
         numbers,
         auto_resume,
-        auto_batch=images == "auto",
+        auto_batch=options.auto_batch,
     )
 
 

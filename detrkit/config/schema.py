@@ -29,6 +29,15 @@ class RunConfig:
         print_freq: steps between lines of `verbose_type: origin`, and of `progress` where no
             terminal shows a bar; 0: none; None: 100 and one line a minute.
         checkpoint_freq: epochs between numbered checkpoints.
+        patience: epochs without a better `best_metric` after which the run ends; None: never.
+        best_metric: what makes an epoch the best one: a name of the metrics ("AP", "AP50", …).
+        freeze: parts of the model that keep their weights: names of its modules ("backbone",
+            "backbone.stages.0"), with `*` for any.
+        freeze_bn: batch norms keep their running statistics and weights.
+        layer_decay: factor from one stage of the backbone to the one before it, for the learning
+            rate; None: one rate.
+        sampling: "repeat_factor" (Gupta et al. 2019) or "class_balanced" draw images of rare
+            classes more often; None: every image once per epoch.
         use_amp: mixed precision.
         amp: "bf16", "fp16" or "off"; None follows `use_amp`.
         use_ema: average the weights.
@@ -37,6 +46,9 @@ class RunConfig:
         sync_bn: batch norm over the images of all devices.
         find_unused_parameters: search for parameters without gradient in every step of a
             distributed run; False: only where a trial shows that it is needed.
+        compile: train with the compiled model (`torch.compile`).
+        channels_last: memory format of images and weights in training; None: where it is faster.
+        profile: steps to profile, after a few of the first epoch; None: none.
         accumulate: parts in which a batch goes through the model; its size stays.
         num_classes: None: as the data set has.
         eval_spatial_size: (h, w) of the model's input.
@@ -48,6 +60,8 @@ class RunConfig:
         data: data set of any layout; replaces the data sets of the loaders.
         train_split, val_split: lists of `data` to train and to validate on.
         val_fraction: share of the training set held out where `data` has no validation set.
+        negatives: folder or data set of images without targets, mixed into training.
+        eval_negatives: folder or data set of images without targets, to count false detections on.
         ram_cache: images are decoded before the run into memory that the loaders share.
         disk_cache: likewise into files that later runs find again: True, or a folder.
         cache_imgsz: with either, training images are shrunk to at most this many pixels on their
@@ -83,6 +97,12 @@ class RunConfig:
     last_epoch: int = -1
     print_freq: int | None = None
     checkpoint_freq: int = 1
+    patience: int | None = None
+    best_metric: str = "AP"
+    freeze: tuple[str, ...] = ()
+    freeze_bn: bool = False
+    layer_decay: float | None = None
+    sampling: Literal["repeat_factor", "class_balanced"] | None = None
     use_amp: bool = False
     amp: Literal["bf16", "fp16", "off"] | None = None
     use_ema: bool = False
@@ -91,6 +111,9 @@ class RunConfig:
     clip_max_norm: float = 0.0
     sync_bn: bool = False
     find_unused_parameters: bool = False
+    compile: bool = False
+    channels_last: bool | None = None
+    profile: int | None = None
     accumulate: int = 1
     num_classes: int | None = None
     eval_spatial_size: tuple[int, int] | None = None
@@ -102,6 +125,8 @@ class RunConfig:
     train_split: str | None = None
     val_split: str | None = None
     val_fraction: float | None = None
+    negatives: str | None = None
+    eval_negatives: str | None = None
     ram_cache: bool = False
     disk_cache: bool | str = False
     cache_imgsz: int | None = None

@@ -27,6 +27,28 @@ from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
 from detrkit.errors import UsageError, did_you_mean
 
+#: Flags that set the key of the same name.
+_SETTINGS = {
+    name: "--" + name.replace("_", "-")
+    for name in (
+        "data",
+        "val_fraction",
+        "seed",
+        "accumulate",
+        "device",
+        "patience",
+        "best_metric",
+        "freeze_bn",
+        "layer_decay",
+        "sampling",
+        "negatives",
+        "eval_negatives",
+        "compile",
+        "channels_last",
+        "profile",
+    )
+}
+
 
 @dataclass(frozen=True)
 class TrainFlags:
@@ -49,6 +71,9 @@ class TrainFlags:
         tune: weights to start from.
         class_map: file of lines `class of the data: class of these weights`.
         loggers: where curves go as well; each one name, or several with commas between.
+        patience, best_metric, freeze_bn, layer_decay, sampling, negatives, eval_negatives, compile,
+        channels_last, profile: the settings of these names.
+        freeze: parts that keep their weights; each one name, or several with commas between.
     """
 
     data: str | None = None
@@ -67,6 +92,17 @@ class TrainFlags:
     tune: str | None = None
     class_map: str | None = None
     loggers: tuple[str, ...] = ()
+    patience: int | None = None
+    best_metric: str | None = None
+    freeze: tuple[str, ...] = ()
+    freeze_bn: bool | None = None
+    layer_decay: float | None = None
+    sampling: str | None = None
+    negatives: str | None = None
+    eval_negatives: str | None = None
+    compile: bool | None = None
+    channels_last: bool | None = None
+    profile: int | None = None
 
 
 def load_with_flags(
@@ -106,22 +142,21 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         ("accumulate", "--accumulate", 1),
         ("workers", "--workers", 0),
         ("cache_size", "--cache-size", 32),
+        ("patience", "--patience", 1),
+        ("profile", "--profile", 1),
     ):
         value = getattr(flags, name)
         if value is not None and value < low:
             raise UsageError(f"{flag} must be at least {low}, got {value}")
-    if flags.data is not None:
-        put("data", flags.data, "--data")
-    if flags.val_fraction is not None:
-        put("val_fraction", flags.val_fraction, "--val-fraction")
-    if flags.seed is not None:
-        put("seed", flags.seed, "--seed")
-    if flags.accumulate is not None:
-        put("accumulate", flags.accumulate, "--accumulate")
+    for name, flag in _SETTINGS.items():
+        value = getattr(flags, name)
+        if value is not None:
+            put(name, value, flag)
+    if flags.freeze:
+        put("freeze", _listed(flags.freeze), "--freeze")
+    _check(flags)
     if flags.loggers:
         put("loggers", _loggers(flags.loggers, cfg), "--logger")
-    if flags.device is not None:
-        put("device", flags.device, "--device")
     if flags.tune is not None:
         put("tuning", flags.tune, "--tune")
     if flags.class_map is not None:
@@ -163,9 +198,22 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     return values
 
 
+def _listed(flags: Sequence[str]) -> list[str]:
+    """Each once: `a,b` and `c` of a repeated flag -> a, b, c."""
+    names = [name.strip() for flag in flags for name in flag.split(",")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _check(flags: TrainFlags) -> None:
+    if flags.sampling not in (None, "repeat_factor", "class_balanced"):
+        raise UsageError(f"--sampling {flags.sampling}: choose repeat_factor or class_balanced")
+    if flags.layer_decay is not None and not 0 < flags.layer_decay <= 1:
+        raise UsageError(f"--layer-decay must be above 0 and at most 1, got {flags.layer_decay}")
+
+
 def _loggers(flags: Sequence[str], cfg: Config) -> list[str]:
     """The configuration's loggers and those of the flags."""
-    asked = [name.strip() for flag in flags for name in flag.split(",") if name.strip()]
+    asked = _listed(flags)
     for name in asked:
         if name not in LOGGERS:
             raise UsageError(

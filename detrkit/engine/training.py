@@ -307,8 +307,10 @@ def _run(
 ) -> RunResult:
     with until_the_end(trainer.observers):
         state = trainer.fit()
-        # behind `shared`, the others wait for the picture: an early end would look like a failure
-        return shared(lambda: _result(session, trainer, directory, state, loaded))
+        result = shared(lambda: _result(session, trainer, directory, state, loaded))
+    # behind `shared`, the others wait for the picture and the observers' end: leaving early
+    # would look like a failure
+    return shared(lambda: result)
 
 
 def _result(
@@ -349,6 +351,7 @@ def _finished(directory: RunDirectory, last: Checkpoint) -> RunResult:
         best_epoch=int(last.position["best_epoch"]),
         metrics=best.metrics,
         picture=picture if picture.is_file() else None,
+        seconds=seconds_of(read_log(directory.log)),
     )
 
 
