@@ -17,7 +17,7 @@ from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, HGNetv2
 from detrkit.models.decoders.query_selection import make_anchors
 from detrkit.models.layers.activations import get_activation
 from detrkit.models.layers.affine import LearnableAffine
-from detrkit.models.layers.attention import SelfAttention
+from detrkit.models.layers.attention import SelfAttention, attend
 from detrkit.models.layers.conv import ConvNormAct, RepVGGBlock
 from detrkit.models.layers.deformable import MSDeformableAttention
 from detrkit.models.layers.logits import bias_for_probability, inverse_sigmoid
@@ -201,7 +201,40 @@ def test_learnable_affine_has_the_plain_gradient(layout: torch.memory_format, sl
     assert not layer(x.detach()).requires_grad
     with torch.no_grad():
         assert torch.allclose(layer(x), expected)
-    assert layer(x.detach().bfloat16()).dtype == torch.float32  # as scale * x + bias
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_learnable_affine_keeps_the_precision_of_autocast(layout: torch.memory_format) -> None:
+    layer = LearnableAffine(1.5, -0.3)
+    x = torch.randn(2, 3, 5, 4).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    grad = torch.randn(2, 3, 5, 4).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    out.backward(grad)
+    assert out.dtype == x.grad.dtype == torch.bfloat16
+    assert layer.scale.grad.dtype == layer.bias.grad.dtype == torch.float32
+    assert torch.allclose(out.float(), 1.5 * x.float() - 0.3, atol=0.02, rtol=0.01)
+    assert torch.allclose(x.grad.float(), 1.5 * grad.float(), atol=0.02, rtol=0.01)
+    assert torch.allclose(layer.scale.grad, (grad.float() * x.float()).sum()[None], rtol=0.02)
+    assert torch.allclose(layer.bias.grad, grad.float().sum()[None], rtol=0.02)
+    with torch.no_grad():
+        assert torch.equal(layer(x), out)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bf16_is_the_fused_one(masked: bool) -> None:
+    q, k, v = (torch.randn(2, 3, 7, 4).bfloat16().requires_grad_() for _ in range(3))
+    allowed = torch.ones(7, 7, dtype=torch.bool).tril() if masked else None
+    grad = torch.randn(2, 3, 7, 4)
+    found = attend(q, k, v, allowed)
+    found.backward(grad.bfloat16())
+    plain = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    expected = F.scaled_dot_product_attention(*plain, attn_mask=allowed)
+    expected.backward(grad)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), expected, atol=0.03)
+    for ours, theirs in zip((q, k, v), plain, strict=True):
+        assert torch.allclose(ours.grad.float(), theirs.grad, atol=0.05)
 
 
 @settings(max_examples=50, deadline=None)
