@@ -1,7 +1,8 @@
-"""`--compile`: the forward pass as torch.compile makes it.
+"""`--compile`: backbone and encoder as torch.compile makes them.
 
-The first batch of each kind (size, with boxes or without) takes minutes; the number of boxes and
-sizes after the first become variables of the compiled code. The weights, their names and the
+The decoder stays as it is: in training its shapes change with the boxes of every batch, for which
+it would be compiled again and again. The first batch takes minutes, and so does the second size;
+from the third on, sizes are variables of the compiled code. The weights, their names and the
 checkpoints stay those of the model.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,11 +21,15 @@ from detrkit.errors import UsageError
 _HINT = "train without --compile"
 
 
-def compile_forward(model: nn.Module, device: torch.device) -> None:
-    """Makes `model` compile its forward pass when it is first called.
+#: Parts of a detector whose shapes depend on the size of the images only.
+_PARTS = ("backbone", "encoder")
+
+
+def compile_parts(model: nn.Module, device: torch.device) -> None:
+    """Makes the parts compile their forward pass when they are first called.
 
     Args:
-        model: the detector itself, not its replica.
+        model: the detector itself, not its replica. One without these parts is compiled whole.
         device: it is on.
 
     Raises:
@@ -31,17 +37,23 @@ def compile_forward(model: nn.Module, device: torch.device) -> None:
             raised by the call, as a UsageError as well.
     """
     _require_compiler(device)
-    forward = torch.compile(model.forward)
+    parts = [part for name in _PARTS if isinstance(part := getattr(model, name, None), nn.Module)]
+    for part in parts or [model]:
+        part.forward = _compiled(part.forward)
 
-    @functools.wraps(model.forward)
-    def compiled(*args: Any, **kwargs: Any) -> Any:
+
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    quick = torch.compile(forward)
+
+    @functools.wraps(forward)
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return forward(*args, **kwargs)
+            return quick(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             first = str(error).strip().splitlines()[0]
             raise UsageError(f"the model does not compile: {first}", hint=_HINT) from error
 
-    model.forward = compiled  # type: ignore[method-assign]
+    return call
 
 
 def _require_compiler(device: torch.device) -> None:

@@ -22,7 +22,7 @@ from detrkit.data.loader import Loader, build_loader
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
-from detrkit.engine.compiling import compile_forward
+from detrkit.engine.compiling import compile_parts
 from detrkit.engine.derive import derive_schedule
 from detrkit.engine.distributed.group import is_main, own_device, rank, shared, world_size
 from detrkit.engine.distributed.replicas import replicated, unwrapped
@@ -355,7 +355,7 @@ def build_trainer(
         autocast=partial(session.precision.autocast, session.device),
     )
     if run.compile:
-        compile_forward(unwrapped(replica), session.device)
+        compile_parts(unwrapped(replica), session.device)
     return Trainer(
         model=replica,
         criterion=criterion,

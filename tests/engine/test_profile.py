@@ -17,13 +17,14 @@ CPU = torch.device("cpu")
 
 
 def run(observer: StepProfile, batches: int) -> None:
-    """An epoch of steps with a forward pass each."""
+    """Two epochs of steps with a forward pass each."""
     weight = torch.ones(64, 64)
-    for batch in range(batches):
-        with phase("forward"):
-            weight = weight @ weight / 64
-        observer.step(StepReport("train", 0, 1, batch, batches, seconds=0.01))
-    observer.step(StepReport("val", 0, 1, 0, 1))
+    for epoch in range(2):
+        for batch in range(batches):
+            with phase("forward"):
+                weight = weight @ weight / 64
+            observer.step(StepReport("train", epoch, 2, batch, batches, seconds=0.01))
+        observer.step(StepReport("val", epoch, 2, 0, 1))
 
 
 def test_names_of_the_parts() -> None:
@@ -32,7 +33,7 @@ def test_names_of_the_parts() -> None:
     assert "match" in PHASES
 
 
-@pytest.mark.parametrize(("batches", "profiled"), [(20, 4), (WARM_UP + 2, 2)])
+@pytest.mark.parametrize(("batches", "profiled"), [(20, 4), (WARM_UP + 2, 4), (4, 3), (2, 1)])
 def test_the_steps_behind_the_first(tmp_path: Path, batches: int, profiled: int) -> None:
     observer = StepProfile(tmp_path / "profile", 4, CPU)
     run(observer, batches)
@@ -46,9 +47,11 @@ def test_the_steps_behind_the_first(tmp_path: Path, batches: int, profiled: int)
     assert "\nstep             10.00 ms  100.0%" in table  # ten milliseconds, as reported
 
 
-def test_a_short_epoch_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_epochs_of_one_step_cannot_be_profiled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     observer = StepProfile(tmp_path / "profile", 4, CPU)
-    run(observer, WARM_UP)
+    run(observer, 1)
     observer.close()
     assert "nothing was profiled" in caplog.text
     assert not (tmp_path / "profile").exists()

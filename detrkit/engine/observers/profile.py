@@ -26,8 +26,8 @@ _ROWS = 40
 class StepProfile(Observer):
     """Profiles the steps behind the first few of a run.
 
-    Writes `trace.json.gz` (for chrome://tracing or ui.perfetto.dev) and `table.txt`. An epoch
-    with fewer steps ends the profile early: evaluation is not part of it.
+    Writes `trace.json.gz` (for chrome://tracing or ui.perfetto.dev) and `table.txt`. Evaluation
+    is not part of it: all steps are of one epoch, fewer where no epoch has so many.
 
     Args:
         folder: where both go.
@@ -53,11 +53,12 @@ class StepProfile(Observer):
             return
         self._seen += 1
         last = report.batch + 1 == report.batches
+        fits = report.batch + self.steps < report.batches
         if self._profile is not None:
             self._seconds += report.seconds
             if last or self._seen == WARM_UP + self.steps:
                 self._finish(self._seen - WARM_UP)
-        elif not last and self._seen >= WARM_UP:
+        elif self._seen >= WARM_UP and not last and (fits or report.batch == 0):
             self._seen = WARM_UP
             activities = [ProfilerActivity.CPU]
             if self.device.type == "cuda":
@@ -70,7 +71,9 @@ class StepProfile(Observer):
         if self._profile is not None and self._seen > WARM_UP:
             self._finish(self._seen - WARM_UP)
         elif self.steps > 0:
-            log.warning("nothing was profiled: an epoch has to be longer than %d steps", WARM_UP)
+            log.warning(
+                "nothing was profiled: no epoch has two steps or more behind the first %d", WARM_UP
+            )
 
     def _finish(self, steps: int) -> None:
         if self.device.type == "cuda":
