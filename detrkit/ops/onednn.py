@@ -70,6 +70,19 @@ def product(x: Tensor, linear: nn.Linear, activation: str = "none") -> Tensor:
     return _product(x, linear.weight, linear.bias, activation)
 
 
+def project_maps(maps: Tensor, linear: nn.Linear) -> Tensor:
+    """(B, in, h, w) with the channels last -> (B, out, h, w) with the channels first.
+
+    The matrix stands left and the map is the other factor, so that nothing has to be turned.
+    """
+    rows = maps.flatten(2).transpose(1, 2)  # (B, h·w, in), dense
+    found = [_product(linear.weight, image, None, "none") for image in rows.unbind(0)]
+    out = found[0][None] if len(found) == 1 else torch.stack(found)
+    if linear.bias is not None:
+        out.add_(linear.bias[:, None])
+    return out.view(len(maps), -1, *maps.shape[2:])
+
+
 def _convolution(
     x: Tensor,
     weight: Tensor,
