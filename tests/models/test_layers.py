@@ -419,7 +419,7 @@ def test_without_the_operators_layers_stay(monkeypatch: pytest.MonkeyPatch) -> N
     assert [type(module) for module in layer] == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace`")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 def test_traced_graphs_hold_plain_operators() -> None:
     layer = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()).eval().requires_grad_(False)
     use_onednn(layer)
