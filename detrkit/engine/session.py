@@ -25,6 +25,7 @@ from detrkit.engine.class_matching import read_class_map
 from detrkit.engine.derive import derive_schedule
 from detrkit.engine.distributed.group import is_main, own_device, rank, shared, world_size
 from detrkit.engine.distributed.replicas import replicated
+from detrkit.engine.divergence import Policy
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
@@ -363,6 +364,7 @@ def build_trainer(
         ema=ema,
         precision=session.precision,
         clip_max_norm=run.clip_max_norm,
+        policy=Policy(run.on_non_finite, run.max_skips, run.max_roll_backs),
         observers=observers,
         seed=session.seed,
         rank=rank(),
