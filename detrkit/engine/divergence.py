@@ -193,14 +193,12 @@ class Watch:
         state.skips_in_a_row += 1
         if self.policy.on_non_finite == "stop":
             self._stop(step, step.describe())
-        again = state.skips_in_a_row >= self.policy.max_skips
-        if state.skipped_steps <= DESCRIBED or again:
-            words = step.describe()
-            log.warning("%s: the step is dropped", words)
-            if state.skipped_steps == DESCRIBED:
-                log.warning("further ones of this epoch are only counted")
-            if again:
-                self._go_back(step, words)
+        if state.skips_in_a_row >= self.policy.max_skips:
+            self._go_back(step, step.describe())
+        elif state.skipped_steps <= DESCRIBED:
+            last = "; others of this epoch are only counted"
+            end = last if state.skipped_steps == DESCRIBED else ""
+            log.warning("%s; the step is dropped%s", step.describe(), end)
 
     def _go_back(self, step: Step, words: str) -> None:
         state = self.trainer.state
@@ -208,6 +206,7 @@ class Watch:
         if state.roll_backs >= self.policy.max_roll_backs:
             tried = f" after going back {count(state.roll_backs, 'time')}"
             self._stop(step, f"{words}; {in_a_row}" + (tried if state.roll_backs else ""))
+        log.warning("%s", words)
         folder = write_diagnosis(self.trainer, step, words)
         # what was made of the present weights goes with them
         state.skipped_steps += sum(later.bad.read() for later in self._recent)
