@@ -437,6 +437,6 @@ def test_a_folder_that_cannot_be_written_does_not_hide_the_error(
 ) -> None:
     run = spoiled(tmp_path, (0, 3), policy=Policy("stop"))
     (tmp_path / "diverged").write_text("in the way")
-    with pytest.raises(TrainingDiverged, match="images 3-0, 3-1$"):
+    with pytest.raises(TrainingDiverged, match=r"images 3-0, 3-1$"):
         run.fit()
     assert "no diagnosis of the step" in caplog.text

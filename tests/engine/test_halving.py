@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import DetrkitError, Interrupted
 from tests.engine.test_trainer import Act, state_of
@@ -27,7 +28,7 @@ class Narrow:
     def __init__(self, run: Trainer, error: BaseException, most: int, first: int = 0) -> None:
         self.run, self.error, self.most, self.first = run, error, most, first
         self.failed = 0
-        net = run.model.net
+        net = unwrapped(run.model).net
         assert isinstance(net, torch.nn.Sequential)
         net[1].register_forward_hook(self)  # batch norm has learned from the images by then
 
