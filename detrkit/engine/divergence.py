@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from detrkit.engine.diagnosis import write_diagnosis
-from detrkit.engine.distributed.group import gathered, shared
+from detrkit.engine.distributed.group import gathered, is_main, shared
 from detrkit.engine.distributed.meeting import agreed
 from detrkit.errors import ConfigError, TrainingDiverged
 from detrkit.structures import Batch
@@ -187,7 +187,7 @@ class Watch:
         if not step.bad.read():
             state.skips_in_a_row = 0
             return
-        if step.masked and self.trainer.ema and self.trainer.keeps_average:
+        if step.masked and self.trainer.ema and is_main():
             self.trainer.ema.take_back()
         state.skipped_steps += 1
         state.skips_in_a_row += 1

@@ -217,7 +217,7 @@ class Trainer:
             losses,
             norm,
             self.scaler,
-            self.ema if self.keeps_average else None,
+            self.ema if is_main() else None,
         )
         return losses, norm
 
@@ -348,11 +348,6 @@ class Trainer:
     def parts(self) -> int:
         """In how many parts a batch goes through the model: as configured, or more of them."""
         return self.accumulate * self.state.splits
-
-    @property
-    def keeps_average(self) -> bool:
-        """Whether this process updates the averaged weights."""
-        return is_main()
 
     @property
     def lr(self) -> float:

@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.engine import training
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.distributed.replicas import unwrapped
+from detrkit.engine.keeper import Keeper
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import DetrkitError, Interrupted
+from tests.conftest import REPOSITORY
 from tests.engine.test_trainer import Act, state_of
+from tests.engine.tiny_data import write_coco, write_config
 from tests.engine.toy import Net, equal, trainer
 
 ON_A_CPU = RuntimeError(
@@ -78,6 +83,40 @@ def test_a_resumed_run_stays_split(tmp_path: Path) -> None:
     rest.fit()
     assert narrow.failed == 0
     assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+def test_resume_with_other_parts_forgets_the_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_coco(tmp_path / "data", train=4, val=1)
+    flags = TrainFlags(data=str(tmp_path / "data"), device="cpu", epochs=2)
+    cfg = load_with_flags(write_config(tmp_path, REPOSITORY), flags)
+    step, save = Trainer.train_step, Keeper.save_last
+    parts = []
+
+    def short(self: Trainer, batch: Any) -> Any:
+        if self.parts == 1:
+            raise ON_A_CPU
+        return step(self, batch)
+
+    def noted(self: Trainer, batch: Any) -> Any:
+        parts.append(self.parts)
+        raise KeyboardInterrupt
+
+    def save_and_stop(self: Keeper, snapshot: Checkpoint) -> None:
+        save(self, snapshot)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", short)
+        patch.setattr(Keeper, "save_last", save_and_stop)
+        with pytest.raises(Interrupted):
+            training.train(cfg, output=tmp_path / "run")
+    monkeypatch.setattr(Trainer, "train_step", noted)
+    for accumulate in (None, 1, 2):
+        with pytest.raises(Interrupted):
+            training.resume(tmp_path / "run", accumulate=accumulate)
+    assert parts == [2, 1, 2]
 
 
 def test_not_even_one_image(tmp_path: Path) -> None:
