@@ -45,8 +45,9 @@ class RunConfig:
         clip_max_norm: largest gradient norm; 0 does not clip.
         on_non_finite: what follows a step whose loss or gradient is not finite: "skip" drops it
             and goes on, "stop" ends the run.
-        max_skips: so many dropped steps in a row send the run back to the start of the epoch, from
-            where it goes on with the next batch in a safer number format, or at half the rates.
+        max_skips: so many dropped steps in a row, or as many as an epoch has, send the run back to
+            the start of the epoch, from where it goes on with the next batch in a safer number
+            format, or at half the rates.
         max_roll_backs: how often, before the run ends.
         sync_bn: batch norm over the images of all devices.
         find_unused_parameters: search for parameters without gradient in every step of a

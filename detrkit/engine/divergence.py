@@ -1,9 +1,9 @@
 """Steps whose loss or gradient is not finite: noticed, counted, answered.
 
     skip      the step is dropped (`safeguard.py`): a single bad batch costs nothing else
-    go back   after `max_skips` of them in a row, to the state at the start of the epoch, or of
-              the one they began in, with a safer number format (fp16 -> bf16 -> float32) or, in
-              float32, half the rates
+    go back   after `max_skips` of them in a row, or as many as an epoch has, to the state at the
+              start of the epoch they began in, with a safer number format (fp16 -> bf16 ->
+              float32) or, in float32, half the rates
     stop      after `max_roll_backs` of these: exit code 7, and all that is known in a folder
 
 Going back brings weights, optimizer and averages back, but neither the data nor the schedule:
@@ -41,6 +41,9 @@ log = logging.getLogger("detrkit")
 
 #: So many dropped steps of an epoch are described one by one.
 DESCRIBED = 5
+
+#: So many in a row may be chance, however short an epoch is.
+LEAST = 3
 
 _HINT = "lower the learning rate (--lr), use --amp bf16 or off, or look at these images"
 
@@ -193,12 +196,16 @@ class Watch:
         state.skips_in_a_row += 1
         if self.policy.on_non_finite == "stop":
             self._stop(step, step.describe())
-        if state.skips_in_a_row >= self.policy.max_skips:
+        if state.skips_in_a_row >= self._most():
             self._go_back(step, step.describe())
         elif state.skipped_steps <= DESCRIBED:
             last = "; others of this epoch are only counted"
             end = last if state.skipped_steps == DESCRIBED else ""
             log.warning("%s; the step is dropped%s", step.describe(), end)
+
+    def _most(self) -> int:
+        """Dropped steps in a row that are too many: a short run must not end amid them."""
+        return min(self.policy.max_skips, max(len(self.trainer.loader), LEAST))
 
     def _go_back(self, step: Step, words: str) -> None:
         state = self.trainer.state

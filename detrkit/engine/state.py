@@ -71,6 +71,11 @@ class TrainState:
     wait_seconds: float = 0.0
     eval_seconds: float = 0.0
 
+    @property
+    def is_good_start(self) -> bool:
+        """Whether this is the start of an epoch, and not amid steps that were dropped."""
+        return self.batch == 0 and self.skips_in_a_row == 0
+
     def add(self, losses: Mapping[str, Tensor], images: int, unless: Tensor | None = None) -> None:
         """Adds a step's losses to the epoch's sums, without waiting for the device.
 

@@ -134,7 +134,7 @@ class Trainer:
         """
         with self.guard, fixed_order(self.device):
             try:
-                if self.policy.goes_back and not self.state.batch + self.state.skips_in_a_row:
+                if self.policy.goes_back and self.state.is_good_start:
                     self.keeper.save_start(self.snapshot())
                 for epoch in range(self.state.epoch, self.plan.epochs):
                     stage = self.plan.at(epoch)

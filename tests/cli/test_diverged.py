@@ -129,6 +129,7 @@ def crack(place: Path, first: int, last: int) -> None:
         file.write(f"FragileHGNet: {{first: {first}, last: {last}}}\n")
 
 
+@pytest.mark.slow
 def test_a_layer_that_breaks_once_costs_one_step(place: Path) -> None:
     crack(place, 3, 3)
     done = train(place, "--epochs", "1")

@@ -307,7 +307,7 @@ def test_the_first_epoch_goes_back_to_the_beginning(tmp_path: Path) -> None:
 
 def test_a_row_over_the_end_of_an_epoch_goes_back_to_before_it(tmp_path: Path) -> None:
     """Weights that something spoiled must not be taken for the good ones."""
-    run = trainer(tmp_path, policy=Policy(max_skips=7))
+    run = trainer(tmp_path, policy=Policy(max_skips=99))  # but an epoch has five steps
 
     def poison() -> None:
         with torch.no_grad():
@@ -317,7 +317,7 @@ def test_a_row_over_the_end_of_an_epoch_goes_back_to_before_it(tmp_path: Path) -
     run.fit()
     assert run.state.roll_backs == 1
     assert all(value.isfinite().all() for value in run.model.state_dict().values())
-    assert [row["skipped_steps"] for row in log_of(tmp_path)] == [0, 3, 4, 0]
+    assert [row["skipped_steps"] for row in log_of(tmp_path)] == [0, 3, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -370,6 +370,14 @@ def test_a_scale_that_cannot_get_smaller_is_no_search(tmp_path: Path) -> None:
     assert run.state.amp == "bf16"
     assert run.state.roll_backs == 1
     assert log_of(tmp_path)[0]["skipped_steps"] == 30 - 17
+
+
+def test_a_short_run_does_not_end_amid_dropped_steps(tmp_path: Path) -> None:
+    """Two steps an epoch, none of which counts: ten in a row would be more than the run has."""
+    run = spoiled(tmp_path, *[(e, n) for e in range(9) for n in range(2)], epochs=9, batches=2)
+    with pytest.raises(TrainingDiverged, match="3 steps in a row dropped after going back 2 times"):
+        run.fit()
+    assert run.state.step == 9
 
 
 def test_after_all_roll_backs_the_run_stops(tmp_path: Path) -> None:
