@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.distributed.launch import note_progress
 from detrkit.engine.run_dir import RunDirectory
+from detrkit.errors import WeightsError
+from detrkit.files import write_atomically
 from detrkit.structures import ClassMap, ImageSpec
 
 log = logging.getLogger("detrkit")
@@ -46,16 +50,53 @@ class Keeper:
         return self.directory.last.is_file()
 
     def save_last(self, snapshot: Checkpoint) -> None:
-        """Writes `last.pth`, and the numbered copy when an epoch that is due has just ended."""
+        """Writes `last.pth`, and the numbered copy when an epoch that is due has just ended.
+
+        A state inside an epoch, or amid steps that were dropped, leaves the last good one as
+        `epoch_start.pth`.
+        """
         self._saved_at = time.monotonic()
         snapshot = self._complete(snapshot)
+        ended = snapshot.position.get("batch", 0) == 0
+        is_good = ended and not snapshot.position.get("skips_in_a_row")
+        if not is_good:
+            self._keep_start()
         self._write(snapshot, self.directory.last)
         if self.writes:
             note_progress()
+            if is_good:
+                self.directory.epoch_start.unlink(missing_ok=True)
         done = snapshot.last_epoch + 1
-        ended = snapshot.position.get("batch", 0) == 0
         if self.every and ended and done and done % self.every == 0:
             self._write(snapshot, self.directory.numbered(done))
+
+    def save_start(self, snapshot: Checkpoint) -> None:
+        """Writes the state with which a run begins or continues at the start of an epoch."""
+        self._write(self._complete(snapshot), self.directory.epoch_start)
+
+    def load_good(self) -> Checkpoint | None:
+        """The state at the latest start of an epoch that no dropped step came right before.
+
+        Without `epoch_start.pth` this is `last.pth`; None: neither can be read.
+        """
+        for file in (self.directory.epoch_start, self.directory.last):
+            if not file.is_file():
+                continue
+            try:
+                return Checkpoint.load(file)
+            except WeightsError as error:
+                log.warning("%s", error)
+        return None
+
+    def _keep_start(self) -> None:
+        last, start = self.directory.last, self.directory.epoch_start
+        if not self.writes or start.exists() or not last.exists():
+            return
+        try:
+            os.link(last, start)
+        except OSError:  # a file system without links
+            with last.open("rb") as file:
+                write_atomically(start, lambda copy: shutil.copyfileobj(file, copy))
 
     def save_best(self, snapshot: Checkpoint, *, for_restart: bool) -> None:
         """Writes `best.pth` (averaged weights only).

@@ -247,6 +247,8 @@ def _continue(
         trainer = build_trainer(session, model, directory, observers)
         trainer.resume(checkpoint)
         state = trainer.state
+        if "accumulate" in moved:  # the user knows this machine
+            state.splits = 1
         log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
         return _run(session, trainer, directory, None)
 
