@@ -25,7 +25,8 @@ from detrkit.engine.runtime import PostProcessor, Runtime
 from detrkit.errors import DataError
 from detrkit.files import write_atomically
 from detrkit.metrics import CocoEvaluator, Metrics
-from detrkit.metrics.coco import Backend, CollectedState, GroundTruth
+from detrkit.metrics.coco import Backend, CollectedState
+from detrkit.metrics.truth import GroundTruth
 from detrkit.structures import Batch, ClassMap, Detections, ImageSpec
 
 log = logging.getLogger("detrkit.evaluator")
