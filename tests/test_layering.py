@@ -23,7 +23,7 @@ LAYERS = {
     "data": 3,
     "models": 3,
     "losses": 3,
-    "metrics": 3,
+    "metrics": 4,
     "report": 3,
     "drawing": 4,
     "convert": 4,

@@ -302,19 +302,22 @@ def count(truth: Truth, predictions: Predictions, backend: Backend = DEFAULT_BAC
         predictions: finite, with labels of the truth's classes.
         backend: what counts.
     """
-    return count_matches(match(truth, predictions), predictions, backend)
+    if backend == "detrkit":
+        return numbers_of(match(truth, predictions), predictions)
+    return _numbers(truth, predictions, *_OTHERS[backend](truth, predictions), backend)
 
 
-def count_matches(
-    matches: Matches, predictions: Predictions, backend: Backend = DEFAULT_BACKEND
+def numbers_of(matches: Matches, predictions: Predictions) -> Metrics:
+    """The numbers of detections whose matches are known."""
+    return _numbers(matches.truth, predictions, *accumulate(matches), "detrkit")
+
+
+def _numbers(
+    truth: Truth, predictions: Predictions, precision: Floats, recall: Floats, backend: Backend
 ) -> Metrics:
-    """`count` where the matches are known already."""
-    truth = matches.truth
     boxes = int(truth.boxes_per_class.sum())
     if not boxes:
         log.warning("the data set has no boxes to find: AP and AR are undefined, shown as -1")
-    other = _OTHERS.get(backend)
-    precision, recall = accumulate(matches) if other is None else other(truth, predictions)
     return Metrics(
         values=_twelve_numbers(precision, recall),
         classes=tuple(_class_rows(truth, predictions, precision, recall)),
