@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrkit"
 #: A package may import from strictly lower layers and from itself.
 LAYERS = {
     "errors": 0,
+    "lazy": 0,
     "files": 1,
     "phases": 1,
     "words": 1,

@@ -57,6 +57,7 @@ class OnnxRuntime(Runtime):
     ) -> None:
         if not path.is_file():
             raise WeightsError(f"model file not found: {path}")
+        self.device = device
         self.session = _session(path, device)
         shapes = {node.name: node.shape for node in self.session.get_inputs()}
         outputs = [node.name for node in self.session.get_outputs()]
@@ -89,12 +90,14 @@ class OnnxRuntime(Runtime):
     ) -> list[Detections]:
         """One call of the session; a fixed batch is filled up with the last image."""
         filled = [*images, *[images[-1]] * ((self.batch or 0) - len(images))]
-        pixels = resized_batch(self.image_spec, filled)
+        with self.watch.over("preprocess"):
+            pixels = self.image_spec.normalized(resized_batch(self.image_spec, filled)).numpy()
         sizes = np.array([[image.shape[-1], image.shape[-2]] for image in filled], np.int64)
-        labels, boxes, scores = self.session.run(
-            list(_OUTPUTS),
-            {"images": self.image_spec.normalized(pixels).numpy(), "orig_target_sizes": sizes},
-        )
+        with self.watch.over("model"):
+            labels, boxes, scores = self.session.run(
+                list(_OUTPUTS), {"images": pixels, "orig_target_sizes": sizes}
+            )
+        self.watch.images += len(images)
         detections = []
         for i, image in enumerate(images):
             order = np.argsort(-scores[i], kind="stable")

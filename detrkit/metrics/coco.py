@@ -181,7 +181,7 @@ class CollectedState:
     """Detections that one process collected.
 
     Attributes:
-        rows: position of the image in the order of the ids -> (N, 6).
+        rows: number of the image -> (N, 6).
         dropped: detections left out because they were not finite.
     """
 
@@ -207,6 +207,7 @@ class CocoEvaluator:
     index: GroundTruth
     class_map: ClassMap | None = None
     backend: Backend = DEFAULT_BACKEND
+    truth: Truth = field(init=False, repr=False)
     _rows: dict[int, Rows] = field(default_factory=dict, init=False, repr=False)
     _dropped: int = field(default=0, init=False, repr=False)
 
@@ -269,7 +270,8 @@ class CocoEvaluator:
             self._dropped += state.dropped
 
     def predictions(self) -> Predictions:
-        """What was collected, in the order of the images."""
+        """What was collected, in the order of the images; warns of what is missing."""
+        self._warn()
         order = sorted(self._rows)
         lengths = [len(self._rows[i]) for i in order]
         rows = np.concatenate([self._rows[i] for i in order]) if order else np.empty((0, 6))
@@ -281,7 +283,10 @@ class CocoEvaluator:
         )
 
     def compute(self) -> Metrics:
-        """Counts. May be called again after more updates."""
+        """COCO's numbers. May be called again after more updates."""
+        return count(self.truth, self.predictions(), self.backend)
+
+    def _warn(self) -> None:
         missing = len(self.truth) - len(self._rows)
         if missing:
             log.warning(
@@ -291,30 +296,26 @@ class CocoEvaluator:
             )
         if self._dropped:
             log.warning("%d detections with NaN or infinite values were left out", self._dropped)
-        return count(self.truth, self.predictions(), self.backend)
 
 
-def count(truth: Truth, predictions: Predictions, backend: Backend = DEFAULT_BACKEND) -> Metrics:
+def count(
+    truth: Truth,
+    predictions: Predictions,
+    backend: Backend = DEFAULT_BACKEND,
+    matches: Matches | None = None,
+) -> Metrics:
     """The numbers of detections.
 
     Args:
         truth: the boxes.
         predictions: finite, with labels of the truth's classes.
         backend: what counts.
+        matches: of both, where they are known already.
     """
     if backend == "detrkit":
-        return numbers_of(match(truth, predictions), predictions)
-    return _numbers(truth, predictions, *_OTHERS[backend](truth, predictions), backend)
-
-
-def numbers_of(matches: Matches, predictions: Predictions) -> Metrics:
-    """The numbers of detections whose matches are known."""
-    return _numbers(matches.truth, predictions, *accumulate(matches), "detrkit")
-
-
-def _numbers(
-    truth: Truth, predictions: Predictions, precision: Floats, recall: Floats, backend: Backend
-) -> Metrics:
+        precision, recall = accumulate(matches or match(truth, predictions))
+    else:
+        precision, recall = _OTHERS[backend](truth, predictions)
     boxes = int(truth.boxes_per_class.sum())
     if not boxes:
         log.warning("the data set has no boxes to find: AP and AR are undefined, shown as -1")

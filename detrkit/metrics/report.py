@@ -8,7 +8,7 @@ from typing import Any, cast
 from detrkit.metrics.average_precision import RECALLS
 from detrkit.metrics.breakdown import Breakdown, breakdown
 from detrkit.metrics.calibration import SHOWN, Calibration, calibration
-from detrkit.metrics.coco import DEFAULT_BACKEND, Backend, Metrics, count, numbers_of
+from detrkit.metrics.coco import DEFAULT_BACKEND, Backend, Metrics, count
 from detrkit.metrics.confusion import Confusion, confusion
 from detrkit.metrics.curves import CONFIDENCES, ConfidenceCurves
 from detrkit.metrics.matching import Matches, match
@@ -94,10 +94,7 @@ def evaluate(
         backend: what counts COCO's numbers; the rest is counted here.
     """
     matches = match(truth, predictions)
-    if backend == "detrkit":
-        metrics = numbers_of(matches, predictions)
-    else:
-        metrics = count(truth, predictions, backend)
+    metrics = count(truth, predictions, backend, matches)
     outcome = matches.at_50
     curves = ConfidenceCurves.of(truth, outcome)
     table = yolo_table(truth, outcome, curves, metrics)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detrkit.metrics.coco import Metrics
+from detrkit.metrics.coco import Backend, Metrics, count
 from detrkit.metrics.curves import CONFIDENCES, ConfidenceCurves
-from detrkit.metrics.matching import Outcome
+from detrkit.metrics.matching import Outcome, match
+from detrkit.metrics.predictions import Predictions
 from detrkit.metrics.truth import Truth
 
 
@@ -95,6 +96,16 @@ class YoloTable:
             "mAP75": row.map75,
             "mAP50-95": row.map50_95,
         }
+
+
+def count_with_table(
+    truth: Truth, predictions: Predictions, backend: Backend
+) -> tuple[Metrics, YoloTable]:
+    """COCO's numbers and the table, from one matching pass where `backend` allows."""
+    matches = match(truth, predictions)
+    metrics = count(truth, predictions, backend, matches)
+    curves = ConfidenceCurves.of(truth, matches.at_50)
+    return metrics, yolo_table(truth, matches.at_50, curves, metrics)
 
 
 def yolo_table(
