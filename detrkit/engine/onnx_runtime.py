@@ -98,20 +98,27 @@ class OnnxRuntime(Runtime):
                 list(_OUTPUTS), {"images": pixels, "orig_target_sizes": sizes}
             )
         self.watch.images += len(images)
-        detections = []
-        for i, image in enumerate(images):
-            order = np.argsort(-scores[i], kind="stable")
-            detections.append(
-                Detections(
-                    boxes_xyxy=boxes[i][order].astype(np.float32),
-                    scores=scores[i][order].astype(np.float32),
-                    labels=labels[i][order].astype(np.int64),
-                    class_map=self.class_map,
-                    orig_size=(image.shape[-2], image.shape[-1]),
-                    path=None if paths is None else paths[i],
+        with self.watch.over("postprocess"):
+            return [
+                self._detections(
+                    image, labels[i], boxes[i], scores[i], None if paths is None else paths[i]
                 )
-            )
-        return detections
+                for i, image in enumerate(images)
+            ]
+
+    def _detections(
+        self, image: Tensor, labels: Any, boxes: Any, scores: Any, path: str | None
+    ) -> Detections:
+        """The answer for one image, best score first."""
+        order = np.argsort(-scores, kind="stable")
+        return Detections(
+            boxes_xyxy=boxes[order].astype(np.float32),
+            scores=scores[order].astype(np.float32),
+            labels=labels[order].astype(np.int64),
+            class_map=self.class_map,
+            orig_size=(image.shape[-2], image.shape[-1]),
+            path=path,
+        )
 
 
 def _session(path: Path, device: torch.device) -> Any:

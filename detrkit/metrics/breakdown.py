@@ -110,8 +110,9 @@ def _densities(
 ) -> list[DensityRow]:
     place = np.searchsorted(DENSITIES, truth.boxes_per_image, side="right") - 1
     false = _per_group(place, false_images)
-    images, boxes = np.bincount(place, minlength=len(DENSITIES)), _per_group(
-        place, truth.images[~truth.iscrowd]
+    images, boxes = (
+        np.bincount(place, minlength=len(DENSITIES)),
+        _per_group(place, truth.images[~truth.iscrowd]),
     )
     true = _per_group(place, truth.images[found])
     highs: Sequence[int | None] = [*(low - 1 for low in DENSITIES[1:]), None]

@@ -176,6 +176,15 @@ class Metrics:
         }
 
 
+def checked_backend(name: str) -> None:
+    """Raises `UsageError` for a name that is no `Backend`."""
+    if name not in get_args(Backend):
+        raise UsageError(
+            f"unknown evaluation backend `{name}`",
+            hint=f"choose one of: {', '.join(get_args(Backend))}",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class CollectedState:
     """Detections that one process collected.
@@ -212,11 +221,7 @@ class CocoEvaluator:
     _dropped: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.backend not in get_args(Backend):
-            raise UsageError(
-                f"unknown evaluation backend `{self.backend}`",
-                hint=f"choose one of: {', '.join(get_args(Backend))}",
-            )
+        checked_backend(self.backend)
         if self.class_map is None:
             self.class_map = self.index.class_map
         if self.class_map.names != self.index.class_map.names:
@@ -240,7 +245,10 @@ class CocoEvaluator:
             self._rows[position] = self._rows_of(found)
 
     def _rows_of(self, found: Detections) -> Rows:
-        if len(found) and not 0 <= found.labels.min() <= found.labels.max() < self.truth.num_classes:
+        if (
+            len(found)
+            and not 0 <= found.labels.min() <= found.labels.max() < self.truth.num_classes
+        ):
             raise DataError(
                 f"image {found.image_id!r}: label {found.labels.max()} is outside the "
                 f"{self.truth.num_classes} classes of the data set"
@@ -369,6 +377,11 @@ def _mean(values: Floats) -> float:
     """Mean of the defined values; -1 if there are none."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else -1.0
+
+
+def shown(value: float) -> str:
+    """A number for people; -1, "nothing to count", is a dash."""
+    return "–" if value < 0 else f"{value:.3f}"
 
 
 def _listed(names: Sequence[str], limit: int = 5) -> str:

@@ -82,8 +82,8 @@ class ConfidenceCurves:
         return _peak(smoothed(self.f1[self.known].mean(0)))
 
     def best_of_class(self, k: int) -> int | None:
-        """Place of the threshold with the greatest F1 of one class; None without boxes of it."""
-        return _peak(self.f1[k]) if self.known[k] else None
+        """Place of the threshold with the greatest F1 of one class; None where none finds any."""
+        return _peak(self.f1[k]) if self.true[k, 0] else None
 
 
 def smoothed(curve: Floats) -> Floats:

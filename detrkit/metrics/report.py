@@ -34,7 +34,8 @@ class EvaluationReport:
         tide: why AP is lost.
         calibration: whether scores are probabilities.
         breakdown: recall by size and density.
-        matches: who found what, for pictures of errors; truth and detections are in it.
+        matches: who found what, for pictures of errors; the truth is in it.
+        predictions: all detections, in the order of the images.
     """
 
     metrics: Metrics
@@ -45,6 +46,7 @@ class EvaluationReport:
     calibration: Calibration
     breakdown: Breakdown
     matches: Matches
+    predictions: Predictions
 
     def to_dict(
         self, speed: SpeedJson | None = None, model: ModelJson | None = None
@@ -93,6 +95,7 @@ def evaluate(
         predictions: finite, of any order, with labels of the truth's classes.
         backend: what counts COCO's numbers; the rest is counted here.
     """
+    predictions = predictions.by_image()
     matches = match(truth, predictions)
     metrics = count(truth, predictions, backend, matches)
     outcome = matches.at_50
@@ -108,6 +111,7 @@ def evaluate(
         calibration=calibration(outcome),
         breakdown=breakdown(truth, outcome, confidence),
         matches=matches,
+        predictions=predictions,
     )
 
 

@@ -94,8 +94,9 @@ class Truth:
             sizes=np.asarray(index.sizes, np.int64).reshape(-1, 2)[order],
             images=np.repeat(np.arange(len(ids), dtype=np.int32), counts),
             labels=np.asarray(index.labels)[rows].astype(np.int32),
-            # Corners in float32 lose the last digits of the annotated width and height, and a box
-            # can lie exactly on an IoU threshold: a thousandth of a pixel restores what was written.
+            # Corners in float32 lose the last digits of the annotated width and height, and a
+            # box can lie exactly on an IoU threshold: a thousandth of a pixel restores what was
+            # written.
             boxes_xywh=boxes.round(3),
             iscrowd=np.asarray(index.iscrowd, bool)[rows],
             area=np.asarray(index.area, np.float64)[rows],

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 
-from detrkit.metrics.coco import Backend, Metrics, count
+from detrkit.metrics.coco import Backend, Metrics, count, shown
 from detrkit.metrics.curves import CONFIDENCES, ConfidenceCurves
 from detrkit.metrics.matching import Outcome, match
 from detrkit.metrics.predictions import Predictions
@@ -33,7 +34,8 @@ class YoloRow:
         true, false, missed: counts at the threshold; true + missed = boxes.
         precision, recall, f1: 0–1, at the threshold.
         map50, map75, map50_95: 0–1, COCO's AP.
-        best_confidence: the threshold that suits this class best; None without boxes.
+        best_confidence: the threshold that suits this class best; None where no box is found at
+            any.
         best_f1: F1 there.
     """
 
@@ -97,6 +99,23 @@ class YoloTable:
             "mAP50-95": row.map50_95,
         }
 
+    def lines(self) -> list[str]:
+        """The table as text, for a log."""
+        numbers = ("precision", "recall", "f1", "map50", "map75", "map50_95")
+        titles = ("images", "boxes", "precision", "recall", "F1", "mAP50", "mAP75", "mAP50-95")
+        rows = [
+            [row.name, str(row.images), str(row.boxes)]
+            + [shown(getattr(row, name)) for name in numbers]
+            for row in (self.overall, *self.classes)
+        ]
+        point = "–" if self.confidence is None else f"{self.confidence:.3f}"
+        table = [[f"confidence {point}", *titles], *rows]
+        widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+        return [
+            "  ".join([set_cell_size(first, widths[0]), *map(str.rjust, rest, widths[1:])])
+            for first, *rest in table
+        ]
+
 
 def count_with_table(
     truth: Truth, predictions: Predictions, backend: Backend
@@ -148,7 +167,7 @@ def _row(curves: ConfidenceCurves, metrics: Metrics, k: int, place: int) -> Yolo
         map75=own.ap75,
         map50_95=own.ap,
         best_confidence=None if best is None else float(CONFIDENCES[best]),
-        best_f1=-1.0 if best is None else float(curves.f1[k, best]),
+        best_f1=(0.0 if boxes else -1.0) if best is None else float(curves.f1[k, best]),
     )
 
 

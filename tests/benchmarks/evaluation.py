@@ -80,10 +80,6 @@ def scene(images: int, detections: int, classes: int, boxes: int) -> tuple[Any, 
 def by_backend(backend: str) -> Callable[[Any, Any], Any]:
     from detrkit.metrics.coco import count
 
-    if backend == "pycocotools":
-        import pycocotools.cocoeval
-    elif backend == "hotcoco":
-        import hotcoco  # noqa: F401
     return lambda truth, found: count(truth, found, backend).coco_numbers  # type: ignore[arg-type]
 
 
@@ -140,9 +136,11 @@ def main() -> None:
         return
     out, judge = sys.stdout.write, rows.get("pycocotools")
     out(f"{args.images:,} images x {args.detections} detections, {args.classes} classes\n")
-    out(f"{'':12}{'seconds':>9}{'of CPU':>9}{'memory':>12}{'faster':>9}{'memory':>9}{'differs':>10}\n")
+    titles = {"seconds": 9, "of CPU": 9, "memory": 12, "faster": 9, "share": 9, "differs": 10}
+    out(" " * 12 + "".join(f"{title:>{width}}" for title, width in titles.items()) + "\n")
     for way, row in rows.items():
-        line = f"{way:12}{row['seconds']:9.2f}{row['cpu_seconds']:9.2f}{row['memory'] / 1e6:9,.0f} MB"
+        line = f"{way:12}{row['seconds']:9.2f}{row['cpu_seconds']:9.2f}"
+        line += f"{row['memory'] / 1e6:9,.0f} MB"
         if judge:
             differs = np.abs(np.subtract(row["numbers"], judge["numbers"])).max()
             line += f"{judge['seconds'] / row['seconds']:8.1f}x"

@@ -17,8 +17,9 @@ from detrkit.data.detect import open_dataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import build_loader
 from detrkit.data.transforms import Compose
-from detrkit.engine.evaluator import Evaluator, evaluate_runtime, write_predictions
+from detrkit.engine.evaluator import Evaluator, evaluate_runtime
 from detrkit.errors import DataError
+from detrkit.metrics.results_file import write_results
 from detrkit.models.postprocess import PostProcessor
 from tests.engine.bright import CLASSES, SPEC, BrightBox, bright_runtime, picture
 
@@ -85,9 +86,15 @@ def test_detections_carry_the_data_sets_ids(index: DatasetIndex, tmp_path: Path)
     assert [d.image_id for d in evaluator.detections] == [7, 3, 12, 5]
     best = evaluator.detections[0].select(np.array([0]))
     np.testing.assert_allclose(best.boxes_xyxy[0], BOXES[0], atol=2)
-    count = write_predictions(tmp_path / "p.json", evaluator.detections)
+    assert evaluator.truth is not None
+    assert evaluator.predictions is not None
+    ids = evaluator.truth.image_ids, CLASSES.category_ids
+    write_results(tmp_path / "p.json", evaluator.predictions, *ids)
     rows = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
-    assert count == len(rows) == 4 * 9
+    assert len(rows) == 4 * 9
+    mine = [row for row in rows if row["image_id"] == 7]
+    x, y, w, h = max(mine, key=lambda row: row["score"])["bbox"]
+    np.testing.assert_allclose((x, y, x + w, y + h), BOXES[0], atol=2)
     assert {row["category_id"] for row in rows} == set(CLASSES.category_ids)
 
 

@@ -60,9 +60,7 @@ def assert_same(ours: Tide, judge: Tide) -> None:
 def test_equals_tidecv_on_stored_detections(shared_data: Any) -> None:
     folder: Path = shared_data("eval_fixtures")
     truth = Truth.of(from_coco(load(folder / "instances_val2014_100.json")))
-    found = read_results(
-        folder / "instances_val2014_fakebbox100_results.json", truth
-    ).predictions
+    found = read_results(folder / "instances_val2014_fakebbox100_results.json", truth).predictions
     judge = by_tidecv(truth, found)
     assert judge is not None
     assert_same(tide(truth, found), judge)
