@@ -200,7 +200,7 @@ def iou_of(
 
 def take(
     pairs: Pairs,
-    turns: Ints,
+    turns: npt.NDArray[np.integer],
     thresholds: npt.NDArray[np.float64],
     ignored: npt.NDArray[np.bool_],
     iscrowd: npt.NDArray[np.bool_],

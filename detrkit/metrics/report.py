@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 from detrkit.metrics.average_precision import RECALLS
 from detrkit.metrics.breakdown import Breakdown, breakdown
@@ -56,9 +56,15 @@ class EvaluationReport:
         Args:
             speed, model: of the model that was run; None where there was none.
         """
+        numbers = self.metrics.to_dict()
         return {
             "schema": SCHEMA,
-            **cast(Any, self.metrics.to_dict()),
+            "metrics": numbers["metrics"],
+            "classes": numbers["classes"],
+            "images": numbers["images"],
+            "boxes": numbers["boxes"],
+            "detections": numbers["detections"],
+            "backend": numbers["backend"],
             "yolo": _plain(self.yolo),
             "curves": self._curves(),
             "confusion": {
