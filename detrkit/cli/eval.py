@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, InputSize, JsonOut, Output, Updates
+from detrkit.cli.options import Data, Device, InputSize, JsonOut, Updates
 from detrkit.cli.processes import Devices, Nproc, run_in_processes
 
 if TYPE_CHECKING:
@@ -74,7 +74,17 @@ def eval(
         bool,
         typer.Option("--full", help="All tables and classes; also count parameters and FLOPs."),
     ] = False,
-    output: Output = None,
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "-o",
+            "--output",
+            "--output-dir",
+            metavar="DIR",
+            help="Write metrics.json, all numbers, into this folder.",
+            show_default=False,
+        ),
+    ] = None,
     predictions_out: Annotated[
         Optional[Path],
         typer.Option(
@@ -94,9 +104,10 @@ def eval(
 ) -> None:
     """Measure weights, or a file of detections, on a data set.
 
-    AP and AR as COCO counts them, in all and per class, and precision, recall and F1 at the best
-    confidence. --full adds YOLO's table, confusions, TIDE's error types, recall by size and
-    density, calibration and costs; --json and metrics.json in --output always have everything.
+    AP and AR as COCO counts them; precision, recall, F1 at the best confidence.
+
+    --full adds YOLO's table, confusions, TIDE's error types, recall by size and
+    density, calibration and costs. --json and metrics.json have all of it always.
 
     Without --data the validation set that the weights were trained with is used.
     """  # fmt: skip

@@ -94,7 +94,7 @@ def _sizes(
     truth: Truth, found: npt.NDArray[np.bool_], at_any: npt.NDArray[np.bool_]
 ) -> list[SizeRow]:
     edges = [float(side**2) for _, side in SIZES]
-    place = np.searchsorted(edges, truth.area, side="right") - 1
+    place = np.searchsorted(edges, truth.area.clip(0), side="right") - 1
     rows = []
     for i, (name, _) in enumerate(SIZES):
         own = (place == i) & ~truth.iscrowd

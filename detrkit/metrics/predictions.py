@@ -1,6 +1,6 @@
 """Detections of a whole data set in columns: what every metric reads.
 
-A million detections are five arrays of together 48 MB, and no image is ever among them.
+A million detections are four arrays of together 48 MB, and no image is ever among them.
 """
 
 from __future__ import annotations
