@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -17,6 +18,27 @@ if TYPE_CHECKING:
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be printed and written."""
+
+    full: bool
+    output: Path | None
+    predictions: Path | None
+    json: bool
+
+    def make_folders(self) -> None:
+        """Before anything is measured: a place that cannot be written is said at once."""
+        from detrkit.files import cannot_write
+
+        for folder in (self.output, self.predictions and self.predictions.parent):
+            if folder is not None:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise cannot_write(folder, error) from error
 
 
 def eval(
@@ -119,6 +141,7 @@ def eval(
             hint="detrkit eval -w best.pth, or detrkit eval --predictions p.json "
             "--annotations gt.json",
         )
+    wanted = _Wanted(full, output, predictions_out, json)
     if predictions is not None:
         ground_truth = annotations or data
         given = {"-c": config, "--size": size, "--devices": devices, "--nproc": nproc, "-u": update}
@@ -130,14 +153,14 @@ def eval(
                 "--predictions needs one set of annotations to be measured against",
                 hint="--annotations gt.json",
             )
-        _of_predictions(
-            predictions, ground_truth, split, backend, full, output, predictions_out, json
-        )
+        wanted.make_folders()
+        _of_predictions(predictions, ground_truth, split, backend, wanted)
         return
     assert weights is not None
     if annotations is not None:
         raise UsageError("--annotations goes with --predictions", hint="for weights: --data PATH")
     numbers = run_in_processes(devices, nproc, device=device)
+    wanted.make_folders()
 
     from detrkit.cli.console import err, out, progress_bar
     from detrkit.engine.derive import parse_size
@@ -172,7 +195,7 @@ def eval(
         "broken": result.broken,
         "images_per_second": round(result.images_per_second, 2),
     }
-    _tell(result.report, about, result.speed, evaluation.model, full, output, predictions_out, json)
+    _tell(wanted, result.report, about, result.speed, evaluation.model)
     if not json:
         err.print(
             f"{result.images_per_second:.1f} images/s, reading included; counted by "
@@ -185,10 +208,7 @@ def _of_predictions(
     annotations: str,
     split: str | None,
     backend: str,
-    full: bool,
-    output: Path | None,
-    predictions_out: Path | None,
-    json: bool,
+    wanted: _Wanted,
 ) -> None:
     from detrkit.cli.console import out
     from detrkit.engine.scoring import score_predictions
@@ -197,7 +217,7 @@ def _of_predictions(
         predictions, annotations, split=split, backend=backend,  # type: ignore[arg-type]
     )  # fmt: skip
     metrics = scoring.report.metrics
-    if not json:
+    if not wanted.json:
         out.print(
             f"{predictions} on {annotations}: {metrics.images} images, {metrics.boxes} boxes, "
             f"{metrics.detections} detections\n",
@@ -210,18 +230,15 @@ def _of_predictions(
         "rows": scoring.results.rows,
         "left_out": scoring.results.left_out,
     }
-    _tell(scoring.report, about, None, None, full, output, predictions_out, json)
+    _tell(wanted, scoring.report, about)
 
 
 def _tell(
+    wanted: _Wanted,
     report: EvaluationReport,
     about: Mapping[str, Any],
-    speed: SpeedJson | None,
-    model: ModelJson | None,
-    full: bool,
-    output: Path | None,
-    predictions_out: Path | None,
-    json: bool,
+    speed: SpeedJson | None = None,
+    model: ModelJson | None = None,
 ) -> None:
     """Writes and prints what was found."""
     from detrkit.cli.console import err, json_text, out, print_json
@@ -231,26 +248,24 @@ def _tell(
 
     truth = report.matches.truth
     files = []
-    if predictions_out is not None:
-        predictions_out.parent.mkdir(parents=True, exist_ok=True)
+    if wanted.predictions is not None:
         ids = truth.image_ids, truth.class_map.category_ids
-        write_results(predictions_out, report.predictions, *ids)
-        files.append(f"detections in {predictions_out}")
-    payload = {**about, "predictions": predictions_out, **report.to_dict(speed, model)}
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        write_results(wanted.predictions, report.predictions, *ids)
+        files.append(f"detections in {wanted.predictions}")
+    payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model)}
+    if wanted.output is not None:
         text = json_text("eval", payload)
-        write_atomically(output / "metrics.json", lambda file: file.write(text.encode()))
-        files.append(f"all numbers in {output / 'metrics.json'}")
-    if json:
+        write_atomically(wanted.output / "metrics.json", lambda file: file.write(text.encode()))
+        files.append(f"all numbers in {wanted.output / 'metrics.json'}")
+    if wanted.json:
         print_json("eval", payload)
         return
-    parts = list(everything(report, speed, model) if full else summary(report))
+    parts = list(everything(report, speed, model) if wanted.full else summary(report))
     for number, part in enumerate(parts):
         if number:
             out.print()
         out.print(part, soft_wrap=isinstance(part, str))
-    if speed is not None and not full:
+    if speed is not None and not wanted.full:
         err.print(speed_line(speed), soft_wrap=True)
     for line in files:
         err.print(line, markup=False, soft_wrap=True)

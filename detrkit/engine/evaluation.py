@@ -15,7 +15,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import find_layout, open_dataset
 from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
-from detrkit.engine.distributed.group import own_device
+from detrkit.engine.distributed.group import own_device, shared
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
 from detrkit.engine.model_cost import model_cost
 from detrkit.engine.runtime import Runtime, TorchRuntime
@@ -85,7 +85,8 @@ def evaluate_weights(
     check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
     result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
-    return EvaluationOf(result, name, model_cost(weights, runtime) if cost else None)
+    model = shared(lambda: model_cost(weights, runtime)) if cost else None
+    return EvaluationOf(result, name, model)
 
 
 def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:

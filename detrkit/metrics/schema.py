@@ -3,6 +3,11 @@
 Shares, precisions and APs are 0–1; -1 means that there is nothing to count, null that something
 was not measured or does not exist. Areas are square pixels, times milliseconds. IoU is 0.5 where
 nothing else is said. Keys may be added; one whose meaning changes raises `SCHEMA`.
+
+The command adds what it measured: `weights` and `data`; `predictions`, the file it wrote; of
+weights `broken`, files that could not be read and whose boxes count as missed, and
+`images_per_second`, reading included; of a file of detections `rows`, and `left_out`, how many of
+them for which reason: rows = detections + those left out.
 """
 
 from __future__ import annotations

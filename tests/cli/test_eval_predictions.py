@@ -185,5 +185,7 @@ def test_unusable_files(tmp_path: Path, truth: Path, capsys: Any) -> None:
     assert "annotations, not a list of detections" in capsys.readouterr().err
     assert run(write(tmp_path, rows()), tmp_path / "p.json") == 4
     assert "expected a JSON object" in capsys.readouterr().err
+    assert run(write(tmp_path, rows()), truth, "-o", str(truth)) == 1  # a file, no folder
+    assert f"cannot write {truth}" in capsys.readouterr().err
     assert run(write(tmp_path, rows()), truth, "--backend", "fast") == 2
     assert "detrkit, hotcoco, pycocotools" in capsys.readouterr().err
