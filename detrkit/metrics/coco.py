@@ -40,7 +40,8 @@ Backend = Literal["detrkit", "hotcoco", "pycocotools"]
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float64]  # (N, 6): x, y, w, h in pixels, score, class index
 
-#: What counts where nothing else is said: see `tests/benchmarks/evaluation.py`.
+#: What counts where nothing else is said: the matches that all other tables need say these numbers
+#: as well, and no other way is as fast or as small (`tests/benchmarks/evaluation.py`).
 DEFAULT_BACKEND: Backend = "detrkit"
 
 #: The others; (truth, predictions) -> precision and recall as of `accumulate`.
