@@ -57,6 +57,15 @@ def test_many_detections_equal_pycocotools() -> None:
     assert ours["AR1"] < ours["AR10"] < ours["AR100"]
 
 
+def test_of_equal_overlaps_the_later_box_is_taken() -> None:
+    """As pycocotools does; the second detection then has to take the first box."""
+    truth = truth_of([(0, 0, 0, 100, 100), (0, 20, 0, 120, 100)])
+    predictions = found((0, 0, 0.9, (10, 0, 110, 100)), (0, 0, 0.5, (20, 0, 120, 100)))
+    ours, judge = count(truth, predictions), count(truth, predictions, "pycocotools")
+    np.testing.assert_allclose(ours.coco_numbers, judge.coco_numbers, rtol=0, atol=1e-12)
+    assert evaluate(truth, predictions).matches.at_50.boxes.tolist() == [1, 0]
+
+
 @slow_to_make
 @given(scenes)
 def test_counts_are_those_of_loops(case: tuple[Truth, Predictions]) -> None:
