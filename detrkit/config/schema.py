@@ -30,6 +30,8 @@ class RunConfig:
             terminal shows a bar; 0: none; None: 100 and one line a minute.
         checkpoint_freq: epochs between numbered checkpoints.
         patience: epochs without a better `best_metric` after which the run ends; None: never.
+        yolo_metrics: every evaluation also gives precision, recall, F1 and mAP, in all and per
+            class.
         best_metric: what makes an epoch the best one: a name of the metrics ("AP", "AP50", …).
         freeze: parts of the model that keep their weights: names of its modules ("backbone",
             "backbone.stages.0"), with `*` for any.
@@ -104,6 +106,7 @@ class RunConfig:
     print_freq: int | None = None
     checkpoint_freq: int = 1
     patience: int | None = None
+    yolo_metrics: bool = False
     best_metric: str = "AP"
     freeze: tuple[str, ...] = ()
     freeze_bn: bool = False

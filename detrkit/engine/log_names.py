@@ -14,6 +14,8 @@
     val/APs, val/APm, val/APl     of small, medium and large boxes
     val/AR1, val/AR10, val/AR100  recall with at most so many detections per image
     val/ARs, val/ARm, val/ARl     recall of small, medium and large boxes
+    val/precision, val/recall, val/F1, val/mAP50, val/mAP75, val/mAP50-95
+                                  with `yolo_metrics`: at IoU 0.5 and the best confidence, and AP
     resources/train_seconds, resources/eval_seconds, resources/images_per_second
     resources/wait_seconds        of the training, without work because a batch was not there
     resources/data_wait           the same as a share, 0 to 1

@@ -9,6 +9,7 @@ runs/<config-name>-<n>/
     best.pth  last.pth  best_stg1.pth           checkpoints
     epoch_start.pth                             the last good state, while that is not last.pth
     diverged/step_N/                            what was not finite, where that went on too long
+    best_predictions.json                       what the best epoch found, as COCO results
 """
 
 from __future__ import annotations
@@ -170,6 +171,11 @@ class RunDirectory:
     def detections(self) -> Path:
         """Validation images with what the best weights find."""
         return self.path / "detections.jpg"
+
+    @property
+    def best_predictions(self) -> Path:
+        """What the averaged weights of the best epoch find in the validation data, COCO results."""
+        return self.path / "best_predictions.json"
 
     @property
     def loggers(self) -> Path:

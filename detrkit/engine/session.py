@@ -32,6 +32,7 @@ from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers.base import Observer
+from detrkit.engine.observers.found import Found
 from detrkit.engine.optim import build_optimizer
 from detrkit.engine.parts import (
     batch_size_of,
@@ -346,6 +347,9 @@ def build_trainer(
     criterion = build_criterion(cfg).to(session.device)
     optimizer = build_optimizer(cfg.get("optimizer"), model)
     ema = ModelEMA(model, average.decay, average.warmups, average.start) if average else None
+    evaluator = build_evaluator(session)
+    if evaluator is not None and is_main():
+        observers = [*observers, Found(evaluator, directory.best_predictions)]
     replica = replicated(
         model,
         criterion,
@@ -373,7 +377,7 @@ def build_trainer(
             writes=is_main(),
         ),
         device=session.device,
-        evaluator=build_evaluator(session),
+        evaluator=evaluator,
         ema=ema,
         precision=session.precision,
         clip_max_norm=run.clip_max_norm,
@@ -396,6 +400,7 @@ def build_evaluator(session: Session) -> Evaluator | None:
         postprocessor=build_postprocessor(session.config),
         device=session.device,
         class_map=session.class_map,
+        yolo_metrics=session.config.run.yolo_metrics,
     )
 
 
