@@ -124,6 +124,18 @@ def open_dataset(
     return parts[split]
 
 
+def split_to_measure(path: str | Path) -> str:
+    """The part that detectors are measured on: "val", else "test", else the first.
+
+    Raises:
+        DataError: no known data set lies there.
+    """
+    known = (
+        ["train", "val"] if shapes.is_shapes(path) else find_layout(Path(path).expanduser()).splits
+    )
+    return next((split for split in ("val", "test") if split in known), known[0])
+
+
 def open_splits(
     path: str | Path,
     *,

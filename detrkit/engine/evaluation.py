@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from detrkit.config import Config, build_component, load_config
-from detrkit.data import shapes
 from detrkit.data.dataset import DetectionDataset
-from detrkit.data.detect import find_layout, open_dataset
+from detrkit.data.detect import open_dataset, split_to_measure
 from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.distributed.group import own_device, shared
@@ -78,7 +77,7 @@ def evaluate_weights(
     if data is not None:
         index, name = _index_at(data, split, runtime.class_map)
     elif cfg is not None:
-        index, name = _index_of(cfg)
+        index, name = validation_index(cfg)
     else:
         raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
     index = _with_classes_by_order(index, runtime.class_map, name)
@@ -92,12 +91,7 @@ def evaluate_weights(
 def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:
     """The part of a data set, its classes matched to the model's by name."""
     if split is None:
-        known = (
-            ["train", "val"]
-            if shapes.is_shapes(data)
-            else find_layout(Path(data).expanduser()).splits
-        )
-        split = next((s for s in ("val", "test") if s in known), known[0])
+        split = split_to_measure(data)
     name = f"{data}, {split}"
     index = open_dataset(data, split)
     found = index.class_map.names
@@ -113,8 +107,12 @@ def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[Da
     return index, name
 
 
-def _index_of(cfg: Config) -> tuple[DatasetIndex, str]:
-    """The validation data of a configuration: the same images as in training."""
+def validation_index(cfg: Config) -> tuple[DatasetIndex, str]:
+    """The validation data of a configuration, the same images as in training, and its name.
+
+    Raises:
+        DataError: it names none, or they cannot be read.
+    """
     hint = "name a data set: --data DIR"
     if cfg.run.data:
         # Also the training part: what is held out depends on it.

@@ -1,9 +1,9 @@
 """How far AP is a matter of which images were measured: the bootstrap over images.
 
 Images are drawn with replacement, as many as there are, and AP is counted again on each draw
-(Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). Detectors that are compared get the
-same draws, so that what is hard about an image is hard for all of them and their differences vary
-less than their APs do.
+(Efron and Tibshirani, "An Introduction to the Bootstrap", 1993). Detectors that are compared get
+the same draws, so that what is hard about an image is hard for all of them and their differences
+vary less than their APs do.
 
 Nothing is matched again: who found what in an image does not depend on the other images. A draw is
 a weight per image, and precision and recall are sums of weights, counted for many draws at once.

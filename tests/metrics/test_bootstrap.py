@@ -17,9 +17,7 @@ from detrkit.metrics.truth import Truth
 from tests.metrics.made import scene, scenes
 
 
-def repeated(
-    truth: Truth, found: Predictions, times: list[int]
-) -> tuple[Truth, Predictions]:
+def repeated(truth: Truth, found: Predictions, times: list[int]) -> tuple[Truth, Predictions]:
     """A data set in which image n comes `times[n]` times."""
     boxes, owners, rows, images = [], [], [], []
     numbers = [image for image, many in enumerate(times) for _ in range(many)]
