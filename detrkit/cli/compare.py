@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import IO, TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -122,7 +123,11 @@ def _write(found: Comparison, folder: Path) -> None:
         "compare.json": json_text("compare", found.to_dict()),
     }
     for name, text in contents.items():
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
+        write_atomically(folder / name, partial(_put, text.encode()))
     if curves is not None:
         write_atomically(folder / "curves.png", lambda file: curves.save(file, format="PNG"))
-    write_atomically(folder / "compare.html", lambda file: file.write(page(found, curves).encode()))
+    write_atomically(folder / "compare.html", partial(_put, page(found, curves).encode()))
+
+
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)

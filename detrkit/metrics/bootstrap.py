@@ -53,7 +53,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a number lies in `CONFIDENCE` of the draws; percentiles."""
+    """Where a number lies with `CONFIDENCE`, had other images been measured."""
 
     low: float
     high: float
@@ -94,10 +94,32 @@ def draw(images: int, samples: int = SAMPLES, seed: int = 0) -> Weights:
     return weights
 
 
-def interval(values: Floats) -> Interval | None:
-    """The middle `CONFIDENCE` of values; None where fewer than that share are defined."""
-    defined = values[~np.isnan(values)]
-    if len(defined) < CONFIDENCE * len(values) or not len(defined):
+def interval(value: float, draws: Floats) -> Interval | None:
+    """Where a number between 0 and 1 lies; None where too few draws define it.
+
+    AP of a draw is too high on average: of an image that comes twice both copies are found or
+    none. The percentiles of the draws are therefore mirrored at the value (the "basic" bootstrap
+    interval), which takes that off twice: AP of few images is too high by as much again.
+
+    Args:
+        value: on all images as they are.
+        draws: (B,) NaN where not defined.
+    """
+    found = difference_interval(draws)
+    if found is None:
+        return None
+    low, high = 2 * value - found.high, 2 * value - found.low
+    return Interval(min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0))
+
+
+def difference_interval(draws: Floats) -> Interval | None:
+    """Where a difference lies, by percentiles: what is too high in both cancels.
+
+    Args:
+        draws: (B,) NaN where not defined.
+    """
+    defined = draws[~np.isnan(draws)]
+    if len(defined) < CONFIDENCE * len(draws) or not len(defined):
         return None
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(defined, [tail, 100 - tail])

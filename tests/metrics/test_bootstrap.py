@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detrkit.metrics.bootstrap import NUMBERS, Interval, bootstrap, draw, interval
+from detrkit.metrics.bootstrap import (
+    NUMBERS,
+    Interval,
+    bootstrap,
+    difference_interval,
+    draw,
+    interval,
+)
 from detrkit.metrics.coco import count
 from detrkit.metrics.matching import match
 from detrkit.metrics.predictions import Predictions
@@ -85,25 +92,38 @@ def test_draws_are_images_with_replacement() -> None:
 
 def test_interval_covers_what_more_images_say() -> None:
     """The AP of a large data set lies in the intervals of most small parts of it."""
-    truth, found = scene(11, images=600, classes=3)
-    everything = count(truth, found)["AP"]
-    inside = 0
-    for part in range(15):
-        times = [int(part * 40 <= image < (part + 1) * 40) for image in range(600)]
-        few, own = repeated(truth, found, times)
-        drawn = bootstrap(match(few, own), draw(40, samples=200, seed=part)).overall("AP")
-        limits = interval(drawn)
-        assert limits is not None
-        inside += limits.low <= everything <= limits.high
-    assert inside >= 12
+    parts, images = 20, 50
+    truth, found = scene(11, images=parts * images, classes=3, boxes=4, detections=10)
+    jittered = replace(found, scores=found.scores + np.sin(np.arange(len(found))))
+    both = (found, jittered)
+    everything = [count(truth, predictions)["AP"] for predictions in both]
+    inside = np.zeros(2)
+    for part in range(parts):
+        times = np.repeat(np.arange(parts) == part, images).astype(int).tolist()
+        weights = draw(images, samples=200, seed=part)
+        values, draws = [], []
+        for predictions in both:
+            few, own = repeated(truth, predictions, times)
+            values.append(count(few, own)["AP"])
+            draws.append(bootstrap(match(few, own), weights).overall("AP"))
+        limits = interval(values[0], draws[0]), difference_interval(draws[0] - draws[1])
+        for row, (found_limits, expected) in enumerate(
+            zip(limits, (everything[0], everything[0] - everything[1]), strict=True)
+        ):
+            assert found_limits is not None
+            inside[row] += found_limits.low <= expected <= found_limits.high
+    assert (inside >= 17).all()
 
 
 def test_intervals() -> None:
-    values = np.linspace(0, 1, 1001)
-    assert interval(values) == Interval(pytest.approx(0.025), pytest.approx(0.975))
-    assert interval(np.where(values < 0.04, np.nan, values)) is not None
-    assert interval(np.where(values < 0.06, np.nan, values)) is None
-    assert interval(np.full(9, np.nan)) is None
+    draws = np.linspace(0, 1, 1001)
+    limits = difference_interval(draws)
+    assert limits == Interval(pytest.approx(0.025), pytest.approx(0.975))
+    assert difference_interval(np.where(draws < 0.04, np.nan, draws)) is not None
+    assert difference_interval(np.where(draws < 0.06, np.nan, draws)) is None
+    assert difference_interval(np.full(9, np.nan)) is None
+    assert interval(0.4, 0.5 + draws / 10) == Interval(pytest.approx(0.2025), pytest.approx(0.2975))
+    assert interval(0.4, draws) == Interval(0.0, pytest.approx(0.775))
     assert Interval(0.01, 0.1).excludes_zero
     assert Interval(-0.2, -0.1).excludes_zero
     assert not Interval(-0.1, 0.1).excludes_zero

@@ -22,6 +22,7 @@ from detrkit.metrics.bootstrap import (
     Floats,
     Interval,
     bootstrap,
+    difference_interval,
     draw,
     interval,
 )
@@ -151,9 +152,10 @@ class Comparison:
         if not self.samples:
             return ""
         return (
-            f"Intervals: {CONFIDENCE:.0%} of {self.samples} draws of {self.images} images with "
-            f"replacement, the same draws for all (paired bootstrap, percentiles, seed "
-            f"{self.seed}). They cover the choice of test images, not that of the training seed."
+            f"In brackets and starred: {CONFIDENCE:.0%} intervals of {self.samples} draws of the "
+            f"{self.images} images with replacement, the same draws for all (paired bootstrap, "
+            f"seed {self.seed}). They say what other test images might, not what another training "
+            "seed might."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -220,6 +222,9 @@ def compare(
             step = _part(progress, number, len(complete))
             draws.append(bootstrap(own, weights, step))
         models = [_with_intervals(m, d) for m, d in zip(models, draws, strict=True)]
+        rare = [n for n in NUMBERS if n not in models[0].intervals and models[0].metrics[n] >= 0]
+        if rare:
+            notes.append(f"no intervals of {', '.join(rare)}: so few boxes that draws have none")
     else:
         samples = 0
         for entry in entries:
@@ -339,8 +344,11 @@ def _other_truth(a: Truth, b: Truth) -> str:
 
 def _with_intervals(model: Model, draws: Draws | None) -> Model:
     assert draws is not None
-    limits = {name: interval(draws.overall(name)) for name in NUMBERS}
-    own = {name: interval(draws.classes["AP"][:, k]) for k, name in enumerate(model.classes)}
+    limits = {name: interval(model.metrics[name], draws.overall(name)) for name in NUMBERS}
+    own = {
+        name: interval(ap, draws.classes["AP"][:, k])
+        for k, (name, ap) in enumerate(model.classes.items())
+    }
     return Model(
         model.entry,
         model.metrics,
@@ -354,7 +362,7 @@ def _with_intervals(model: Model, draws: Draws | None) -> Model:
 def _difference(a: Draws | None, b: Draws | None, name: str) -> Interval | None:
     if a is None or b is None or name not in NUMBERS:
         return None
-    return interval(a.overall(name) - b.overall(name))
+    return difference_interval(a.overall(name) - b.overall(name))
 
 
 def _of_class(
@@ -367,7 +375,7 @@ def _of_class(
         if found is None:
             return None
         values.append(found.classes["AP"][:, list(models[number].classes).index(name)])
-    return interval(values[0] - values[1])
+    return difference_interval(values[0] - values[1])
 
 
 def _boxes(models: Sequence[Model]) -> dict[str, int]:

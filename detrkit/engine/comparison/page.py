@@ -79,7 +79,7 @@ def _small(limits: Interval | None, signed: bool = False) -> Html:
     if limits is None:
         return Html("")
     form = "+.3f" if signed else ".3f"
-    return join([" ", tag("small", f"[{limits.low:{form}}, {limits.high:{form}}]")])
+    return join([tag("br"), tag("small", f"[{limits.low:{form}}, {limits.high:{form}}]")])
 
 
 def _differences(comparison: Comparison) -> Html:
