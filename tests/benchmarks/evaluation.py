@@ -4,7 +4,7 @@
 
 Each way runs in a process of its own on the same generated boxes. Timed is what follows inference:
 from the columns of all detections to COCO's twelve numbers, and for `report` to everything that
-`detrkit eval` tells. pycocotools gets the rows as one array; the dictionaries that it makes of them
+`detrkit eval` tells; `bootstrap` adds the thousand draws of `detrkit compare`. pycocotools gets the rows as one array; the dictionaries that it makes of them
 are part of what it costs. Memory is the peak of the process over that before the call, with the
 columns in it. Wall time depends on who else uses the machine: the time of the processor stands
 beside it.
@@ -89,13 +89,28 @@ def whole_report() -> Callable[[Any, Any], Any]:
     return lambda truth, found: evaluate(truth, found).metrics.coco_numbers
 
 
-WAYS = ("detrkit", "hotcoco", "report", "pycocotools")
+def draws() -> Callable[[Any, Any], Any]:
+    """Counting, and counting again on a thousand draws of the images (`detrkit compare`)."""
+    from detrkit.metrics.bootstrap import bootstrap, draw
+    from detrkit.metrics.coco import count
+    from detrkit.metrics.matching import match
+
+    def call(truth: Any, found: Any) -> Any:
+        matches = match(truth, found)
+        bootstrap(matches, draw(len(truth)))
+        return count(truth, found, matches=matches).coco_numbers
+
+    return call
+
+
+WAYS = ("detrkit", "hotcoco", "report", "bootstrap", "pycocotools")
 
 
 def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: the boxes and the imports, then the call."""
     truth, found = scene(args.images, args.detections, args.classes, args.boxes)
-    call = whole_report() if way == "report" else by_backend(way)
+    others = {"report": whole_report, "bootstrap": draws}
+    call = others[way]() if way in others else by_backend(way)
     tiny = found.select(found.images < 3)
     call(truth, tiny)  # imports that come late
     gc.collect()

@@ -117,10 +117,15 @@ def _read(name: str, path: Path, given: Truth | None) -> Entry:
         raise UsageError(f"{path}: no such file or folder", hint=_HINT)
     if path.suffix.lower() != ".json":
         raise UsageError(f"{path} cannot be compared", hint=_HINT)
-    content = read_json(path)
-    if isinstance(content, list):
+    if _starts_list(path):
         return _detections(name, path, given)
-    return _report(name, path, content, given)
+    return _report(name, path, read_json(path), given)
+
+
+def _starts_list(path: Path) -> bool:
+    """Whether a JSON file holds a list; files of detections are too large to read for that."""
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _run(name: str, path: Path, given: Truth | None) -> Entry:
