@@ -21,12 +21,16 @@ def info(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="CFG|WEIGHTS|MODULE",
-            help="A config or a name that `detrkit models` lists; a checkpoint; or a component "
-            "that `detrkit modules` lists.",
+            metavar="CFG|WEIGHTS|MODULE|DIR",
+            help="A config or a name that `detrkit models` lists; a checkpoint; a component "
+            "that `detrkit modules` lists; with --all a folder.",
             show_default=False,
         ),
     ],
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Every config below a folder, by parameters, then by GFLOPs."),
+    ] = False,
     config: Annotated[
         Optional[str],
         typer.Option(
@@ -49,7 +53,10 @@ def info(
     plugin: Plugins = None,
     json: JsonOut = False,
 ) -> None:
-    """Parameters, FLOPs and layers of a model; arguments and paper of a component."""
+    """Parameters, FLOPs and layers of a model; arguments and paper of a component.
+
+    `detrkit info --all configs/` compares all models of a folder.
+    """
     from pathlib import Path
 
     from detrkit.cli.console import print_json
@@ -57,6 +64,9 @@ def info(
 
     for file in plugin or ():
         load_plugin(file)
+    if every:
+        _tell_all(target, size, update or (), config is not None or layers, json)
+        return
     if not Path(target).exists() and target.isidentifier() and target in MODULES:
         entry = MODULES.get(target)
         if json:
@@ -69,6 +79,54 @@ def info(
         print_json("info", {"model": report.to_dict(depth if layers else None)})
     else:
         _print_report(report, depth if layers else None)
+
+
+def _tell_all(
+    folder: str, size: str | None, update: list[str] | tuple[()], more: bool, json: bool
+) -> None:
+    """A table of all models below a folder."""
+    import logging
+    from pathlib import Path
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from detrkit import words
+    from detrkit.cli.console import out, print_json, progress_bar
+    from detrkit.engine.inspect_folder import inspect_folder
+    from detrkit.errors import ConfigError, UsageError
+
+    if more:
+        raise UsageError("--all takes neither -c nor --layers")
+    with progress_bar("counting", quiet=json) as progress:
+        found = inspect_folder(Path(folder).expanduser(), _size(size), update, progress)
+    for name, problem in found.problems.items():
+        logging.getLogger("detrkit").warning("%s is left out: %s", name, problem)
+    if not found.models:
+        raise ConfigError(f"no config below {folder} describes a model that can be built")
+    if json:
+        models = [model.to_dict() for model in found.models]
+        print_json("info", {"models": models, "problems": found.problems, "parts": found.parts})
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("config")
+    table.add_column("input")
+    for title in ("M params", "in training", "GFLOPs", "by torch"):
+        table.add_column(title, justify="right")
+    for model in found.models:
+        flops = model.flops
+        table.add_row(
+            escape(model.name), "x".join(map(str, model.size)), f"{model.deployed / 1e6:.2f}",
+            f"{model.parameters / 1e6:.2f}",
+            "–" if flops.calflops is None else f"{flops.calflops / 1e9:.2f}",
+            f"{flops.torch / 1e9:.2f}",
+        )  # fmt: skip
+    out.print(table)
+    out.print(
+        f"\n[dim]{words.count(len(found.models), 'model')}, deployed; GFLOPs of one image by "
+        f"calflops, which papers print. {words.count(len(found.parts), 'file')} without a model "
+        "of their own.[/]"
+    )
 
 
 def _inspect(

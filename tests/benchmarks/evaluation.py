@@ -4,10 +4,10 @@
 
 Each way runs in a process of its own on the same generated boxes. Timed is what follows inference:
 from the columns of all detections to COCO's twelve numbers, and for `report` to everything that
-`detrkit eval` tells; `bootstrap` adds the thousand draws of `detrkit compare`. pycocotools gets the rows as one array; the dictionaries that it makes of them
-are part of what it costs. Memory is the peak of the process over that before the call, with the
-columns in it. Wall time depends on who else uses the machine: the time of the processor stands
-beside it.
+`detrkit eval` tells; `bootstrap` adds the thousand draws of `detrkit compare`. pycocotools gets the
+rows as one array; the dictionaries that it makes of them are part of what it costs. Memory is the
+peak of the process over that before the call, with the columns in it. Wall time depends on who
+else uses the machine: the time of the processor stands beside it.
 """
 
 from __future__ import annotations

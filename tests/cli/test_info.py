@@ -52,6 +52,39 @@ def test_component(capsys: Any) -> None:
     }  # fmt: skip
 
 
+def test_all_configs_of_a_folder(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "base").mkdir()
+    files = {
+        "base/part.yml": "lr: 1.0",
+        "large.yml": "__include__: [quickstart]\nnum_classes: 300",
+        "small.yaml": "__include__: [quickstart]\nnum_classes: 2",
+        "wrong.yml": "__include__: [quickstart]\nDFINETransformer: {hiden_dim: 3}",
+        "settings.yml": "epochs: 3",
+    }
+    from detrkit.config.catalogue import find
+
+    for name, text in files.items():
+        text = text.replace("quickstart", f"'{find('quickstart').path.as_posix()}'")
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert main(["info", "--all", str(tmp_path), "--size", "64", "--json"]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert [model["name"] for model in found["models"]] == ["small", "large"]
+    small, large = found["models"]
+    assert small["parameters"]["deployed"] < large["parameters"]["deployed"]
+    assert small["input"] == [1, 3, 64, 64]
+    assert found["parts"] == ["base/part", "settings"]
+    assert "hidden_dim" in found["problems"]["wrong"]
+    assert "wrong is left out" in captured.err
+    assert main(["info", str(tmp_path), "--all", "--size", "64"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("small") < out.index("large")
+    assert "2 models, deployed" in out
+    assert main(["info", str(small["input"]), "--all"]) == 2
+    assert main(["info", str(tmp_path / "base"), "--all"]) == 3
+    assert main(["info", str(tmp_path), "--all", "--layers"]) == 2
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
