@@ -90,11 +90,20 @@ def breakdown(truth: Truth, outcome: Outcome, confidence: float) -> Breakdown:
     )
 
 
+def size_of(truth: Truth) -> npt.NDArray[np.int64]:
+    """(M,) place in `SIZES` of each box."""
+    return np.searchsorted(_edges(), truth.area.clip(0), side="right") - 1
+
+
+def _edges() -> list[float]:
+    """Least areas of `SIZES`."""
+    return [float(side**2) for _, side in SIZES]
+
+
 def _sizes(
     truth: Truth, found: npt.NDArray[np.bool_], at_any: npt.NDArray[np.bool_]
 ) -> list[SizeRow]:
-    edges = [float(side**2) for _, side in SIZES]
-    place = np.searchsorted(edges, truth.area.clip(0), side="right") - 1
+    edges, place = _edges(), size_of(truth)
     rows = []
     for i, (name, _) in enumerate(SIZES):
         own = (place == i) & ~truth.iscrowd
