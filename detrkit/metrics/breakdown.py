@@ -40,6 +40,12 @@ class SizeRow:
     recall: float
     recall_at_any: float
 
+    @property
+    def sides(self) -> str:
+        """The root of the area, `16–32` or `≥ 288`."""
+        low = f"{self.low**0.5:.0f}"
+        return f"{low}–{self.high**0.5:.0f}" if self.high else f"≥ {low}"
+
 
 @dataclass(frozen=True, slots=True)
 class DensityRow:
@@ -63,6 +69,11 @@ class DensityRow:
     false: int
     recall: float
     precision: float
+
+    @property
+    def span(self) -> str:
+        """Boxes in the image, `2–5`, `1` or `101–`."""
+        return f"{self.low}" if self.low == self.high else f"{self.low}–{self.high or ''}"
 
 
 @dataclass(frozen=True, slots=True)
