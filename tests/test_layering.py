@@ -29,6 +29,7 @@ LAYERS = {
     "drawing": 4,
     "convert": 4,
     "analysis": 5,
+    "eval_report": 5,
     "engine": 6,
     "api": 7,
     "cli": 8,

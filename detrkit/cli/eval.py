@@ -13,6 +13,7 @@ from detrkit.cli.options import Data, Device, InputSize, JsonOut, Updates
 from detrkit.cli.processes import Devices, Nproc, run_in_processes
 
 if TYPE_CHECKING:
+    from detrkit.data.index import DatasetIndex
     from detrkit.metrics import EvaluationReport
     from detrkit.metrics.schema import ModelJson, SpeedJson
 
@@ -103,7 +104,7 @@ def eval(
             "--output",
             "--output-dir",
             metavar="DIR",
-            help="Write metrics.json, all numbers, into this folder.",
+            help="Write report.html and metrics.json, all numbers, into this folder.",
             show_default=False,
         ),
     ] = None,
@@ -167,6 +168,7 @@ def eval(
     from detrkit.engine.distributed.group import together
     from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.evaluation import evaluate_weights
+    from detrkit.engine.run_dir import environment
 
     with (
         meet() as place,
@@ -194,8 +196,10 @@ def eval(
         "data": evaluation.data,
         "broken": result.broken,
         "images_per_second": round(result.images_per_second, 2),
+        "environment": environment(),
+        "config": evaluation.config.dump() if evaluation.config is not None else None,
     }
-    _tell(wanted, result.report, about, result.speed, evaluation.model)
+    _tell(wanted, result.report, evaluation.index, about, result.speed, evaluation.model)
     if not json:
         err.print(
             f"{result.images_per_second:.1f} images/s, reading included; counted by "
@@ -211,6 +215,7 @@ def _of_predictions(
     wanted: _Wanted,
 ) -> None:
     from detrkit.cli.console import out
+    from detrkit.engine.run_dir import counting_environment
     from detrkit.engine.scoring import score_predictions
 
     scoring = score_predictions(
@@ -229,18 +234,30 @@ def _of_predictions(
         "data": annotations,
         "rows": scoring.results.rows,
         "left_out": scoring.results.left_out,
+        "environment": counting_environment(),
+        "config": None,
     }
-    _tell(wanted, scoring.report, about)
+    _tell(wanted, scoring.report, scoring.index, about, subject=str(predictions))
 
 
 def _tell(
     wanted: _Wanted,
     report: EvaluationReport,
+    index: DatasetIndex,
     about: Mapping[str, Any],
     speed: SpeedJson | None = None,
     model: ModelJson | None = None,
+    subject: str = "",
 ) -> None:
-    """Writes and prints what was found."""
+    """Writes and prints what was found.
+
+    Args:
+        wanted: of it.
+        report, index: the numbers, and the data they were counted on.
+        about: more keys of `metrics.json`.
+        speed, model: of the model that was run.
+        subject: what was measured; default the weights.
+    """
     from detrkit.cli.console import err, json_text, out, print_json
     from detrkit.cli.eval_tables import everything, speed_line, summary
     from detrkit.files import write_atomically
@@ -252,10 +269,13 @@ def _tell(
         ids = truth.image_ids, truth.class_map.category_ids
         write_results(wanted.predictions, report.predictions, *ids)
         files.append(f"detections in {wanted.predictions}")
-    payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model)}
+    payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model, index)}
     if wanted.output is not None:
         text = json_text("eval", payload)
         write_atomically(wanted.output / "metrics.json", lambda file: file.write(text.encode()))
+        page = _page(wanted.output, report, index, about, speed, model, subject)
+        write_atomically(wanted.output / "report.html", lambda file: file.write(page))
+        files.append(f"report in {wanted.output / 'report.html'}")
         files.append(f"all numbers in {wanted.output / 'metrics.json'}")
     if wanted.json:
         print_json("eval", payload)
@@ -269,3 +289,28 @@ def _tell(
         err.print(speed_line(speed), soft_wrap=True)
     for line in files:
         err.print(line, markup=False, soft_wrap=True)
+
+
+def _page(
+    folder: Path,
+    report: EvaluationReport,
+    index: DatasetIndex,
+    about: Mapping[str, Any],
+    speed: SpeedJson | None,
+    model: ModelJson | None,
+    subject: str,
+) -> bytes:
+    """The HTML report as it lies in `folder`."""
+    from detrkit import eval_report
+
+    setting = eval_report.Setting(
+        subject=subject or str(about["weights"]),
+        data=about["data"],
+        speed=speed,
+        model=model,
+        environment=about["environment"],
+        config=about["config"],
+        left_out=about.get("left_out", {}),
+        broken=tuple(about.get("broken", ())),
+    )
+    return eval_report.report(report, setting, index, folder).encode()

@@ -14,20 +14,11 @@ from detrkit.metrics import EvaluationReport, Metrics
 from detrkit.metrics.calibration import SHOWN
 from detrkit.metrics.coco import METRIC_MEANINGS, shown
 from detrkit.metrics.schema import ModelJson, SpeedJson
+from detrkit.metrics.tide import MEANINGS
 from detrkit.metrics.yolo_table import YoloRow, YoloTable
 
 #: So many classes are shown where nobody asks for all.
 CLASSES = 20
-
-#: What the types of `metrics.tide` are.
-_ERRORS = {
-    "Cls": "right place, wrong class",
-    "Loc": "right class, IoU 0.1 to 0.5",
-    "Both": "wrong class and wrong place",
-    "Dupe": "on a box that was found already",
-    "Bkg": "on background",
-    "Miss": "boxes that nothing found",
-}
 
 
 def summary(report: EvaluationReport) -> Iterator[Any]:
@@ -135,7 +126,7 @@ def tide_table(report: EvaluationReport) -> Group:
     found = report.tide
     table = _table("error", "count", "AP50 lost", "")
     table.columns[-1].justify = "left"
-    for name, meaning in _ERRORS.items():
+    for name, meaning in MEANINGS.items():
         table.add_row(name, str(found.counts[name]), f"{found.cost[name]:.2f}", meaning)
     table.add_row("FalsePos", "", f"{found.false_positives:.2f}", "all false detections")
     table.add_row("FalseNeg", "", f"{found.false_negatives:.2f}", "all boxes not found")
@@ -147,9 +138,8 @@ def size_table(report: EvaluationReport) -> Group:
     found = report.breakdown
     table = _table("size", "side", "boxes", "found", "recall", "at any score")
     for row in found.sizes:
-        side = f"{row.low**0.5:.0f}–{row.high**0.5:.0f}" if row.high else f"≥ {row.low**0.5:.0f}"
         table.add_row(
-            row.name, side, str(row.boxes), str(row.found), shown(row.recall),
+            row.name, row.sides, str(row.boxes), str(row.found), shown(row.recall),
             shown(row.recall_at_any),
         )  # fmt: skip
     title = f"Recall by size, IoU 0.5, confidence {found.confidence:.3f}"
@@ -161,9 +151,8 @@ def density_table(report: EvaluationReport) -> Group:
     table = _table("boxes per image", "images", "boxes", "found", "false", "recall", "precision")
     for row in report.breakdown.densities:
         if row.images:
-            name = f"{row.low}" if row.low == row.high else f"{row.low}–{row.high or ''}"
             counts = (row.images, row.boxes, row.found, row.false)
-            table.add_row(name, *map(str, counts), shown(row.recall), shown(row.precision))
+            table.add_row(row.span, *map(str, counts), shown(row.recall), shown(row.precision))
     return _section("By boxes in the image", table)
 
 

@@ -101,7 +101,7 @@ class IndexedImage:
     fault: FaultKind | None = None
 
 
-def read_indexed(index: DatasetIndex, number: int, channels: int = 3) -> IndexedImage:
+def read_indexed(index: DatasetIndex, number: int, channels: int | None = 3) -> IndexedImage:
     """Reads an image of an index; where it is not as the index says, `agree` decides.
 
     Args:

@@ -29,10 +29,20 @@ log = logging.getLogger("detrkit")
 
 @dataclass(frozen=True)
 class EvaluationOf:
-    """An evaluation, what was evaluated on, in words: `bccd, test`, and what the model costs."""
+    """An evaluation and its circumstances.
+
+    Attributes:
+        result: what was found.
+        data: what was evaluated on, in words: `bccd, test`.
+        index: of that data.
+        config: of the weights; None where they carry none.
+        model: what it costs.
+    """
 
     result: Evaluation
     data: str
+    index: DatasetIndex
+    config: Config | None = None
     model: ModelJson | None = None
 
 
@@ -85,7 +95,7 @@ def evaluate_weights(
     runtime.class_map = index.class_map  # the same names with this data set's own ids
     result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
     model = shared(lambda: model_cost(weights, runtime)) if cost else None
-    return EvaluationOf(result, name, model)
+    return EvaluationOf(result, name, index, cfg, model)
 
 
 def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:

@@ -233,23 +233,32 @@ def _stem(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "run"
 
 
-def environment() -> dict[str, Any]:
-    """Versions and hardware, to understand a run later."""
+def counting_environment() -> dict[str, Any]:
+    """Versions of what counts and writes, to understand numbers later; imports no torch."""
     import numpy
-    import torch
-    import torchvision
 
     from detrkit import __version__
-    from detrkit.engine.distributed.group import world_size
 
-    cuda = torch.cuda.is_available()
     return {
         "detrkit": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "numpy": numpy.__version__,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, to understand a run later."""
+    import torch
+    import torchvision
+
+    from detrkit.engine.distributed.group import world_size
+
+    cuda = torch.cuda.is_available()
+    return {
+        **counting_environment(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
         "cuda": torch.version.cuda if cuda else None,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         if cuda

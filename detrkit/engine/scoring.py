@@ -25,10 +25,12 @@ class Scoring:
     Attributes:
         report: all numbers.
         results: the detections, and which rows of the file were left out.
+        index: of the data set.
     """
 
     report: EvaluationReport
     results: Results
+    index: DatasetIndex
 
 
 def score_predictions(
@@ -50,9 +52,10 @@ def score_predictions(
         DataError: a file cannot be read or is of another task, or the two do not fit.
     """
     checked_backend(backend)
-    truth = Truth.of(_opened(annotations, split))
+    index = _opened(annotations, split)
+    truth = Truth.of(index)
     results = read_results(predictions, truth)
-    return Scoring(evaluate(truth, results.predictions, backend), results)
+    return Scoring(evaluate(truth, results.predictions, backend), results, index)
 
 
 def _opened(annotations: str | Path, split: str | None) -> DatasetIndex:

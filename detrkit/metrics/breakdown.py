@@ -40,6 +40,12 @@ class SizeRow:
     recall: float
     recall_at_any: float
 
+    @property
+    def sides(self) -> str:
+        """The root of the area, `16–32` or `≥ 288`."""
+        low = f"{self.low**0.5:.0f}"
+        return f"{low}–{self.high**0.5:.0f}" if self.high else f"≥ {low}"
+
 
 @dataclass(frozen=True, slots=True)
 class DensityRow:
@@ -63,6 +69,11 @@ class DensityRow:
     false: int
     recall: float
     precision: float
+
+    @property
+    def span(self) -> str:
+        """Boxes in the image, `2–5`, `1` or `101–`."""
+        return f"{self.low}" if self.low == self.high else f"{self.low}–{self.high or ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +101,20 @@ def breakdown(truth: Truth, outcome: Outcome, confidence: float) -> Breakdown:
     )
 
 
+def size_of(truth: Truth) -> npt.NDArray[np.int64]:
+    """(M,) place in `SIZES` of each box."""
+    return np.searchsorted(_edges(), truth.area.clip(0), side="right") - 1
+
+
+def _edges() -> list[float]:
+    """Least areas of `SIZES`."""
+    return [float(side**2) for _, side in SIZES]
+
+
 def _sizes(
     truth: Truth, found: npt.NDArray[np.bool_], at_any: npt.NDArray[np.bool_]
 ) -> list[SizeRow]:
-    edges = [float(side**2) for _, side in SIZES]
-    place = np.searchsorted(edges, truth.area.clip(0), side="right") - 1
+    edges, place = _edges(), size_of(truth)
     rows = []
     for i, (name, _) in enumerate(SIZES):
         own = (place == i) & ~truth.iscrowd

@@ -50,33 +50,54 @@ class Confusion:
 def confusion(truth: Truth, outcome: Outcome, confidence: float) -> Confusion:
     """Counts matched detections from a score on."""
     found, k = outcome.ranked.predictions, truth.num_classes
-    shown = outcome.counts & (found.scores >= confidence)
-    true = shown & outcome.is_true
+    sides = Sides.of(truth, outcome, confidence)
     counts = np.zeros((k + 1, k + 1), np.int64)
-    np.add.at(counts, (found.labels[true], found.labels[true]), 1)
-
-    false = np.flatnonzero(shown & ~true)
-    free = ~truth.iscrowd
-    free[outcome.boxes[true]] = False
-    left = np.flatnonzero(free)
-    pairs = overlaps(
-        found.images[false].astype(np.int64),
-        found.boxes_xywh[false],
-        truth.images[left].astype(np.int64),
-        truth.boxes_xywh[left],
-        np.zeros(len(left), bool),
-        IOU_THRESHOLDS[0],
-    )
-    pairs = closest_first(pairs)
-    said, there = found.labels[false], truth.labels[left]
-    np.add.at(counts, (there[pairs.boxes], said[pairs.detections]), 1)
-    alone = np.ones(len(false), bool)
-    alone[pairs.detections] = False
-    counts[k, :k] = np.bincount(said[alone], minlength=k)
-    missed = np.ones(len(left), bool)
-    missed[pairs.boxes] = False
-    counts[:k, k] = np.bincount(there[missed], minlength=k)
+    np.add.at(counts, (found.labels[sides.true], found.labels[sides.true]), 1)
+    pairs = sides.confused
+    np.add.at(counts, (truth.labels[pairs.boxes], found.labels[pairs.detections]), 1)
+    alone = np.setdiff1d(sides.false, pairs.detections, assume_unique=True)
+    counts[k, :k] = np.bincount(found.labels[alone], minlength=k)
+    missed = np.setdiff1d(sides.left, pairs.boxes, assume_unique=True)
+    counts[:k, k] = np.bincount(truth.labels[missed], minlength=k)
     return Confusion(counts, confidence, truth.class_map.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Detections from a score on, and boxes, by what became of them.
+
+    Attributes:
+        true, false: detections, rows of the outcome's ranked predictions, ascending.
+        left: boxes that no true detection found, rows of the truth, ascending.
+        confused: pairs of `false` and `left` of different classes.
+    """
+
+    true: Ints
+    false: Ints
+    left: Ints
+    confused: Pairs
+
+    @classmethod
+    def of(cls, truth: Truth, outcome: Outcome, confidence: float) -> Sides:
+        """Sorts them."""
+        found = outcome.ranked.predictions
+        shown = outcome.counts & (found.scores >= confidence)
+        true = np.flatnonzero(shown & outcome.is_true)
+        false = np.flatnonzero(shown & ~outcome.is_true)
+        free = ~truth.iscrowd
+        free[outcome.boxes[true]] = False
+        left = np.flatnonzero(free)
+        pairs = overlaps(
+            found.images[false].astype(np.int64),
+            found.boxes_xywh[false],
+            truth.images[left].astype(np.int64),
+            truth.boxes_xywh[left],
+            np.zeros(len(left), bool),
+            IOU_THRESHOLDS[0],
+        )
+        pairs = closest_first(pairs)
+        pairs = Pairs(false[pairs.detections], left[pairs.boxes], pairs.iou)
+        return cls(true, false, left, pairs)
 
 
 def closest_first(pairs: Pairs) -> Pairs:

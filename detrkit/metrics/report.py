@@ -13,13 +13,23 @@ from detrkit.metrics.confusion import Confusion, confusion
 from detrkit.metrics.curves import CONFIDENCES, ConfidenceCurves
 from detrkit.metrics.matching import Matches, match
 from detrkit.metrics.predictions import Predictions
-from detrkit.metrics.schema import SCHEMA, CurvesJson, EvaluationJson, ModelJson, SpeedJson
+from detrkit.metrics.schema import (
+    SCHEMA,
+    CurvesJson,
+    EvaluationJson,
+    ModelJson,
+    SpeedJson,
+    WorstJson,
+)
 from detrkit.metrics.tide import Tide, tide
 from detrkit.metrics.truth import Truth
+from detrkit.metrics.worst import Sources, Worst, worst
 from detrkit.metrics.yolo_table import YoloTable, yolo_table
 
 #: Of the thresholds that are counted, so many apart are written to JSON.
 _EVERY = 10
+#: Of each kind of error, so many cases are.
+_CASES = 100
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class EvaluationReport:
         tide: why AP is lost.
         calibration: whether scores are probabilities.
         breakdown: recall by size and density.
+        worst: errors worth looking at, of the detector and perhaps of the labels.
         matches: who found what, for pictures of errors; the truth is in it.
         predictions: all detections, in the order of the images.
     """
@@ -45,16 +56,21 @@ class EvaluationReport:
     tide: Tide
     calibration: Calibration
     breakdown: Breakdown
+    worst: Worst
     matches: Matches
     predictions: Predictions
 
     def to_dict(
-        self, speed: SpeedJson | None = None, model: ModelJson | None = None
+        self,
+        speed: SpeedJson | None = None,
+        model: ModelJson | None = None,
+        sources: Sources | None = None,
     ) -> EvaluationJson:
         """Plain values for JSON.
 
         Args:
             speed, model: of the model that was run; None where there was none.
+            sources: the data set, for files and ids of annotations.
         """
         numbers = self.metrics.to_dict()
         return {
@@ -75,6 +91,7 @@ class EvaluationReport:
             "tide": _plain(self.tide),
             "calibration": _plain(self.calibration),
             "breakdown": _plain(self.breakdown),
+            "worst": self._worst(sources),
             "speed": speed,
             "model": model,
         }
@@ -88,6 +105,16 @@ class EvaluationReport:
             "precision": curves.precision[:, ::_EVERY].round(6).tolist(),
             "recall": curves.recall[:, ::_EVERY].round(6).tolist(),
             "f1": curves.f1[:, ::_EVERY].round(6).tolist(),
+        }
+
+    def _worst(self, sources: Sources | None) -> WorstJson:
+        truth = self.matches.truth
+        return {  # type: ignore[return-value]  # the kinds are the keys
+            kind.value: {
+                "total": len(cases),
+                "cases": cases.first(_CASES).describe(truth, self.predictions, sources),
+            }
+            for kind, cases in self.worst.items()
         }
 
 
@@ -116,6 +143,7 @@ def evaluate(
         tide=tide(truth, predictions),
         calibration=calibration(outcome),
         breakdown=breakdown(truth, outcome, confidence),
+        worst=worst(truth, outcome, confidence),
         matches=matches,
         predictions=predictions,
     )

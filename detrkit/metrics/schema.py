@@ -4,8 +4,9 @@ Shares, precisions and APs are 0–1; -1 means that there is nothing to count, n
 was not measured or does not exist. Areas are square pixels, times milliseconds. IoU is 0.5 where
 nothing else is said. Keys may be added; one whose meaning changes raises `SCHEMA`.
 
-The command adds what it measured: `weights` and `data`; `predictions`, the file it wrote; of
-weights `broken`, files that could not be read and whose boxes count as missed, and
+The command adds what it measured: `weights` and `data`; `predictions`, the file it wrote;
+`environment`, versions and hardware; `config`, the resolved YAML of the weights, null where they
+carry none; of weights `broken`, files that could not be read and whose boxes count as missed, and
 `images_per_second`, reading included; of a file of detections `rows`, and `left_out`, how many of
 them for which reason: rows = detections + those left out.
 """
@@ -153,6 +154,42 @@ class BreakdownJson(TypedDict):
     densities: list[DensityJson]
 
 
+class CaseJson(TypedDict):
+    """An error worth looking at; null where there is no detection or no label. Boxes are xywh."""
+
+    score: float  # 0–1, by which cases of a kind are ranked
+    image_id: int | str
+    file: str | None
+    annotation_id: int | None
+    label: str | None  # the class annotated
+    label_box: list[float] | None
+    detected: str | None  # the class detected
+    detected_box: list[float] | None
+    confidence: float | None
+    iou: float | None
+
+
+class KindJson(TypedDict):
+    """The worst cases of a kind."""
+
+    total: int
+    cases: list[CaseJson]  # the first hundred
+
+
+class WorstJson(TypedDict):
+    """Errors at the table's confidence, worst first (see `worst`, which says how they are ranked).
+
+    The last three may be errors of the labels.
+    """
+
+    false_positive: KindJson
+    miss: KindJson
+    confusion: KindJson
+    missing_label: KindJson
+    wrong_class: KindJson
+    unsupported: KindJson
+
+
 class SpeedJson(TypedDict):
     """Milliseconds per image; reading of files, which goes on beside, is not in them."""
 
@@ -192,5 +229,6 @@ class EvaluationJson(TypedDict):
     tide: TideJson
     calibration: CalibrationJson
     breakdown: BreakdownJson
+    worst: WorstJson
     speed: SpeedJson | None
     model: ModelJson | None

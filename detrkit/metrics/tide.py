@@ -45,6 +45,16 @@ MAX_PER_IMAGE = 100
 #: The main types in tidecv's order.
 TYPES = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 
+#: What they are.
+MEANINGS = {
+    "Cls": "right place, wrong class",
+    "Loc": "right class, IoU 0.1 to 0.5",
+    "Both": "wrong class and wrong place",
+    "Dupe": "on a box that was found already",
+    "Bkg": "on background",
+    "Miss": "boxes that nothing found",
+}
+
 _RECALLS = np.arange(101) / 100
 
 

@@ -57,6 +57,7 @@ class Truth:
             `image_ids[n]`.
         positions: (N,) int64, where the data set has each image.
         sizes: (N, 2) int64, (h, w) in pixels.
+        rows: (M,) int64, where the data set has each box.
         images: (M,) int32, the image of each box; ascending.
         labels: (M,) int32, contiguous class indices.
         boxes_xywh: (M, 4) float64, pixels.
@@ -68,6 +69,7 @@ class Truth:
     image_ids: tuple[int | str, ...]
     positions: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
     images: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     boxes_xywh: npt.NDArray[np.float64]
@@ -92,6 +94,7 @@ class Truth:
             image_ids=tuple(ids[i] for i in order.tolist()),
             positions=order,
             sizes=np.asarray(index.sizes, np.int64).reshape(-1, 2)[order],
+            rows=rows,
             images=np.repeat(np.arange(len(ids), dtype=np.int32), counts),
             labels=np.asarray(index.labels)[rows].astype(np.int32),
             # Corners in float32 lose the last digits of the annotated width and height, and a

@@ -15,14 +15,17 @@ from detrkit.report.blocks import (
     details,
     figures,
     gallery,
+    key,
+    link,
+    listing,
     notices,
     table,
     tiles,
 )
-from detrkit.report.charts import bars, heat_map, histogram, matrix
+from detrkit.report.charts import bars, heat_map, histogram, lines, matrix
 from detrkit.report.html import Html, join, prose, tag
 from detrkit.report.page import Page
-from detrkit.report.pictures import jpeg_uri
+from detrkit.report.pictures import jpeg_uri, relative_url
 
 __all__ = [
     "Cell",
@@ -38,9 +41,14 @@ __all__ = [
     "histogram",
     "join",
     "jpeg_uri",
+    "key",
+    "lines",
+    "link",
+    "listing",
     "matrix",
     "notices",
     "prose",
+    "relative_url",
     "table",
     "tag",
     "tiles",

@@ -155,11 +155,13 @@ class Thumbnail:
         uri: `jpeg_uri`; empty: the picture cannot be shown.
         caption: below it.
         alt: what it shows, for those who cannot see it.
+        href: where a click on it leads.
     """
 
     uri: str
     caption: Content
     alt: str
+    href: str = ""
 
 
 def gallery(items: Iterable[Thumbnail]) -> Html:
@@ -167,14 +169,47 @@ def gallery(items: Iterable[Thumbnail]) -> Html:
     shown = [
         tag(
             "figure",
-            tag("img", src=item.uri, alt=item.alt, loading="lazy")
-            if item.uri
-            else tag("div", "no picture", class_="missing"),
+            link(_picture(item), item.href) if item.href else _picture(item),
             tag("figcaption", item.caption),
         )
         for item in items
     ]
     return tag("div", *shown, class_="gallery") if shown else Html("")
+
+
+def _picture(item: Thumbnail) -> Html:
+    if not item.uri:
+        return tag("div", "no picture", class_="missing", aria_label=item.alt, role="img")
+    return tag("img", src=item.uri, alt=item.alt, loading="lazy")
+
+
+def link(content: Content, href: str) -> Html:
+    """Leads to a file, beside the page."""
+    return tag("a", content, href=href, target="_blank", rel="noopener")
+
+
+def key(entries: Iterable[tuple[tuple[int, int, int], str]]) -> Html:
+    """What the colours in pictures mean: (colour, words)."""
+    return tag(
+        "ul",
+        *(
+            tag("li", tag("span", style=f"background: rgb{color}", aria_hidden="true"), words)
+            for color, words in entries
+        ),
+        class_="key",
+    )
+
+
+def listing(text: str, label: str) -> Html:
+    """Text as it stands in a file.
+
+    Args:
+        text: many lines.
+        label: what it is.
+    """
+    return tag(
+        "pre", tag("code", text), class_="scroll", tabindex="0", role="region", aria_label=label
+    )
 
 
 def details(summary: Content, *content: Content, opened: bool = False) -> Html:

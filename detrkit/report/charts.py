@@ -1,4 +1,4 @@
-"""Charts as inline SVG: bars, histograms, heat maps, matrices.
+"""Charts as inline SVG: bars, histograms, lines, heat maps, matrices.
 
 Colours come from the page's style sheet (classes `s0`, `s1`, … for series, opacity for intensity),
 so that one drawing serves light and dark. Each mark carries its value as a tooltip.
@@ -169,8 +169,72 @@ def heat_map(
     return _svg(left + plot_w + 10, above + plot_h + 40, title, *parts)
 
 
+def lines(
+    x: Sequence[float],
+    series: Mapping[str, npt.NDArray[np.floating]],
+    *,
+    title: str,
+    x_axis: str,
+    y_axis: str,
+    thin: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    mark: tuple[float, str] | None = None,
+) -> Html:
+    """Curves over 0–1 with values in 0–1, each of another dash, so that colour is not needed.
+
+    Args:
+        x: N places.
+        series: {name: (N,)}, at most four.
+        title: what the chart shows.
+        x_axis, y_axis: what the axes are.
+        thin: {name: (N,)} more curves, thin in the background, named by tooltips.
+        mark: a place on the axis and what it is.
+    """
+    if not series:
+        return Html("")
+    width, height, left, bottom, above = 560.0, 330.0, 44.0, 44.0, 26.0
+    plot_w, plot_h = width - left - 12, height - bottom - above
+    parts: list[Html] = []
+    for k in range(6):
+        across, up = left + plot_w * k / 5, above + plot_h * (1 - k / 5)
+        ends = {"x1": _n(left), "x2": _n(left + plot_w), "y1": _n(up), "y2": _n(up)}
+        parts.append(tag("line", **ends, class_="grid"))
+        parts.append(_text(left - 6, up, f"{k / 5:g}", anchor="end", small=True))
+        parts.append(_text(across, above + plot_h + 12, f"{k / 5:g}", anchor="middle", small=True))
+    places = left + plot_w * np.asarray(x)
+
+    def curve(name: str, values: npt.NDArray[np.floating], style: str) -> Html:
+        heights = above + plot_h * (1 - np.clip(values, 0, 1))
+        points = " ".join(f"{a:.1f} {b:.1f}" for a, b in zip(places, heights, strict=True))
+        return tag("path", tag("title", name), d=f"M{points}", class_=f"line {style}")
+
+    parts += [curve(name, values, "thin") for name, values in (thin or {}).items()]
+    parts += [curve(name, values, f"l{i}") for i, (name, values) in enumerate(series.items())]
+    if mark is not None:
+        at = left + plot_w * mark[0]
+        ends = {"x1": _n(at), "x2": _n(at), "y1": _n(above), "y2": _n(above + plot_h)}
+        parts.append(tag("line", **ends, class_="mark"))
+        side = "end" if mark[0] > 0.6 else "start"
+        parts.append(_text(at + (-4 if side == "end" else 4), above + 7, mark[1], anchor=side))
+    parts.append(_text(left + plot_w / 2, height - 12, x_axis, anchor="middle", small=True))
+    parts.append(
+        tag("text", y_axis, x=0, y=0, text_anchor="middle", class_="small",
+            transform=f"translate(10 {_n(above + plot_h / 2)}) rotate(-90)")
+    )  # fmt: skip
+    at = left
+    for number, name in enumerate(series):
+        parts.append(tag("path", d=f"M{_n(at)} 9h24", class_=f"line l{number}"))
+        parts.append(_text(at + 30, 9, name, small=True))
+        at += 52 + 6.2 * len(name)
+    return _svg(width, height, title, *parts)
+
+
 def matrix(
-    labels: Sequence[str], values: npt.NDArray[Any], *, title: str, tooltips: str = "{a}, {b}: {v}"
+    labels: Sequence[str],
+    values: npt.NDArray[Any],
+    *,
+    title: str,
+    tooltips: str = "{a}, {b}: {v}",
+    columns: Sequence[str] | None = None,
 ) -> Html:
     """A square of labelled cells, darker where the value is larger; values lie in 0–1.
 
@@ -179,21 +243,22 @@ def matrix(
         values: (n, n).
         title: what the chart shows.
         tooltips: of a cell in row `a`, column `b` with value `v`.
+        columns: other labels of the columns, equally many.
     """
-    count = len(labels)
+    count, columns = len(labels), columns or labels
     if not count:
         return Html("")
     cell = max(12.0, min(44.0, 560 / count))
-    left, above = 150.0, 12 + 5.5 * max(len(_short(label, 18)) for label in labels)
+    left, above = 150.0, 12 + 5.5 * max(len(_short(label, 18)) for label in columns)
     parts = []
     for i, label in enumerate(labels):
         middle = (i + 0.5) * cell
         parts.append(_text(left - 6, above + middle, _short(label), anchor="end", full=label))
         parts.append(
-            tag("text", _short(label, 18), x=0, y=0, class_="small",
+            tag("text", _short(columns[i], 18), x=0, y=0, class_="small",
                 transform=f"translate({_n(left + middle)} {_n(above - 6)}) rotate(-60)")
         )  # fmt: skip
-        for j, other in enumerate(labels):
+        for j, other in enumerate(columns):
             value = float(values[i, j])
             words = tooltips.format(a=label, b=other, v=f"{100 * value:.3g} %")
             x, y = left + j * cell, above + i * cell

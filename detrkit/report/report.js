@@ -1,5 +1,5 @@
 "use strict";
-// Sorts tables by a click on a head, and filters their rows by text.
+// Sorts tables by a click on a head, filters their rows by text, and opens all details on paper.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -34,3 +34,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     }
   });
 }
+let closed = [];
+addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach((part) => (part.open = true));
+});
+addEventListener("afterprint", () => closed.forEach((part) => (part.open = false)));

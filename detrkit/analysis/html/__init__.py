@@ -10,8 +10,8 @@ from detrkit.analysis.findings import Findings
 from detrkit.analysis.html.cases import duplicates, examples, faults, suspicious
 from detrkit.analysis.html.charts import cooccurrence, differences, images, objects
 from detrkit.analysis.html.overview import classes, overview, split_table
-from detrkit.analysis.html.thumbnails import Thumbnails
 from detrkit.data.index import DatasetIndex
+from detrkit.drawing.thumbnails import Thumbnails
 from detrkit.report import Page, notices, prose, tag
 
 

@@ -8,10 +8,10 @@ from pathlib import PurePath
 import numpy as np
 
 from detrkit.analysis.findings import Findings
-from detrkit.analysis.html.thumbnails import Thumbnails
 from detrkit.analysis.statistics import owners_of
 from detrkit.analysis.suspicious import Reason, Suspect
 from detrkit.data.index import DatasetIndex
+from detrkit.drawing.thumbnails import WHITE, Thumbnails
 from detrkit.report import Cell, Column, Html, Thumbnail, details, gallery, join, table, tag
 
 #: Pictures per class, and classes that get them.
@@ -70,8 +70,11 @@ def _suspect_picture(findings: Findings, suspect: Suspect, pictures: Thumbnails)
     assert suspect.class_name is not None
     label = findings.class_map.index_of_name[suspect.class_name]
     where = f"{PurePath(suspect.file).name}, {suspect.where}"
+    marks = [(suspect.box_xyxy, findings.class_map.colors[label])]
+    if suspect.other_xyxy is not None:
+        marks.append((suspect.other_xyxy, WHITE))
     return Thumbnail(
-        pictures.crop(suspect.split, suspect.image, suspect.box_xyxy, label, suspect.other_xyxy),
+        pictures.crop(suspect.split, suspect.image, marks),
         join([tag("strong", suspect.class_name), f" {where}: {suspect.detail}"]),
         f"{suspect.class_name} in {where}",
     )
@@ -153,7 +156,11 @@ def examples(
         yield tag("h3", about.name)
         yield gallery(
             Thumbnail(
-                pictures.crop(split, int(owners[row]), index.boxes_xyxy[row].tolist(), label),
+                pictures.crop(
+                    split,
+                    int(owners[row]),
+                    [(index.boxes_xyxy[row].tolist(), index.class_map.colors[label])],
+                ),
                 PurePath(index.paths[int(owners[row])]).name,
                 about.name,
             )

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from detrkit.analysis.advice.words import pixel_count
 from detrkit.analysis.findings import Findings
-from detrkit.analysis.html.cells import cell, pixel_count, share
 from detrkit.analysis.numbers import Spread
 from detrkit.analysis.setup import size_text
 from detrkit.analysis.statistics import POSITION_CELLS, SplitStatistics
@@ -22,6 +22,7 @@ from detrkit.report import (
     matrix,
     table,
 )
+from detrkit.report.cells import cell, share
 
 #: Classes in the matrix.
 _CHARTED = 30

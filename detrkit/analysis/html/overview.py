@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from detrkit.analysis.findings import Findings
-from detrkit.analysis.html.cells import cell, percent, share
 from detrkit.analysis.statistics import SplitStatistics
 from detrkit.report import Cell, Column, Html, bars, figures, table, tiles
+from detrkit.report.cells import cell, percent, share
 
 #: Classes in the chart; the table has all.
 _CHARTED = 20

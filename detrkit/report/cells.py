@@ -1,8 +1,8 @@
-"""Numbers as the report writes them."""
+"""Numbers as reports write them."""
 
 from __future__ import annotations
 
-from detrkit.report import Cell
+from detrkit.report.blocks import Cell
 
 
 def cell(value: float, form: str) -> Cell:
@@ -20,7 +20,3 @@ def share(part: float, whole: float) -> Cell:
 def percent(part: float, whole: float) -> str:
     percent = 100 * part / whole
     return f"{percent:.1f} %" if 0 < percent < 10 else f"{percent:.0f} %"
-
-
-def pixel_count(size: tuple[int, int]) -> int:
-    return size[0] * size[1]

@@ -1,0 +1,77 @@
+"""The report on an evaluation as one HTML file: what went wrong, where, and why.
+
+The numbers are those of `metrics.json`, and come from the same objects.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detrkit.data.index import DatasetIndex
+from detrkit.eval_report.cases import Gallery, detector_errors, label_errors
+from detrkit.eval_report.curves import calibration, confusion, curves, errors, sizes_and_densities
+from detrkit.eval_report.numbers import classes, coco_numbers, headline
+from detrkit.eval_report.remarks import remarks
+from detrkit.eval_report.setting import Setting, costs, settings
+from detrkit.metrics import EvaluationReport
+from detrkit.report import Page, notices, prose, tag
+
+__all__ = ["Setting", "report"]
+
+
+def report(
+    found: EvaluationReport,
+    setting: Setting,
+    index: DatasetIndex,
+    folder: Path,
+) -> Page:
+    """The page.
+
+    Args:
+        found: by the evaluation.
+        setting: what was evaluated, where and how fast.
+        index: of the data set, whose images are shown where they are readable.
+        folder: where the page will lie; links to the images start there.
+    """
+    confidence, gallery = found.confusion.confidence, Gallery(found, index, folder)
+    page = Page(setting.title, setting.subtitle)
+    page.add("Overview", headline(found, setting), coco_numbers(found.metrics))
+    noticed = [*setting.remarks, *remarks(found)]
+    page.add(
+        "What stands out",
+        notices((r.level, r.code, prose(r.text), "") for r in noticed)
+        if noticed
+        else tag("p", "Nothing stands out."),
+    )
+    page.add(
+        "Classes",
+        *classes(found),
+        lead=f"Precision, recall, F1 and counts at confidence {confidence:.3f}, which is best for "
+        "the mean F1, and IoU 0.5; each class's own best threshold in the last columns.",
+    )
+    page.add("Curves", *curves(found), lead="At IoU 0.5. Means are over classes with boxes.")
+    page.add(
+        "Types of error",
+        *errors(found.tide),
+        lead="How many points of AP50 each type of error costs, as TIDE counts them: by how much "
+        "AP50 would rise if only that type were repaired.",
+    )
+    page.add(
+        "Confusion",
+        *confusion(found.confusion),
+        lead=f"Rows are what is annotated, columns what is detected, at confidence "
+        f"{confidence:.3f}. A row's shares are of the boxes of its class; in the last row, of all "
+        "detections on background.",
+    )
+    page.add("Size and density", *sizes_and_densities(found.breakdown))
+    page.add("Calibration", *calibration(found.calibration))
+    page.add("Worst errors", *detector_errors(gallery), lead=gallery.lead)
+    page.add(
+        "Labels to check",
+        *label_errors(gallery),
+        lead="Errors that may be those of the labels, likeliest first: the detector is sure, and "
+        "where the same class is detected elsewhere it is mostly right. None is known to be wrong.",
+    )
+    page.add("Speed and size", *costs(setting))
+    page.add("Configuration and environment", *settings(setting))
+    return page
