@@ -28,13 +28,15 @@ class _Wanted:
     full: bool
     output: Path | None
     predictions: Path | None
+    review: Path | None
     json: bool
 
     def make_folders(self) -> None:
         """Before anything is measured: a place that cannot be written is said at once."""
         from detrkit.files import cannot_write
 
-        for folder in (self.output, self.predictions and self.predictions.parent):
+        files = (self.predictions, self.review)
+        for folder in (self.output, *(file and file.parent for file in files)):
             if folder is not None:
                 try:
                     folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +119,16 @@ def eval(
             show_default=False,
         ),
     ] = None,
+    review_out: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--review-out",
+            metavar="FILE.json",
+            help="Write the images whose labels the model doubts as a COCO file for annotation "
+            "tools, with the boxes that it would add.",
+            show_default=False,
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     size: InputSize = None,
     device: Device = None,
@@ -142,7 +154,7 @@ def eval(
             hint="detrkit eval -w best.pth, or detrkit eval --predictions p.json "
             "--annotations gt.json",
         )
-    wanted = _Wanted(full, output, predictions_out, json)
+    wanted = _Wanted(full, output, predictions_out, review_out, json)
     if predictions is not None:
         ground_truth = annotations or data
         given = {"-c": config, "--size": size, "--devices": devices, "--nproc": nproc, "-u": update}
@@ -258,10 +270,12 @@ def _tell(
         speed, model: of the model that was run.
         subject: what was measured; default the weights.
     """
+    from detrkit import words
     from detrkit.cli.console import err, json_text, out, print_json
     from detrkit.cli.eval_tables import everything, speed_line, summary
     from detrkit.files import write_atomically
     from detrkit.metrics.results_file import write_results
+    from detrkit.metrics.review import write_review
 
     truth = report.matches.truth
     files = []
@@ -269,6 +283,12 @@ def _tell(
         ids = truth.image_ids, truth.class_map.category_ids
         write_results(wanted.predictions, report.predictions, *ids)
         files.append(f"detections in {wanted.predictions}")
+    if wanted.review is not None:
+        review = write_review(wanted.review, report, index)
+        found = ", ".join(f"{count} {kind}" for kind, count in review.counts.items())
+        files.append(
+            f"{words.count(review.images, 'image')} to review ({found}) in {wanted.review}"
+        )
     payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model, index)}
     if wanted.output is not None:
         text = json_text("eval", payload)

@@ -106,7 +106,7 @@ class Detections:
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     def to_supervision(self) -> Any:
-        """As `supervision.Detections`.
+        """As `supervision.Detections`, with the class names in `data["class_name"]`.
 
         Raises:
             MissingExtraError: supervision is not installed.
@@ -120,7 +120,7 @@ class Detections:
             confidence=self.scores,
             class_id=self.labels,
             tracker_id=self.track_ids,
-            data={"class_name": np.array(self.names)},
+            data={"class_name": np.array(self.names, dtype=str)},  # text without any as well
         )
 
     def draw(self, image: Image.Image | None = None, **style: Any) -> Image.Image:
