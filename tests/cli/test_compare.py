@@ -207,6 +207,48 @@ def test_runs(run: Run, tmp_path: Path, truth: Path, good: Path, bad: Path) -> N
     assert found["bootstrap"]["images"] == IMAGES
 
 
+def test_ground_truth_of_a_run_is_that_of_its_config(run: Run, tmp_path: Path) -> None:
+    """A run, and a report on the validation data of the same config, are paired."""
+    from detrkit.config import load_config
+    from detrkit.engine.evaluation import validation_index
+    from detrkit.metrics.truth import Truth
+
+    config = load_config("quickstart").dump()
+    index, name = validation_index(load_config("quickstart"))
+    truth = Truth.of(index)
+    rng = np.random.default_rng(0)
+    found = [
+        {"image_id": truth.image_ids[image], "category_id": truth.class_map.category_ids[label],
+         "bbox": box, "score": score}
+        for image, label, box, score in zip(
+            truth.images.tolist(), truth.labels.tolist(), truth.boxes_xywh.tolist(),
+            rng.random(len(truth.labels)).tolist(), strict=True,
+        )
+    ]  # fmt: skip
+    folder = tmp_path / "run"
+    write(folder / "log.jsonl", {"epoch": 0, "val/AP": 1.0, "best": True})
+    (folder / "config.yml").write_text(config, encoding="utf-8")
+    write(folder / "best_predictions.json", found)
+    gt = write(tmp_path / "gt.json", coco())
+    worse = write(tmp_path / "p.json", detections(coco(), 1))
+    half = report(run, worse, gt, tmp_path / "half", keep=True)
+    write(half / "predictions.json", found[::2])
+    content = json.loads((half / "metrics.json").read_text(encoding="utf-8"))
+    content = {**content, "data": name, "config": config, "classes": []}
+    write(half / "metrics.json", content)
+    done = run("compare", folder, half, "--json", "--samples", 20)
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    assert answer["bootstrap"]["images"] == len(truth)
+    assert answer["models"][0]["metrics"]["AP"] == pytest.approx(1)
+    assert answer["differences"][0]["metrics"]["AP"]["significant"] is True
+    assert "its own report says" in done.err
+    write(half / "metrics.json", {**content, "data": "gone, val"})
+    done = run("compare", folder, half, "--json")
+    assert done.code == 0
+    assert "does not say where its ground truth is" in done.err
+
+
 def test_other_data(run: Run, tmp_path: Path, truth: Path, good: Path) -> None:
     first = report(run, good, truth, tmp_path / "first", keep=True)
     content = coco(seed=9)

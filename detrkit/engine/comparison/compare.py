@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,10 +29,11 @@ from detrkit.metrics.coco import METRIC_NAMES, count
 from detrkit.metrics.matching import Matches, match
 from detrkit.metrics.truth import Truth
 
-log = logging.getLogger("detrkit")
-
 #: Numbers counted afresh and those that were logged may differ by rounding only.
 _SAME = 1e-4
+
+#: Differences are told to so much.
+_SHOWN = 0.001
 
 Progress = Callable[[int, int], None]
 
@@ -136,8 +136,8 @@ class Comparison:
                 continue
             word = "better" if delta.value > 0 else "worse"
             text = f"{name} is {abs(delta.value):.3f} AP {word} than {first}"
-            if not delta.value:
-                text = f"{name} has the AP of {first}"
+            if abs(delta.value) < _SHOWN:
+                text = f"{name} has the AP of {first}, to {_SHOWN}"
             if delta.interval is None:
                 told.append(f"{text}; whether that is chance is not known")
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,6 @@ from detrkit.metrics.coco import METRIC_NAMES
 from detrkit.metrics.predictions import Predictions
 from detrkit.metrics.results_file import read_results
 from detrkit.metrics.truth import Truth
-
-log = logging.getLogger("detrkit")
 
 _HINT = (
     "give the folder of a run, a folder or metrics.json of `detrkit eval -o`, or a COCO results "
@@ -134,15 +132,9 @@ def _run(name: str, path: Path, given: Truth | None) -> Entry:
     best = best_row(rows)
     if not rows:
         raise DataError(f"{directory.log}: no epoch has ended yet")
-
-    def own() -> Truth:
-        from detrkit.config import load_config
-        from detrkit.engine.evaluation import validation_index
-
-        index, _ = validation_index(load_config(path / "config.yml"))
-        return Truth.of(index)
-
-    truth, found, gap = _evidence(given, directory.best_predictions, own)
+    truth, found, gap = _evidence(
+        given, directory.best_predictions, lambda: _configured_truth(path / "config.yml")
+    )
     values = best or {}
     return Entry(
         name=name,
@@ -168,7 +160,7 @@ def _report(name: str, path: Path, content: Any, given: Truth | None) -> Entry:
     except (KeyError, TypeError, ValueError):
         raise UsageError(f"{path} is no metrics.json of `detrkit eval`", hint=_HINT) from None
     truth, found, gap = _evidence(
-        given, _detections_of(path, content), lambda: _stated_truth(content.get("data"))
+        given, _detections_of(path, content), lambda: _stated_truth(content)
     )
     model, speed = content.get("model") or {}, content.get("speed") or {}
     return Entry(
@@ -200,13 +192,18 @@ def _evidence(
         return None, None, "its detections were not kept (eval --predictions-out keeps them)"
     if not file.is_file():
         return None, None, f"its detections, {file}, do not exist"
+    if given is not None:
+        return given, read_results(file, given).predictions, ""
     try:
-        truth = own() if given is None else given
+        truth = own()
     except DetrkitError as error:
         return None, None, f"its ground truth cannot be read: {error.message}"
     if truth is None:
         return None, None, "it does not say where its ground truth is; --data names it"
-    return truth, read_results(file, truth).predictions, ""
+    try:
+        return truth, read_results(file, truth).predictions, ""
+    except DataError as error:
+        return None, None, f"its detections do not fit its ground truth: {error.message}"
 
 
 def _detections_of(path: Path, content: Mapping[str, Any]) -> Path | None:
@@ -220,16 +217,32 @@ def _detections_of(path: Path, content: Mapping[str, Any]) -> Path | None:
     )
 
 
-def _stated_truth(data: Any) -> Truth | None:
-    """The ground truth that a report names: `FILE`, or `PATH, split`."""
+def _stated_truth(content: Mapping[str, Any]) -> Truth | None:
+    """The ground truth of a report: `FILE` or `PATH, split` in its `data`, else its config's."""
+    data, config = content.get("data"), content.get("config")
     if not isinstance(data, str):
         return None
     if Path(data).is_file():
         return Truth.of(_opened(data, None))
     path, _, split = data.rpartition(", ")
-    if path and split in ("train", "val", "test") and (Path(path).exists() or path == "shapes"):
+    if split in ("train", "val", "test") and (Path(path).exists() or path == "shapes"):
         return Truth.of(_opened(path, split))
-    return None
+    is_configured = split == "validation" or data.startswith("validation data of ")
+    if not is_configured or not isinstance(config, str):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yml"
+        file.write_text(config, encoding="utf-8")
+        return _configured_truth(file)
+
+
+def _configured_truth(config: Path) -> Truth:
+    """The validation data of a configuration."""
+    from detrkit.config import load_config
+    from detrkit.engine.evaluation import validation_index
+
+    index, _ = validation_index(load_config(config))
+    return Truth.of(index)
 
 
 def _detections(name: str, path: Path, given: Truth | None) -> Entry:
