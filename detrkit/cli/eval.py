@@ -29,12 +29,16 @@ class _Wanted:
     output: Path | None
     predictions: Path | None
     review: Path | None
+    fiftyone: str | None
     json: bool
 
-    def make_folders(self) -> None:
-        """Before anything is measured: a place that cannot be written is said at once."""
+    def check(self) -> None:
+        """Before anything is measured: what cannot be written, or is missing, is said at once."""
+        from detrkit.engine.fiftyone_export import require_fiftyone
         from detrkit.files import cannot_write
 
+        if self.fiftyone is not None:
+            require_fiftyone()
         files = (self.predictions, self.review)
         for folder in (self.output, *(file and file.parent for file in files)):
             if folder is not None:
@@ -129,6 +133,15 @@ def eval(
             show_default=False,
         ),
     ] = None,
+    fiftyone: Annotated[
+        Optional[str],
+        typer.Option(
+            "--fiftyone",
+            metavar="NAME",
+            help="Make a FiftyOne data set of boxes and detections; needs `detrkit[fiftyone]`.",
+            show_default=False,
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     size: InputSize = None,
     device: Device = None,
@@ -154,7 +167,7 @@ def eval(
             hint="detrkit eval -w best.pth, or detrkit eval --predictions p.json "
             "--annotations gt.json",
         )
-    wanted = _Wanted(full, output, predictions_out, review_out, json)
+    wanted = _Wanted(full, output, predictions_out, review_out, fiftyone, json)
     if predictions is not None:
         ground_truth = annotations or data
         given = {"-c": config, "--size": size, "--devices": devices, "--nproc": nproc, "-u": update}
@@ -166,14 +179,14 @@ def eval(
                 "--predictions needs one set of annotations to be measured against",
                 hint="--annotations gt.json",
             )
-        wanted.make_folders()
+        wanted.check()
         _of_predictions(predictions, ground_truth, split, backend, wanted)
         return
     assert weights is not None
     if annotations is not None:
         raise UsageError("--annotations goes with --predictions", hint="for weights: --data PATH")
     numbers = run_in_processes(devices, nproc, device=device)
-    wanted.make_folders()
+    wanted.check()
 
     from detrkit.cli.console import err, out, progress_bar
     from detrkit.engine.derive import parse_size
@@ -273,6 +286,7 @@ def _tell(
     from detrkit import words
     from detrkit.cli.console import err, json_text, out, print_json
     from detrkit.cli.eval_tables import everything, speed_line, summary
+    from detrkit.engine.fiftyone_export import to_fiftyone
     from detrkit.files import write_atomically
     from detrkit.metrics.results_file import write_results
     from detrkit.metrics.review import write_review
@@ -289,6 +303,9 @@ def _tell(
         files.append(
             f"{words.count(review.images, 'image')} to review ({found}) in {wanted.review}"
         )
+    if wanted.fiftyone is not None:
+        to_fiftyone(wanted.fiftyone, report, index)
+        files.append(f"FiftyOne data set {wanted.fiftyone}: fiftyone app launch {wanted.fiftyone}")
     payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model, index)}
     if wanted.output is not None:
         text = json_text("eval", payload)
