@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import Data, JsonOut
+from detrkit.cli.options import Data, JsonOut, Split
 
 if TYPE_CHECKING:
     from detrkit.engine.comparison import Comparison
@@ -28,14 +28,7 @@ def compare(
         ),
     ],
     data: Data = None,
-    split: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="train|val|test",
-            help="Part of --data; val by default, else test.",
-            show_default=False,
-        ),
-    ] = None,
+    split: Split = None,
     output: Annotated[
         Optional[Path],
         typer.Option(

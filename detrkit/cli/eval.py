@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, InputSize, JsonOut, Updates
+from detrkit.cli.options import Data, Device, InputSize, JsonOut, Split, Updates
 from detrkit.cli.processes import Devices, Nproc, run_in_processes
 
 if TYPE_CHECKING:
@@ -60,14 +60,7 @@ def eval(
         ),
     ] = None,
     data: Data = None,
-    split: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="train|val|test",
-            help="Part of --data; val by default, else test.",
-            show_default=False,
-        ),
-    ] = None,
+    split: Split = None,
     predictions: Annotated[
         Optional[Path],
         typer.Option(

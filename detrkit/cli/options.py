@@ -80,6 +80,17 @@ Data = Annotated[
     ),
 ]
 
+#: `--split val`: the part of `--data` that is measured.
+Split = Annotated[
+    Optional[str],
+    typer.Option(
+        "--split",
+        metavar="train|val|test",
+        help="Part of --data; val by default, else test.",
+        show_default=False,
+    ),
+]
+
 #: `--device cuda:0`; none: the GPU if there is one.
 Device = Annotated[
     Optional[str],

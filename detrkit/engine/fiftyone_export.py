@@ -114,4 +114,4 @@ def samples_of(report: EvaluationReport, index: DatasetIndex) -> Iterator[Any]:
 def _shares(box: npt.NDArray[np.float64], size: npt.NDArray[np.int64]) -> list[float]:
     """[x, y, w, h] in pixels as shares of an image of (h, w)."""
     h, w = size.tolist()
-    return (box / np.array([w, h, w, h])).tolist()  # type: ignore[no-any-return]
+    return (box / np.array([w, h, w, h])).tolist()

@@ -132,4 +132,9 @@ def _picture(picture: Image.Image) -> Html:
     file = io.BytesIO()
     picture.save(file, format="PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
-    return tag("img", src=f"data:image/png;base64,{data}", alt="Curves over the epochs")
+    return tag(
+        "img",
+        src=f"data:image/png;base64,{data}",
+        alt="Curves over the epochs",
+        style="max-width: 100%",
+    )
