@@ -21,9 +21,9 @@ def compare(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="[NAME=]RUN|REPORT…",
-            help="Folders of runs; folders or metrics.json of `eval -o`; COCO results files with "
-            "--data. The first is the baseline.",
+            metavar="INPUT",
+            help="Folders of runs; folders or metrics.json of `eval -o`; COCO results files "
+            "with --data. NAME=PATH names one. The first is the baseline.",
             show_default=False,
         ),
     ],

@@ -99,7 +99,8 @@ def interval(value: float, draws: Floats) -> Interval | None:
 
     AP of a draw is too high on average: of an image that comes twice both copies are found or
     none. The percentiles of the draws are therefore mirrored at the value (the "basic" bootstrap
-    interval), which takes that off twice: AP of few images is too high by as much again.
+    interval): of generated sets of 50 to 200 images 93 to 96 % then hold the AP of all images
+    together, against 78 to 80 % with plain percentiles (`tests/benchmarks/bootstrap.py`).
 
     Args:
         value: on all images as they are.
@@ -114,6 +115,8 @@ def interval(value: float, draws: Floats) -> Interval | None:
 
 def difference_interval(draws: Floats) -> Interval | None:
     """Where a difference lies, by percentiles: what is too high in both cancels.
+
+    Of the same generated sets 93 to 97 % hold the difference of all images together.
 
     Args:
         draws: (B,) NaN where not defined.
