@@ -112,7 +112,7 @@ def costs(setting: Setting) -> Iterable[Html]:
         )
         yield table(
             [Column("what"), Column("number", True)],
-            [(what, cell(value / unit, "{:.2f}")) for what, value, unit in facts if value],
+            [(what, cell(value / unit, "{:.3g}")) for what, value, unit in facts if value],
             caption="The model, for an input of " + " × ".join(map(str, model["input"])),
             sortable=False,
         )

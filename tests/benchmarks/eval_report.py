@@ -9,7 +9,6 @@ inference: counting, the page with its pictures, `metrics.json`.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from detrkit.data.strings import PackedStrings
 from detrkit.engine.run_dir import environment
 from detrkit.metrics import Truth, evaluate
 from tests.benchmarks.analyze import timed
-from tests.benchmarks.evaluation import scene
+from tests.benchmarks.evaluation import scene, scene_parser
 
 
 def index_of(truth: Truth, folder: Path, every: int) -> DatasetIndex:
@@ -52,11 +51,7 @@ def index_of(truth: Truth, folder: Path, every: int) -> DatasetIndex:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--detections", type=int, default=300, help="per image")
-    parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--boxes", type=float, default=7.3, help="per image, on average")
+    parser = scene_parser(__doc__)
     parser.add_argument("--every", type=int, default=50, help="images that share a picture")
     parser.add_argument("--keep", type=Path, help="folder for report.html and metrics.json")
     args = parser.parse_args()
