@@ -6,6 +6,7 @@
     train_pre/loss_vfl, …         of the first boxes, before refinement
     train_enc/loss_vfl_0, …       of the encoder's proposals
     train_dn/loss_vfl_0, …        of denoising queries
+    train_neg/loss_vfl_0, …       of random negatives among them
     train/grad_norm               before clipping (of single steps; not in the table of epochs)
     train/ema_decay               of the averaged weights
     lr                            the highest rate of all groups
@@ -41,7 +42,7 @@ MEMORY_GIB = "resources/memory_gib"
 #: Beginnings of names that have one value per epoch; the others have one per step.
 OF_EPOCHS = ("val/", "resources/", "epoch")
 
-_SIDE_LOSS = re.compile(r"(?P<term>.+?)_(?P<part>aux|dn|enc|pre)(?:_(?P<layer>\w+))?")
+_SIDE_LOSS = re.compile(r"(?P<term>.+?)_(?P<part>aux|dn|enc|neg|pre)(?:_(?P<layer>\w+))?")
 
 
 def loss_name(term: str) -> str:
