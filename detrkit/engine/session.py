@@ -45,7 +45,7 @@ from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.trainer import Trainer
-from detrkit.engine.weights import load_weights, read_checkpoint
+from detrkit.engine.weights import changed_queries, load_weights, read_checkpoint
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import ClassMap, ImageSpec
 
@@ -389,7 +389,7 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
         load_pretrained_backbone(model)
         return None
     checkpoint, class_map_file = read_checkpoint(cfg.run.tuning), cfg.run.tuning_class_map
-    return load_weights(
+    report = load_weights(
         model,
         checkpoint.weights,
         class_map=class_map,
@@ -397,6 +397,8 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
         class_pairs=read_class_map(class_map_file) if class_map_file else None,
         source=str(cfg.run.tuning),
     )
+    report.num_queries = changed_queries(checkpoint, cfg)
+    return report
 
 
 def resume_config(checkpoint: Checkpoint, path: Path) -> Config:
