@@ -48,7 +48,7 @@ class Keeper:
     def save_last(self, snapshot: Checkpoint) -> None:
         """Writes `last.pth`, and the numbered copy when an epoch that is due has just ended."""
         self._saved_at = time.monotonic()
-        snapshot = self._complete(snapshot)
+        snapshot = self.complete(snapshot)
         self._write(snapshot, self.directory.last)
         if self.writes:
             note_progress()
@@ -64,7 +64,7 @@ class Keeper:
             snapshot: the full state.
             for_restart: also write the full state that stage 2 will start from.
         """
-        snapshot = self._complete(snapshot)
+        snapshot = self.complete(snapshot)
         if for_restart:
             self._write(snapshot, self.directory.best_stage1)
         self._write(snapshot.stripped(), self.directory.best)
@@ -79,7 +79,8 @@ class Keeper:
             return None
         return Checkpoint.load(self.directory.best_stage1)
 
-    def _complete(self, snapshot: Checkpoint) -> Checkpoint:
+    def complete(self, snapshot: Checkpoint) -> Checkpoint:
+        """With the configuration, the classes and the ImageSpec of the run."""
         return replace(
             snapshot,
             config=self.config,

@@ -15,6 +15,8 @@
     val/APs, val/APm, val/APl     of small, medium and large boxes
     val/AR1, val/AR10, val/AR100  recall with at most so many detections per image
     val/ARs, val/ARm, val/ARl     recall of small, medium and large boxes
+    val/oa_fppi, val/oa_clean_rate, val/oa_max_score, val/oa_mean_max_score
+                                  false detections on `eval_negatives` (metrics.over_activation)
     resources/train_seconds, resources/eval_seconds, resources/images_per_second
     resources/wait_seconds        of the training, without work because a batch was not there
     resources/data_wait           the same as a share, 0 to 1

@@ -6,6 +6,8 @@ runs/<config-name>-<n>/
     events.out…  wandb/  loggers.json           TensorBoard, W&B; what loggers need to continue
     batches/  detections.jpg                    augmented training batches; what was learnt
     best.pth  last.pth  best_stg1.pth           checkpoints
+    best_oa.pth                                 the fewest false detections at nearly the best AP
+    oa_candidates/                              weights that may still become it, during a run
 """
 
 from __future__ import annotations
@@ -123,6 +125,16 @@ class RunDirectory:
     def best(self) -> Path:
         """The averaged weights with the best AP."""
         return self.path / "best.pth"
+
+    @property
+    def best_oa(self) -> Path:
+        """The averaged weights with the fewest false detections at nearly the best AP."""
+        return self.path / "best_oa.pth"
+
+    @property
+    def oa_candidates(self) -> Path:
+        """Weights that wait for their false detections to be counted, or may become `best_oa`."""
+        return self.path / "oa_candidates"
 
     @property
     def best_stage1(self) -> Path:

@@ -29,6 +29,11 @@ from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.load_report import LoadReport
+from detrkit.engine.negatives import (
+    add_negatives,
+    build_over_activation,
+    open_eval_negatives,
+)
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.optim import build_optimizer
 from detrkit.engine.parts import (
@@ -64,6 +69,7 @@ class Session:
         train, val: loaders; `val` is None when there is nothing to validate on.
         class_map, image_spec, plan, device, precision, seed: what follows from both.
         accumulate: parts in which a batch goes through the model.
+        eval_negatives: images without targets to count false detections on, or None.
     """
 
     config: Config
@@ -76,6 +82,7 @@ class Session:
     precision: Precision
     seed: int
     accumulate: int = 1
+    eval_negatives: DatasetIndex | None = None
 
 
 def open_session(cfg: Config) -> Session:
@@ -91,7 +98,11 @@ def open_session(cfg: Config) -> Session:
     seed = cfg.run.seed
     if seed is None:
         seed = shared(lambda: secrets.randbelow(2**31))
-    return session_of(cfg, *open_data(cfg, seed), seed, device)
+    train, val = open_data(cfg, seed)
+    add_negatives(cfg, train, seed)
+    session = session_of(cfg, train, val, seed, device)
+    session.eval_negatives = open_eval_negatives(cfg, train)
+    return session
 
 
 def session_of(
@@ -145,10 +156,12 @@ def session_of(
 
 
 def with_absolute_paths(cfg: Config) -> Config:
-    """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
-    data, cache = cfg.run.data, cfg.run.disk_cache
-    if data and Path(data).expanduser().exists():
-        cfg = _with_absolute(cfg, "data", data)
+    """Paths of data and of `disk_cache` absolute, so that `resume` finds them from anywhere."""
+    run, cache = cfg.run, cfg.run.disk_cache
+    for key in ("data", "negatives", "eval_negatives"):
+        path = getattr(run, key)
+        if path and Path(path).expanduser().exists():
+            cfg = _with_absolute(cfg, key, path)
     return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
 
 
@@ -367,6 +380,7 @@ def build_trainer(
         seed=session.seed,
         rank=rank(),
         accumulate=session.accumulate,
+        over_activation=build_over_activation(session, directory, observers),
     )
 
 
