@@ -151,7 +151,7 @@ class OverActivationWatch:
             # The number is one of the calling thread, and the default of threads to come. So the
             # training's own stays, and the default is set back.
             threads = torch.get_num_threads()
-            self._worker.submit(torch.set_num_threads, 1).result()
+            self._worker.submit(_use_one_thread).result()
             torch.set_num_threads(threads)
 
     def _count(self, path: Path) -> FalseDetections | None:
@@ -217,6 +217,11 @@ class OverActivationWatch:
             epoch + 1,
             _reason(error),
         )
+
+
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # a thread takes the default over when it first asks
+    torch.set_num_threads(1)
 
 
 def _reason(error: Exception) -> str:
