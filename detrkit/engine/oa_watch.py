@@ -96,7 +96,10 @@ class OverActivationWatch:
         Not at once: the loader's processes are forked first, which threads at work disturb.
         """
         self._guard = guard
-        self._waiting = self.files.begin(state.epoch, state.best_ap)
+        try:
+            self._waiting = self.files.begin(state.epoch, state.best_ap)
+        except (DetrkitError, OSError) as error:
+            log.warning("best_oa.pth: %s", _reason(error))
 
     def epoch(self, model: nn.Module, snapshot: Checkpoint) -> None:
         """Tells the numbers of the epoch before, and begins to count for the one that has ended.
@@ -105,17 +108,17 @@ class OverActivationWatch:
             model: the one that was evaluated, to be copied once.
             snapshot: of the epoch, complete.
         """
+        self._collect()
         try:
-            self._collect()
-            added = self.files.add(snapshot.stripped(), int(snapshot.position.get("step", 0)))
-            if self._worker is None:
-                self._start(model)
-            assert self._worker is not None
-            for each in (*self._waiting, added):
-                self._pending.append(_Pending(each, self._worker.submit(self._count, each.path)))
-            self._waiting = []
-        except (DetrkitError, OSError) as error:
+            step = int(snapshot.position.get("step", 0))
+            self._waiting.append(self.files.add(snapshot.stripped(), step))
+            worker = self._worker or self._start(model)
+        except Exception as error:  # a full disk, no memory for the copy
             self._warn(snapshot.last_epoch, error)
+            return
+        for each in self._waiting:
+            self._pending.append(_Pending(each, worker.submit(self._count, each.path)))
+        self._waiting = []
 
     def finish(self) -> None:
         """Waits for the last numbers."""
@@ -135,7 +138,7 @@ class OverActivationWatch:
 
     # -- the thread ---------------------------------------------------------------------------
 
-    def _start(self, model: nn.Module) -> None:
+    def _start(self, model: nn.Module) -> ThreadPoolExecutor:
         self._runtime = TorchRuntime(
             deepcopy(model).requires_grad_(False),
             self.postprocessor,
@@ -146,13 +149,15 @@ class OverActivationWatch:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the copy is made in the training's stream
             self._stream = torch.cuda.Stream(self.device)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="over-activation")
+        worker = ThreadPoolExecutor(1, thread_name_prefix="over-activation")
         if "OpenMP" in torch.__config__.parallel_info():
             # The number is one of the calling thread, and the default of threads to come. So the
             # training's own stays, and the default is set back.
             threads = torch.get_num_threads()
-            self._worker.submit(_use_one_thread).result()
+            worker.submit(_use_one_thread).result()
             torch.set_num_threads(threads)
+        self._worker = worker
+        return worker
 
     def _count(self, path: Path) -> FalseDetections | None:
         """In the thread: one set of weights over all images; None when it is to end."""

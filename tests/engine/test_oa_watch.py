@@ -205,6 +205,30 @@ def test_weights_that_cannot_be_kept_do_not_end_it(
     assert len(rows(tmp_path / "run")) == 4
 
 
+def test_no_memory_for_the_copy(
+    tmp_path: Path,
+    index: DatasetIndex,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Tried again after the next epoch, with what waits until then."""
+    run = trainer(tmp_path / "run", index)
+    watch, tries = run.over_activation, []
+    assert watch is not None
+    start = watch._start
+
+    def fails_once(model: Any) -> Any:
+        tries.append(model)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("no memory")
+        return start(model)
+
+    monkeypatch.setattr(watch, "_start", fails_once)
+    run.fit()
+    assert "epoch 1: false detections were not counted: OutOfMemoryError" in caplog.text
+    assert all("val/oa_fppi" in row for row in rows(tmp_path / "run"))
+
+
 def test_ctrl_c_while_the_last_numbers_are_awaited(
     tmp_path: Path, index: DatasetIndex, caplog: pytest.LogCaptureFixture
 ) -> None:
