@@ -80,6 +80,7 @@ class RunResult:
             "curves": run.curves,
             "detections": run.detections,
             "batches": run.batches,
+            "profile": run.profile,
         }
         return {name: path for name, path in found.items() if path.exists()}
 

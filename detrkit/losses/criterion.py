@@ -44,6 +44,7 @@ from detrkit.losses.matches import Pairs, to_device, union_of
 from detrkit.losses.normalizer import Whole, mean_over_processes
 from detrkit.losses.stack import Stack, Values
 from detrkit.losses.vfl import varifocal_loss
+from detrkit.phases import phase
 from detrkit.structures import Target
 
 #: What each entry of `losses` computes.
@@ -179,7 +180,9 @@ class SetCriterion(nn.Module):
         Raises:
             DataError: a label that the model has no class for.
         """
-        matched = matched or self.match(outputs, targets, epoch)
+        if matched is None:
+            with phase("match"):
+                matched = self.match(outputs, targets, epoch)
         whole = whole or self.measure(targets, [matched], outputs)
         balance = Balance.of(whole.pairs, whole.queries)
         losses: dict[str, Tensor] = {}
