@@ -70,6 +70,11 @@ class RunConfig:
         val_fraction: share of the training set held out where `data` has no validation set.
         negatives: folder or data set of images without targets, mixed into training.
         eval_negatives: folder or data set of images without targets, to count false detections on.
+        negatives_share: the largest share of the training images that `negatives` may make up; a
+            random part of them, the same in all epochs, is taken where there are more. None: all.
+        oa_threshold: score from which on a detection on `eval_negatives` counts as false.
+        oa_tolerance: `best_oa.pth` is the epoch with the fewest false detections among those whose
+            `best_metric` is at most this much below the best.
         ram_cache: images are decoded before the run into memory that the loaders share.
         disk_cache: likewise into files that later runs find again: True, or a folder.
         cache_imgsz: with either, training images are shrunk to at most this many pixels on their
@@ -139,6 +144,9 @@ class RunConfig:
     val_fraction: float | None = None
     negatives: str | None = None
     eval_negatives: str | None = None
+    negatives_share: float | None = None
+    oa_threshold: float = 0.5
+    oa_tolerance: float = 0.01
     ram_cache: bool = False
     disk_cache: bool | str = False
     cache_imgsz: int | None = None

@@ -101,6 +101,11 @@ class DetectionDataset(Dataset[Sample]):
         """
         return torch.zeros(len(self.index), dtype=torch.uint8).share_memory_()
 
+    def extend(self, more: DatasetIndex) -> None:
+        """Adds images behind its own, of the same classes; before the first one is read."""
+        assert "broken" not in self.__dict__
+        self._index = DatasetIndex.concat([self.index, more])
+
     def __len__(self) -> int:
         return len(self.index)
 

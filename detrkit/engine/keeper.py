@@ -56,7 +56,7 @@ class Keeper:
         `epoch_start.pth`.
         """
         self._saved_at = time.monotonic()
-        snapshot = self._complete(snapshot)
+        snapshot = self.complete(snapshot)
         ended = snapshot.position.get("batch", 0) == 0
         is_good = ended and not snapshot.position.get("skips_in_a_row")
         if not is_good:
@@ -72,7 +72,7 @@ class Keeper:
 
     def save_start(self, snapshot: Checkpoint) -> None:
         """Writes the state with which a run begins or continues at the start of an epoch."""
-        self._write(self._complete(snapshot), self.directory.epoch_start)
+        self._write(self.complete(snapshot), self.directory.epoch_start)
 
     def load_good(self) -> Checkpoint | None:
         """The state at the latest start of an epoch that no dropped step came right before.
@@ -105,7 +105,7 @@ class Keeper:
             snapshot: the full state.
             for_restart: also write the full state that stage 2 will start from.
         """
-        snapshot = self._complete(snapshot)
+        snapshot = self.complete(snapshot)
         if for_restart:
             self._write(snapshot, self.directory.best_stage1)
         self._write(snapshot.stripped(), self.directory.best)
@@ -120,7 +120,8 @@ class Keeper:
             return None
         return Checkpoint.load(self.directory.best_stage1)
 
-    def _complete(self, snapshot: Checkpoint) -> Checkpoint:
+    def complete(self, snapshot: Checkpoint) -> Checkpoint:
+        """With the configuration, the classes and the ImageSpec of the run."""
         return replace(
             snapshot,
             config=self.config,

@@ -10,6 +10,8 @@ runs/<config-name>-<n>/
     epoch_start.pth                             the last good state, while that is not last.pth
     diverged/step_N/                            what was not finite, where that went on too long
     best_predictions.json                       what the best epoch found, as COCO results
+    best_oa.pth                                 the fewest false detections at nearly the best AP
+    oa_candidates/                              weights that may still become it, during a run
 """
 
 from __future__ import annotations
@@ -127,6 +129,16 @@ class RunDirectory:
     def best(self) -> Path:
         """The averaged weights with the best AP."""
         return self.path / "best.pth"
+
+    @property
+    def best_oa(self) -> Path:
+        """The averaged weights with the fewest false detections at nearly the best AP."""
+        return self.path / "best_oa.pth"
+
+    @property
+    def oa_candidates(self) -> Path:
+        """Weights that wait for their false detections to be counted, or may become `best_oa`."""
+        return self.path / "oa_candidates"
 
     @property
     def best_stage1(self) -> Path:

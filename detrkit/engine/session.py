@@ -31,6 +31,11 @@ from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.load_report import LoadReport
+from detrkit.engine.negatives import (
+    add_negatives,
+    build_over_activation,
+    open_eval_negatives,
+)
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.observers.found import Found
 from detrkit.engine.optim import build_optimizer
@@ -48,7 +53,7 @@ from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.trainer import Trainer
-from detrkit.engine.weights import load_weights, read_checkpoint
+from detrkit.engine.weights import changed_queries, load_weights, read_checkpoint
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import ClassMap, ImageSpec
 
@@ -68,6 +73,7 @@ class Session:
         class_map, image_spec, plan, device, precision, seed: what follows from both.
         accumulate: parts in which a batch goes through the model.
         channels_last: memory format of the weights of convolutions.
+        eval_negatives: images without targets to count false detections on, or None.
     """
 
     config: Config
@@ -81,6 +87,7 @@ class Session:
     seed: int
     accumulate: int = 1
     channels_last: bool = False
+    eval_negatives: DatasetIndex | None = None
 
 
 def open_session(cfg: Config) -> Session:
@@ -96,7 +103,11 @@ def open_session(cfg: Config) -> Session:
     seed = cfg.run.seed
     if seed is None:
         seed = shared(lambda: secrets.randbelow(2**31))
-    return session_of(cfg, *open_data(cfg, seed), seed, device)
+    train, val = open_data(cfg, seed)
+    add_negatives(cfg, train, seed)
+    session = session_of(cfg, train, val, seed, device)
+    session.eval_negatives = open_eval_negatives(cfg, train)
+    return session
 
 
 def session_of(
@@ -157,10 +168,12 @@ def _prefers_channels_last(device: torch.device) -> bool:
 
 
 def with_absolute_paths(cfg: Config) -> Config:
-    """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
-    data, cache = cfg.run.data, cfg.run.disk_cache
-    if data and Path(data).expanduser().exists():
-        cfg = _with_absolute(cfg, "data", data)
+    """Paths of data and of `disk_cache` absolute, so that `resume` finds them from anywhere."""
+    run, cache = cfg.run, cfg.run.disk_cache
+    for key in ("data", "negatives", "eval_negatives"):
+        path = getattr(run, key)
+        if path and Path(path).expanduser().exists():
+            cfg = _with_absolute(cfg, key, path)
     return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
 
 
@@ -386,6 +399,7 @@ def build_trainer(
         seed=session.seed,
         rank=rank(),
         accumulate=session.accumulate,
+        over_activation=build_over_activation(session, directory, observers),
     )
 
 
@@ -409,7 +423,7 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
         load_pretrained_backbone(model)
         return None
     checkpoint, class_map_file = read_checkpoint(cfg.run.tuning), cfg.run.tuning_class_map
-    return load_weights(
+    report = load_weights(
         model,
         checkpoint.weights,
         class_map=class_map,
@@ -417,6 +431,8 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
         class_pairs=read_class_map(class_map_file) if class_map_file else None,
         source=str(cfg.run.tuning),
     )
+    report.num_queries = changed_queries(checkpoint, cfg)
+    return report
 
 
 def resume_config(checkpoint: Checkpoint, path: Path) -> Config:

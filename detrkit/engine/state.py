@@ -79,6 +79,9 @@ class TrainState:
     def add(self, losses: Mapping[str, Tensor], images: int, unless: Tensor | None = None) -> None:
         """Adds a step's losses to the epoch's sums, without waiting for the device.
 
+        A batch without boxes may lack a term (DEIM's distillation of denoising queries): it counts
+        as zero there.
+
         Args:
             losses: weighted terms.
             images: of the step.
@@ -88,10 +91,15 @@ class TrainState:
         if unless is not None:
             values = values.masked_fill(unless.to(values.device), 0.0)
         names = list(losses)
-        if self.loss_sums is None or names != self.loss_names:
+        if self.loss_sums is None:
             self.loss_names, self.loss_sums = names, values
-        else:
+        elif names == self.loss_names:
             self.loss_sums = self.loss_sums.to(values.device) + values
+        else:
+            sums = dict(zip(self.loss_names, self.loss_sums.to(values.device), strict=True))
+            for name, value in zip(names, values, strict=True):
+                sums[name] = sums[name] + value if name in sums else value
+            self.loss_names, self.loss_sums = list(sums), torch.stack(list(sums.values()))
         self.images += images
 
     def average(self) -> None:

@@ -45,6 +45,7 @@ from detrkit.engine.ema import ModelEMA
 from detrkit.engine.halving import fitting_step
 from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.keeper import Keeper
+from detrkit.engine.oa_watch import OverActivationWatch
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.optim import group_names, load_optimizer_state, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
@@ -94,6 +95,7 @@ class Trainer:
         seed, rank: randomness of a step.
         accumulate: parts in which a batch goes through the model.
         state: where the run stands.
+        over_activation: counts false detections beside the training.
     """
 
     model: nn.Module
@@ -113,6 +115,7 @@ class Trainer:
     rank: int = 0
     accumulate: int = 1
     state: TrainState = field(default_factory=TrainState)
+    over_activation: OverActivationWatch | None = None
 
     def __post_init__(self) -> None:
         self.scaler: LossScaler = self.precision.scaler(self.device)
@@ -137,15 +140,21 @@ class Trainer:
             try:
                 if self.policy.goes_back and self.state.is_good_start:
                     self.keeper.save_start(self.snapshot())
+                if self.over_activation:
+                    self.over_activation.begin(self.state, self.guard)
                 for epoch in range(self.state.epoch, self.plan.epochs):
                     stage = self.plan.at(epoch)
                     if stage.starts_at(epoch) and self.state.batch == 0:
                         self.enter(stage)
                     self.train_epoch(stage)
                     self.finish_epoch(stage, self.run_evaluation())
+                if self.over_activation:
+                    self.over_activation.finish()
             except (Stop, KeyboardInterrupt) as stop:
                 self._save_interrupted(stop)
             finally:
+                if self.over_activation:
+                    self.over_activation.close()
                 for observer in self.observers:
                     observer.close()
             self.wishes.settle()
@@ -228,9 +237,8 @@ class Trainer:
         if self.evaluator is None:
             return {}
         started = time.perf_counter()
-        model = self.ema.module if self.ema else unwrapped(self.model)
-        copy_from_main(model.state_dict().values())
-        metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
+        copy_from_main(self.averaged.state_dict().values())
+        metrics = dict(self.evaluator.run(self.averaged, self._tell_evaluation).values)
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
 
@@ -248,6 +256,8 @@ class Trainer:
         if verdict.is_best:
             ahead = any(s.restarts and s.end > state.epoch for s in self.plan.stages)
             self.keeper.save_best(snapshot, for_restart=ahead and not stage.restarts)
+        if self.over_activation:
+            self.over_activation.epoch(self.averaged, self.keeper.complete(snapshot))
         if stage.restarts and not verdict.is_progress and not last_epoch:
             self.restart()
             state.try_ap = None  # the next epoch is compared with nothing before it
@@ -350,6 +360,11 @@ class Trainer:
     def parts(self) -> int:
         """In how many parts a batch goes through the model: as configured, or more of them."""
         return self.accumulate * self.state.splits
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged model, or the model itself where there is none: what is evaluated."""
+        return self.ema.module if self.ema else unwrapped(self.model)
 
     @property
     def lr(self) -> float:

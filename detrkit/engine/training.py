@@ -17,7 +17,6 @@ from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
 from detrkit.engine.distributed.group import is_main, shared, together, world_size
 from detrkit.engine.distributed.meeting import meet, told
-from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.earlier_run import find_earlier_run
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers import Tracking, until_the_end
@@ -74,6 +73,7 @@ class RunResult:
         found = {
             "run": run.path,
             "weights": run.best,
+            "best_oa": run.best_oa,
             "last": run.last,
             "log": run.log,
             "table": run.results,
@@ -363,7 +363,7 @@ def _final_picture(
 ) -> Path | None:
     if session.val is None:
         return None
-    model = trainer.ema.module if trainer.ema else unwrapped(trainer.model)
+    model = trainer.averaged
     model.load_state_dict(best.weights)
     try:
         return detections_picture(

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.engine.observers.base import EpochReport, LateReport, Observer, StepReport
 from detrkit.words import count
 
 
@@ -127,6 +127,10 @@ class Progress(Observer):
         if report.skipped_steps:
             line.append(f"  {count(report.skipped_steps, 'step')} skipped", style="yellow")
         self.console.print(line)
+
+    def late(self, report: LateReport) -> None:
+        """Prints a line of its own."""
+        self.console.print(report.describe(), style="dim", highlight=False)
 
     def _stop(self) -> None:
         if self._bar is not None:
