@@ -23,6 +23,7 @@ from typing import Any, Literal
 from detrkit.config import Config, Flag, load_config
 from detrkit.config.schema import LOGGERS
 from detrkit.engine.automatic import automatic, epoch_values
+from detrkit.engine.judging import check_metric
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
 from detrkit.errors import UsageError, did_you_mean
@@ -205,6 +206,8 @@ def _listed(flags: Sequence[str]) -> list[str]:
 
 
 def _check(flags: TrainFlags) -> None:
+    if flags.best_metric is not None:
+        check_metric(flags.best_metric)
     if flags.sampling not in (None, "repeat_factor", "class_balanced"):
         raise UsageError(f"--sampling {flags.sampling}: choose repeat_factor or class_balanced")
     if flags.layer_decay is not None and not 0 < flags.layer_decay <= 1:

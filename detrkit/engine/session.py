@@ -19,6 +19,7 @@ from detrkit.data.detect import open_splits
 from detrkit.data.image_check import CheckImages, check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
+from detrkit.data.sampling import sampled_order
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
@@ -27,7 +28,10 @@ from detrkit.engine.distributed.group import is_main, own_device, rank, shared, 
 from detrkit.engine.distributed.replicas import replicated
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
+from detrkit.engine.freezing import freeze
+from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
+from detrkit.engine.layer_decay import backbone_stages
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.optim import build_optimizer
@@ -91,7 +95,10 @@ def open_session(cfg: Config) -> Session:
     seed = cfg.run.seed
     if seed is None:
         seed = shared(lambda: secrets.randbelow(2**31))
-    return session_of(cfg, *open_data(cfg, seed), seed, device)
+    judge = Judge.of(cfg.run)
+    train, val = open_data(cfg, seed)
+    judge.require_validation(val is not None)
+    return session_of(cfg, train, val, seed, device)
 
 
 def session_of(
@@ -278,8 +285,13 @@ def loader_of(
     cfg: Config, name: str, dataset: DetectionDataset, seed: int, device: torch.device
 ) -> Loader:
     """The loader that the section `name` describes, over a data set."""
-    section = split_of(cfg, name)
+    section, run = split_of(cfg, name), cfg.run
     training = name == "train_dataloader"
+    images = None
+    if training and run.sampling is not None:
+        images = sampled_order(
+            run.sampling, dataset.index, threshold=run.sampling_threshold, seed=seed
+        )
     collate = section.get("collate_fn")
     return build_loader(
         dataset,
@@ -294,7 +306,8 @@ def loader_of(
         rank=rank(),
         world_size=world_size(),
         training=training,
-        least=cfg.run.accumulate,
+        least=run.accumulate,
+        images=images,
     )
 
 
@@ -310,6 +323,7 @@ def start_model(session: Session, *, fresh: bool = True) -> tuple[nn.Module, Loa
         loads; the others get its weights in `build_trainer`.
     """
     model = build_model(session.config, seed=session.seed)
+    _check_parts(model, session.config)
     fresh = fresh and is_main()
     report = _start_weights(model, session.config, session.class_map) if fresh else None
     return model.to(session.device), report
@@ -332,7 +346,8 @@ def build_trainer(
     cfg, run = session.config, session.config.run
     average = session.plan.ema
     criterion = build_criterion(cfg).to(session.device)
-    optimizer = build_optimizer(cfg.get("optimizer"), model)
+    frozen = freeze(model, run.freeze, batch_norms=run.freeze_bn)
+    optimizer = build_optimizer(cfg.get("optimizer"), model, layer_decay=run.layer_decay)
     ema = ModelEMA(model, average.decay, average.warmups, average.start) if average else None
     replica = replicated(
         model,
@@ -367,7 +382,16 @@ def build_trainer(
         seed=session.seed,
         rank=rank(),
         accumulate=session.accumulate,
+        judge=Judge.of(run),
+        frozen=frozen,
     )
+
+
+def _check_parts(model: nn.Module, cfg: Config) -> None:
+    """Whether the parts that the configuration names are there, before a run has a folder."""
+    freeze(model, cfg.run.freeze, batch_norms=cfg.run.freeze_bn)
+    if cfg.run.layer_decay is not None:
+        backbone_stages(model)
 
 
 def build_evaluator(session: Session) -> Evaluator | None:

@@ -13,6 +13,7 @@ becomes known to all at the same step. Only the main process writes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,9 @@ from detrkit.engine.distributed.meeting import agreed
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.divergence import Watch
 from detrkit.engine.ema import ModelEMA
+from detrkit.engine.freezing import Frozen
 from detrkit.engine.interrupt import InterruptGuard, Stop
+from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.optim import group_names, set_lr_factor
@@ -52,6 +55,8 @@ from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.state import TrainState
 from detrkit.errors import Interrupted
 from detrkit.structures import Batch
+
+log = logging.getLogger("detrkit")
 
 
 class TrainLoader(Protocol):
@@ -90,6 +95,8 @@ class Trainer:
         observers: watch.
         seed, rank: randomness of a step.
         accumulate: parts in which a batch goes through the model.
+        judge: which epoch is the best, and when the run has gone on long enough without one.
+        frozen: parts of the model that keep their weights.
         state: where the run stands.
     """
 
@@ -108,6 +115,8 @@ class Trainer:
     seed: int = 0
     rank: int = 0
     accumulate: int = 1
+    judge: Judge = field(default_factory=Judge)
+    frozen: Frozen = field(default_factory=Frozen)
     state: TrainState = field(default_factory=TrainState)
 
     def __post_init__(self) -> None:
@@ -126,7 +135,7 @@ class Trainer:
     # -- the run ------------------------------------------------------------------------------
 
     def fit(self) -> TrainState:
-        """Trains until the plan ends.
+        """Trains until the plan or the judge's patience ends.
 
         Raises:
             TrainingDiverged: a loss or gradient is not finite.
@@ -134,9 +143,9 @@ class Trainer:
         """
         with self.guard, fixed_order(self.device):
             try:
-                for epoch in range(self.state.epoch, self.plan.epochs):
-                    stage = self.plan.at(epoch)
-                    if stage.starts_at(epoch) and self.state.batch == 0:
+                while self.state.epoch < self.plan.epochs and not self.state.ended_early:
+                    stage = self.plan.at(self.state.epoch)
+                    if stage.starts_at(self.state.epoch) and self.state.batch == 0:
                         self.enter(stage)
                     self.train_epoch(stage)
                     self.finish_epoch(stage, self.run_evaluation())
@@ -157,6 +166,7 @@ class Trainer:
         """Trains the rest of the present epoch, from batch `state.batch` on."""
         state = self.state
         self.model.train()
+        self.frozen.keep(unwrapped(self.model))
         self.criterion.train()
         if self.ema:
             self.ema.decay = stage.ema_decay
@@ -231,21 +241,34 @@ class Trainer:
         """Records the epoch, keeps checkpoints, and goes back where the plan says so."""
         state = self.state
         state.average()
-        verdict = state.judge(metrics)
+        verdict = state.judge(self.judge.value(metrics))
         report = self._epoch_report(stage, metrics, verdict.is_best)
-        last_epoch = state.epoch + 1 == self.plan.epochs
+        goes_on_at = self.judge.next_epoch(state.epoch, state.best_epoch, self.plan)
+        last_epoch = goes_on_at == self.plan.epochs
         for observer in self.observers:
             observer.epoch(report)
         state.next_epoch()
+        if goes_on_at != state.epoch:
+            self._lose_patience(goes_on_at)
         snapshot = self.snapshot(metrics)
         if verdict.is_best:
             ahead = any(s.restarts and s.end > state.epoch for s in self.plan.stages)
             self.keeper.save_best(snapshot, for_restart=ahead and not stage.restarts)
         if stage.restarts and not verdict.is_progress and not last_epoch:
             self.restart()
-            state.try_ap = None  # the next epoch is compared with nothing before it
+            state.try_value = None  # the next epoch is compared with nothing before it
             snapshot = self.snapshot(metrics)
         self.keeper.save_last(snapshot)
+
+    def _lose_patience(self, goes_on_at: int) -> None:
+        """Ends the run, or leaves out the epochs before its last stage."""
+        why = f"no better {self.judge.metric} since epoch {self.state.best_epoch + 1}"
+        if goes_on_at == self.plan.epochs:
+            self.state.ended_early = why
+            log.info("ended early: %s", why)
+            return
+        log.info("%s: the last stage, planned for epoch %d, begins now", why, goes_on_at + 1)
+        self.state.skip_to(goes_on_at, self.plan.batches_per_epoch)
 
     # -- going back and forth -----------------------------------------------------------------
 
@@ -385,7 +408,8 @@ class Trainer:
             lr=self.lr,
             metrics=metrics,
             is_best=best,
-            best_ap=state.best_ap,
+            best_metric=self.judge.metric,
+            best_value=state.best_value,
             best_epoch=state.best_epoch,
             train_seconds=state.train_seconds,
             wait_seconds=state.wait_seconds,
