@@ -40,9 +40,9 @@ def backbone_stages(model: nn.Module) -> dict[str, tuple[int, str]]:
     numbers = sorted({int(match[2]) for match in matches.values() if match})
     if len(numbers) < 2:
         backbone = getattr(model, "backbone", None)
-        which = f"of {type(backbone).__name__}" if backbone is not None else "backbone"
+        which = type(backbone).__name__ if backbone is not None else "a backbone"
         raise ConfigError(
-            f"layer_decay: the parameters {which} do not tell its stages by their names",
+            f"layer_decay: the parameters of {which} do not tell its stages by their names",
             hint="known are names such as stages.2, res_layers.0, blocks.11, layer3; leave "
             "layer_decay out, or write groups under optimizer.params",
         )
