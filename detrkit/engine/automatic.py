@@ -24,6 +24,12 @@ from typing import Any
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of, matcher_change, matcher_of, transforms_of
 
+#: Steps that a fine-tuned head and its matching take, by `tests/benchmarks/small_data.py`.
+ENOUGH_STEPS = 1000
+#: Epochs of a fine-tuning: a plan needs room for its stages; more passes over few images only
+#: learn them by heart.
+FEWEST, MOST = 12, 300
+
 #: Share of the epochs without augmentation at the end, where the file says less or nothing.
 TAIL = 0.12
 
@@ -71,6 +77,11 @@ def automatic(
         ema_decay=min(ema_decay, round(1 - 1 / memory, 6)),
         ema_warmups=min(ema_warmups, math.ceil(total / 40)),
     )
+
+
+def enough_epochs(batches_per_epoch: int) -> int:
+    """How long to fine-tune where nobody says: `ENOUGH_STEPS`, in 12 to 300 epochs."""
+    return min(max(math.ceil(ENOUGH_STEPS / max(batches_per_epoch, 1)), FEWEST), MOST)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,16 @@ def backbone_stages(model: nn.Module) -> dict[str, tuple[int, str]]:
     return found
 
 
+def check_layer_decay(decay: float) -> None:
+    """Whether it is a factor that makes rates smaller.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not 0 < decay <= 1:
+        raise ConfigError(f"layer_decay: must be above 0 and at most 1, got {decay}")
+
+
 def with_layer_decay(
     groups: Sequence[ParameterGroup], model: nn.Module, decay: float, lr: float
 ) -> list[ParameterGroup]:
@@ -78,8 +88,7 @@ def with_layer_decay(
     Raises:
         ConfigError: the factor is out of range, or the backbone has no known stages.
     """
-    if not 0 < decay <= 1:
-        raise ConfigError(f"layer_decay: must be above 0 and at most 1, got {decay}")
+    check_layer_decay(decay)
     places = backbone_stages(model)
     last = max(depth for depth, _ in places.values())
     divided: list[ParameterGroup] = []

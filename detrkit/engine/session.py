@@ -31,7 +31,7 @@ from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.freezing import freeze
 from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
-from detrkit.engine.layer_decay import backbone_stages
+from detrkit.engine.layer_decay import backbone_stages, check_layer_decay
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.optim import build_optimizer
@@ -391,6 +391,7 @@ def _check_parts(model: nn.Module, cfg: Config) -> None:
     """Whether the parts that the configuration names are there, before a run has a folder."""
     freeze(model, cfg.run.freeze, batch_norms=cfg.run.freeze_bn)
     if cfg.run.layer_decay is not None:
+        check_layer_decay(cfg.run.layer_decay)
         backbone_stages(model)
 
 

@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", default="320")
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--rows", nargs="*", default=["plain", "auto"])
     parser.add_argument("--flags", default="", help="of all rows")
     parser.add_argument("--also", action="append", default=[], metavar="'NAME: FLAGS'")
     parser.add_argument("--output", type=Path, default=Path("small_data"))
@@ -99,7 +100,8 @@ def main() -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     data = sampled(given.data, given.images, given.output)
     auto = ["--epochs", str(given.epochs)]
-    rows = {"plain": ["--update", f"epochs={given.epochs}"], "auto": auto}
+    known = {"plain": ["--update", f"epochs={given.epochs}"], "auto": auto}
+    rows = {name: known[name] for name in given.rows}
     for row in given.also:
         name, _, flags = row.partition(":")
         rows[name.strip()] = [*auto, *shlex.split(flags)]
