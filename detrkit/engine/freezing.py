@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detrkit.errors import ConfigError, Problem, did_you_mean
-from detrkit.words import count
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,14 @@ class Frozen:
 
     Attributes:
         parts: as the user named them.
+        batch_norms: whether all batch norms are, wherever they stand.
         norms: names of the batch norms that keep their statistics. Names, because modules are
             replaced (by synchronised ones) and copied.
         parameters, total: numbers in frozen parameters, and in all.
     """
 
     parts: tuple[str, ...] = ()
+    batch_norms: bool = False
     norms: tuple[str, ...] = ()
     parameters: int = 0
     total: int = 0
@@ -42,9 +43,9 @@ class Frozen:
 
     def describe(self) -> str:
         """`frozen: backbone (3.1 M of 10.2 M parameters)`; empty where nothing is."""
-        if not self.parameters and not self.norms:
+        what = ", ".join([*self.parts, *(["all batch norms"] if self.batch_norms else [])])
+        if not what:
             return ""
-        what = ", ".join(self.parts) or count(len(self.norms), "batch norm")
         return (
             f"frozen: {what} ({self.parameters / 1e6:.2f} M of {self.total / 1e6:.2f} M parameters)"
         )
@@ -94,7 +95,7 @@ def freeze(model: nn.Module, parts: Sequence[str], *, batch_norms: bool = False)
             f"freeze: {', '.join(parts)}: nothing is left to train",
             hint="leave at least one part out, e.g. the decoder",
         )
-    return Frozen(tuple(parts), tuple(norms), frozen, total)
+    return Frozen(tuple(parts), batch_norms, tuple(norms), frozen, total)
 
 
 def _names(model: nn.Module) -> Iterator[str]:

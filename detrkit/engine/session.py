@@ -323,7 +323,7 @@ def start_model(session: Session, *, fresh: bool = True) -> tuple[nn.Module, Loa
         loads; the others get its weights in `build_trainer`.
     """
     model = build_model(session.config, seed=session.seed)
-    _check_parts(model, session.config)
+    _check_parts(model, session.config, fresh=fresh)
     fresh = fresh and is_main()
     report = _start_weights(model, session.config, session.class_map) if fresh else None
     return model.to(session.device), report
@@ -387,9 +387,13 @@ def build_trainer(
     )
 
 
-def _check_parts(model: nn.Module, cfg: Config) -> None:
+def _check_parts(model: nn.Module, cfg: Config, *, fresh: bool) -> None:
     """Whether the parts that the configuration names are there, before a run has a folder."""
-    freeze(model, cfg.run.freeze, batch_norms=cfg.run.freeze_bn)
+    frozen = freeze(model, cfg.run.freeze, batch_norms=cfg.run.freeze_bn)
+    pretrained = getattr(getattr(model, "backbone", None), "pretrained", False)
+    random = [p for p in frozen.parts if not (pretrained and p.startswith("backbone"))]
+    if fresh and random and not cfg.run.tuning:
+        log.warning("%s: frozen with random weights; --tune FILE brings others", ", ".join(random))
     if cfg.run.layer_decay is not None:
         check_layer_decay(cfg.run.layer_decay)
         backbone_stages(model)

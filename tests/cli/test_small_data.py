@@ -21,22 +21,6 @@ TRAIN = ("train", "tiny.yml", "--data", "data")
 STILL = ("--lr", "1e-30", "--freeze-bn")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data/` and `tiny.yml`."""
-    folder = tmp_path_factory.mktemp("small")
-    write_coco(folder / "data", train=6, val=2)
-    write_config(folder, REPOSITORY)
-    return folder
-
-
-@pytest.fixture
-def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, as the working folder."""
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def weights_of(folder: str) -> dict[str, torch.Tensor]:
     return Checkpoint.load(Path(folder) / "best.pth").weights
 

@@ -81,7 +81,7 @@ def test_freeze_bn_takes_all_of_them_and_changes_no_name() -> None:
     assert list(model.state_dict()) == before
     assert frozen.norms == ("backbone.stages.0.1", "backbone.stages.1.1", "decoder.1")
     assert frozen_names(model) == {f"{norm}.{w}" for norm in frozen.norms for w in WEIGHTS}
-    assert frozen.describe().startswith("frozen: 3 batch norms (")
+    assert frozen.describe().startswith("frozen: all batch norms (")
 
 
 def test_nothing_named_nothing_frozen() -> None:
