@@ -3,8 +3,8 @@
 Every order is a function of (seed, epoch) alone, the same for any number of processes, and every
 epoch has the same length, so that the plan of a run can count on it.
 
-Gupta et al., "LVIS", CVPR 2019, arXiv:1908.03195, section 5.3, and Shen et al., "Relay
-Backpropagation", ECCV 2016, arXiv:1512.05830, section 3.2.
+Repeat factors: Gupta et al., "LVIS", CVPR 2019, arXiv:1908.03195. Class-aware sampling: Shen et
+al., "Relay Backpropagation", ECCV 2016, arXiv:1512.05830.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which epoch is the best, and when a run has gone on long enough without a better one.
 
-Early stopping as in Prechelt, "Early Stopping - But When?", 1998, section 2.4: the run ends after
+Early stopping as in Prechelt, "Early Stopping - But When?", 1998: the run ends after
 N epochs without a better value on the validation data. The authors' recipes need one exception:
 their last stage, without strong augmentation and from the best weights so far, often brings the
 largest gain of all. So patience that runs out before it skips what is left of the first stage, and

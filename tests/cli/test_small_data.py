@@ -31,8 +31,10 @@ def epochs_of(folder: str) -> list[int]:
 
 def test_patience_ends_a_run_and_everyone_says_so(place: Path, run: Run) -> None:
     command = (*TRAIN, "--epochs", "9", *STILL, "--patience", "2", "-o", "patient")
-    code, out, err = run(*command, "--best-metric", "AP50")
+    code, out, err = run(*command, "--best-metric", "AP50", "--freeze", "backbone")
     assert code == 0
+    assert "backbone: frozen with random weights" in err
+    assert "frozen: backbone, all batch norms (" in err
     # epochs 1 to 3 of the first stage, then two of the last one, planned from epoch 9 on
     assert "no better AP50 since epoch 1: the last stage, planned for epoch 9, begins" in err
     epochs = epochs_of("patient")
