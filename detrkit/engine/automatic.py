@@ -24,7 +24,8 @@ from typing import Any
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of, matcher_change, matcher_of, transforms_of
 
-#: Steps that a fine-tuned head and its matching take, by `tests/benchmarks/small_data.py`.
+#: Steps of a fine-tuning. DEIMv2 Atto on 60 images of BCCD (`tests/benchmarks/small_data.py`, 224
+#: pixels, batch 8, frozen batch norms) reached AP 0.19 in 168 steps and 0.52 in 504, still gaining.
 ENOUGH_STEPS = 1000
 #: Epochs of a fine-tuning: a plan needs room for its stages; more passes over few images only
 #: learn them by heart.
