@@ -40,6 +40,8 @@ class RunConfig:
             rate; None: one rate.
         sampling: "repeat_factor" (Gupta et al. 2019) or "class_balanced" draw images of rare
             classes more often; None: every image once per epoch.
+        sampling_threshold: of "repeat_factor": classes in a smaller share of the images are rare;
+            None: the median share of the data's classes.
         use_amp: mixed precision.
         amp: "bf16", "fp16" or "off"; None follows `use_amp`.
         use_ema: average the weights.
@@ -117,6 +119,7 @@ class RunConfig:
     freeze_bn: bool = False
     layer_decay: float | None = None
     sampling: Literal["repeat_factor", "class_balanced"] | None = None
+    sampling_threshold: float | None = None
     use_amp: bool = False
     amp: Literal["bf16", "fp16", "off"] | None = None
     use_ema: bool = False

@@ -112,7 +112,8 @@ class DetectionDataset(Dataset[Sample]):
     def __getitem__(self, key: int | SampleKey) -> Sample:
         if not isinstance(key, SampleKey):
             key = SampleKey(self.epoch, 0, int(key))
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        repeat = [key.repeat] if key.repeat else []
+        rng = np.random.default_rng([self.seed, key.epoch, key.index, *repeat])
         sample = self.load(key, rng)
         if self.transforms is not None:
             sample.source = self

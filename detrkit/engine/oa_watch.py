@@ -97,7 +97,7 @@ class OverActivationWatch:
         """
         self._guard = guard
         try:
-            self._waiting = self.files.begin(state.epoch, state.best_ap)
+            self._waiting = self.files.begin(state.epoch, state.best_value)
         except (DetrkitError, OSError) as error:
             log.warning("best_oa.pth: %s", _reason(error))
 

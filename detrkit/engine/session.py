@@ -19,6 +19,7 @@ from detrkit.data.detect import open_splits
 from detrkit.data.image_check import CheckImages, check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
+from detrkit.data.sampling import sampled_order
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
@@ -29,7 +30,10 @@ from detrkit.engine.distributed.replicas import replicated, unwrapped
 from detrkit.engine.divergence import Policy
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
+from detrkit.engine.freezing import freeze
+from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
+from detrkit.engine.layer_decay import backbone_stages, check_layer_decay
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.negatives import (
     add_negatives,
@@ -103,7 +107,9 @@ def open_session(cfg: Config) -> Session:
     seed = cfg.run.seed
     if seed is None:
         seed = shared(lambda: secrets.randbelow(2**31))
+    judge = Judge.of(cfg.run)
     train, val = open_data(cfg, seed)
+    judge.require_validation(val is not None)
     add_negatives(cfg, train, seed)
     session = session_of(cfg, train, val, seed, device)
     session.eval_negatives = open_eval_negatives(cfg, train)
@@ -303,8 +309,13 @@ def loader_of(
     cfg: Config, name: str, dataset: DetectionDataset, seed: int, device: torch.device
 ) -> Loader:
     """The loader that the section `name` describes, over a data set."""
-    section = split_of(cfg, name)
+    section, run = split_of(cfg, name), cfg.run
     training = name == "train_dataloader"
+    images = None
+    if training and run.sampling is not None:
+        images = sampled_order(
+            run.sampling, dataset.index, threshold=run.sampling_threshold, seed=seed
+        )
     collate = section.get("collate_fn")
     return build_loader(
         dataset,
@@ -319,7 +330,8 @@ def loader_of(
         rank=rank(),
         world_size=world_size(),
         training=training,
-        least=cfg.run.accumulate,
+        least=run.accumulate,
+        images=images,
     )
 
 
@@ -335,6 +347,7 @@ def start_model(session: Session, *, fresh: bool = True) -> tuple[nn.Module, Loa
         loads; the others get its weights in `build_trainer`.
     """
     model = build_model(session.config, seed=session.seed)
+    _check_parts(model, session.config, fresh=fresh)
     fresh = fresh and is_main()
     report = _start_weights(model, session.config, session.class_map) if fresh else None
     layout = torch.channels_last if session.channels_last else torch.contiguous_format
@@ -358,7 +371,8 @@ def build_trainer(
     cfg, run = session.config, session.config.run
     average = session.plan.ema
     criterion = build_criterion(cfg).to(session.device)
-    optimizer = build_optimizer(cfg.get("optimizer"), model)
+    frozen = freeze(model, run.freeze, batch_norms=run.freeze_bn)
+    optimizer = build_optimizer(cfg.get("optimizer"), model, layer_decay=run.layer_decay)
     ema = ModelEMA(model, average.decay, average.warmups, average.start) if average else None
     evaluator = build_evaluator(session)
     if evaluator is not None and is_main():
@@ -400,7 +414,21 @@ def build_trainer(
         rank=rank(),
         accumulate=session.accumulate,
         over_activation=build_over_activation(session, directory, observers),
+        judge=Judge.of(run),
+        frozen=frozen,
     )
+
+
+def _check_parts(model: nn.Module, cfg: Config, *, fresh: bool) -> None:
+    """Whether the parts that the configuration names are there, before a run has a folder."""
+    frozen = freeze(model, cfg.run.freeze, batch_norms=cfg.run.freeze_bn)
+    pretrained = getattr(getattr(model, "backbone", None), "pretrained", False)
+    random = [p for p in frozen.parts if not (pretrained and p.startswith("backbone"))]
+    if fresh and random and not cfg.run.tuning:
+        log.warning("%s: frozen with random weights; --tune FILE brings others", ", ".join(random))
+    if cfg.run.layer_decay is not None:
+        check_layer_decay(cfg.run.layer_decay)
+        backbone_stages(model)
 
 
 def build_evaluator(session: Session) -> Evaluator | None:

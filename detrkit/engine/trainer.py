@@ -13,6 +13,7 @@ becomes known to all at the same step. Only the main process writes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +43,10 @@ from detrkit.engine.distributed.meeting import agreed
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.divergence import Policy, Watch
 from detrkit.engine.ema import ModelEMA
+from detrkit.engine.freezing import Frozen
 from detrkit.engine.halving import fitting_step
 from detrkit.engine.interrupt import InterruptGuard, Stop
+from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.oa_watch import OverActivationWatch
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
@@ -55,6 +58,8 @@ from detrkit.engine.state import TrainState
 from detrkit.errors import Interrupted
 from detrkit.phases import phase
 from detrkit.structures import Batch
+
+log = logging.getLogger("detrkit")
 
 
 class TrainLoader(Protocol):
@@ -94,6 +99,8 @@ class Trainer:
         observers: watch.
         seed, rank: randomness of a step.
         accumulate: parts in which a batch goes through the model.
+        judge: which epoch is the best, and when the run has gone on long enough without one.
+        frozen: parts of the model that keep their weights.
         state: where the run stands.
         over_activation: counts false detections beside the training.
     """
@@ -114,6 +121,8 @@ class Trainer:
     seed: int = 0
     rank: int = 0
     accumulate: int = 1
+    judge: Judge = field(default_factory=Judge)
+    frozen: Frozen = field(default_factory=Frozen)
     state: TrainState = field(default_factory=TrainState)
     over_activation: OverActivationWatch | None = None
 
@@ -130,7 +139,7 @@ class Trainer:
     # -- the run ------------------------------------------------------------------------------
 
     def fit(self) -> TrainState:
-        """Trains until the plan ends.
+        """Trains until the plan or the judge's patience ends.
 
         Raises:
             TrainingDiverged: losses or gradients were not finite for too long.
@@ -142,9 +151,9 @@ class Trainer:
                     self.keeper.save_start(self.snapshot())
                 if self.over_activation:
                     self.over_activation.begin(self.state, self.guard)
-                for epoch in range(self.state.epoch, self.plan.epochs):
-                    stage = self.plan.at(epoch)
-                    if stage.starts_at(epoch) and self.state.batch == 0:
+                while self.state.epoch < self.plan.epochs and not self.state.ended_early:
+                    stage = self.plan.at(self.state.epoch)
+                    if stage.starts_at(self.state.epoch) and self.state.batch == 0:
                         self.enter(stage)
                     self.train_epoch(stage)
                     self.finish_epoch(stage, self.run_evaluation())
@@ -169,6 +178,7 @@ class Trainer:
         """Trains the rest of the present epoch, from batch `state.batch` on."""
         state = self.state
         self.model.train()
+        self.frozen.keep(unwrapped(self.model))
         self.criterion.train()
         if self.ema:
             self.ema.decay = stage.ema_decay
@@ -246,12 +256,15 @@ class Trainer:
         """Records the epoch, keeps checkpoints, and goes back where the plan says so."""
         state = self.state
         state.average()
-        verdict = state.judge(metrics)
+        verdict = state.judge(self.judge.value(metrics))
         report = self._epoch_report(stage, metrics, verdict.is_best)
-        last_epoch = state.epoch + 1 == self.plan.epochs
+        goes_on_at = self.judge.next_epoch(state.epoch, state.best_epoch, self.plan)
+        last_epoch = goes_on_at == self.plan.epochs
         for observer in self.observers:
             observer.epoch(report)
         state.next_epoch()
+        if goes_on_at != state.epoch:
+            self._lose_patience(goes_on_at)
         snapshot = self.snapshot(metrics)
         if verdict.is_best:
             ahead = any(s.restarts and s.end > state.epoch for s in self.plan.stages)
@@ -260,9 +273,19 @@ class Trainer:
             self.over_activation.epoch(self.averaged, self.keeper.complete(snapshot))
         if stage.restarts and not verdict.is_progress and not last_epoch:
             self.restart()
-            state.try_ap = None  # the next epoch is compared with nothing before it
+            state.try_value = None  # the next epoch is compared with nothing before it
             snapshot = self.snapshot(metrics)
         self.keeper.save_last(snapshot)
+
+    def _lose_patience(self, goes_on_at: int) -> None:
+        """Ends the run, or leaves out the epochs before its last stage."""
+        why = f"no better {self.judge.metric} since epoch {self.state.best_epoch + 1}"
+        if goes_on_at == self.plan.epochs:
+            self.state.ended_early = why
+            log.info("ended early: %s", why)
+            return
+        log.info("%s: the last stage, planned for epoch %d, begins now", why, goes_on_at + 1)
+        self.state.skip_to(goes_on_at, self.plan.batches_per_epoch)
 
     # -- going back and forth -----------------------------------------------------------------
 
@@ -440,7 +463,8 @@ class Trainer:
             lr=self.lr,
             metrics=metrics,
             is_best=best,
-            best_ap=state.best_ap,
+            best_metric=self.judge.metric,
+            best_value=state.best_value,
             best_epoch=state.best_epoch,
             train_seconds=state.train_seconds,
             wait_seconds=state.wait_seconds,

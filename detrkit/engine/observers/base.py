@@ -59,8 +59,9 @@ class EpochReport:
         losses: mean of each term; `loss` is their sum.
         lr: the main rate at the end of the epoch.
         metrics: {"AP": …, "AP50": …}; empty when the epoch was not evaluated.
-        is_best: whether AP is the best so far.
-        best_ap, best_epoch: best so far.
+        is_best: whether it is the best so far.
+        best_metric: name of the number that says so.
+        best_value, best_epoch: best so far.
         train_seconds, eval_seconds: wall time.
         wait_seconds: of the training, without work because a batch was not there.
         images_per_second: of the training part.
@@ -77,7 +78,7 @@ class EpochReport:
     lr: float
     metrics: Mapping[str, float]
     is_best: bool
-    best_ap: float | None
+    best_value: float | None
     best_epoch: int
     train_seconds: float
     eval_seconds: float
@@ -88,6 +89,7 @@ class EpochReport:
     ema_decay: float | None = None
     wait_seconds: float = 0.0
     skipped_steps: int = 0
+    best_metric: str = "AP"
 
     @property
     def data_wait(self) -> float:
