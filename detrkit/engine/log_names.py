@@ -9,6 +9,7 @@
     train_neg/loss_vfl_0, …       of random negatives among them
     train/grad_norm               before clipping (of single steps; not in the table of epochs)
     train/ema_decay               of the averaged weights
+    train/skipped_steps           of the epoch: dropped because they were not finite
     lr                            the highest rate of all groups
     lr/backbone, …                of each parameter group, where there are several
     val/AP, val/AP50, val/AP75    COCO's averages over IoU 0.50-0.95, at 0.50 and at 0.75
@@ -24,8 +25,7 @@
     resources/data_wait           the same as a share, 0 to 1
     resources/memory_gib          peak of the device's memory
 
-The table of epochs also has `epoch` (from 0), `stage`, `step`, `best`, and in `skipped_steps` how
-many steps were dropped because they were not finite.
+The table of epochs also has `epoch` (from 0), `stage`, `step` and `best`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WAIT_SECONDS = "resources/wait_seconds"
 DATA_WAIT = "resources/data_wait"
 EVAL_SECONDS = "resources/eval_seconds"
 IMAGES_PER_SECOND = "resources/images_per_second"
-SKIPPED_STEPS = "skipped_steps"
+SKIPPED_STEPS = "train/skipped_steps"
 MEMORY_GIB = "resources/memory_gib"
 
 #: Beginnings of names that have one value per epoch; the others have one per step.
