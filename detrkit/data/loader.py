@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import Sample, SampleKey
-from detrkit.data.workers import shared_memory_room, shielded, start_worker
+from detrkit.data.workers import WorkerLost, shared_memory_room, shielded, start_worker, unheard
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch
@@ -190,22 +190,26 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         _ = self.dataset.broken  # shared with the workers, so it must exist before they do
         try:
-            for batch in self._batches():
+            batches = self._batches()
+            for batch in batches:
                 yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
         except DetrkitError as error:
             raise _unwrapped(error) from error
         except RuntimeError as error:
-            known = self._out_of_shared_memory(error)
+            lost = WorkerLost.among(getattr(batches, "_workers", ()))
+            known = self._out_of_shared_memory(error, lost) or lost
             if known is None:
                 raise
             raise known from error
         finally:
             self.dataset.report_broken()
 
-    def _out_of_shared_memory(self, error: RuntimeError) -> UsageError | None:
+    def _out_of_shared_memory(
+        self, error: RuntimeError, lost: WorkerLost | None
+    ) -> UsageError | None:
         """What to say when workers find no room for their batches; None: it is something else."""
-        text = str(error)
-        if "shared memory" not in text and "Bus error" not in text:
+        bus_error = lost is not None and lost.signal == "SIGBUS"
+        if "shared memory" not in str(error) and not bus_error:
             return None
         room = shared_memory_room()
         side = max(getattr(self.collate, "scales", None) or [(640, 640)])
@@ -223,7 +227,7 @@ class Loader:
             # Transforms import it when they first need it: forked workers have it from here.
             import torchvision.transforms.v2  # noqa: F401
 
-        with _any_number_of_workers(), shielded():
+        with _any_number_of_workers(), shielded(), unheard():
             return iter(self._loader)
 
 

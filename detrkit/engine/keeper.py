@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.distributed.launch import note_progress
 from detrkit.engine.run_dir import RunDirectory
+from detrkit.errors import DetrkitError
+from detrkit.files import patiently
 from detrkit.structures import ClassMap, ImageSpec
 
 log = logging.getLogger("detrkit")
@@ -22,8 +26,9 @@ class Keeper:
     Attributes:
         directory: of the run.
         config, config_name, class_map, image_spec: stored in every file.
+        images: in the training data; stored as well.
         every: also keep `epoch_NNNN.pth` every so many epochs; 0: never.
-        seconds: save `last.pth` inside an epoch when the last save is older than this.
+        seconds: save `last.pth` inside an epoch when the last save is older than this; 0: never.
         writes: False in all but the main process.
     """
 
@@ -32,6 +37,7 @@ class Keeper:
     config_name: str = ""
     class_map: ClassMap | None = None
     image_spec: ImageSpec | None = None
+    images: int | None = None
     every: int = 0
     seconds: float = 1800.0
     writes: bool = True
@@ -39,14 +45,20 @@ class Keeper:
 
     def is_due(self) -> bool:
         """Whether it is time to save inside an epoch; never in a process that does not write."""
-        return self.writes and time.monotonic() - self._saved_at >= self.seconds
+        age = time.monotonic() - self._saved_at
+        return self.writes and 0 < self.seconds <= age
 
     def can_resume(self) -> bool:
         """Whether there is a `last.pth`."""
         return self.directory.last.is_file()
 
     def save_last(self, snapshot: Checkpoint) -> None:
-        """Writes `last.pth`, and the numbered copy when an epoch that is due has just ended."""
+        """Writes `last.pth`, and the numbered copy when an epoch that is due has just ended.
+
+        Raises:
+            DetrkitError: `last.pth` cannot be written; the one before is unchanged. The run goes
+                on without a numbered copy.
+        """
         self._saved_at = time.monotonic()
         snapshot = self._complete(snapshot)
         self._write(snapshot, self.directory.last)
@@ -55,7 +67,10 @@ class Keeper:
         done = snapshot.last_epoch + 1
         ended = snapshot.position.get("batch", 0) == 0
         if self.every and ended and done and done % self.every == 0:
-            self._write(snapshot, self.directory.numbered(done))
+            try:
+                self._write(snapshot, self.directory.numbered(done))
+            except DetrkitError as error:
+                log.warning("%s; the run goes on without this copy", error.message)
 
     def save_best(self, snapshot: Checkpoint, *, for_restart: bool) -> None:
         """Writes `best.pth` (averaged weights only).
@@ -86,8 +101,9 @@ class Keeper:
             config_name=self.config_name,
             class_map=self.class_map,
             image_spec=self.image_spec,
+            images=self.images,
         )
 
-    def _write(self, checkpoint: Checkpoint, path: Any) -> None:
+    def _write(self, checkpoint: Checkpoint, path: Path) -> None:
         if self.writes:
-            checkpoint.save(path)
+            patiently(partial(checkpoint.save, path), path)

@@ -13,6 +13,7 @@ becomes known to all at the same step. Only the main process writes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,8 +51,10 @@ from detrkit.engine.optim import group_names, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.state import TrainState
-from detrkit.errors import Interrupted
+from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
 from detrkit.structures import Batch
+
+log = logging.getLogger("detrkit")
 
 
 class TrainLoader(Protocol):
@@ -120,6 +123,7 @@ class Trainer:
             gradients=not self.scaler.is_enabled(),
         )
         self.waits = DataWait(self.device)
+        self._begun = self.state.step
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.groups = group_names(self.optimizer, unwrapped(self.model))
 
@@ -132,6 +136,7 @@ class Trainer:
             TrainingDiverged: a loss or gradient is not finite.
             Interrupted: Ctrl-C or SIGTERM; `last.pth` holds the position inside the epoch.
         """
+        self._begun = self.state.step
         with self.guard, fixed_order(self.device):
             try:
                 for epoch in range(self.state.epoch, self.plan.epochs):
@@ -223,7 +228,11 @@ class Trainer:
         started = time.perf_counter()
         model = self.ema.module if self.ema else unwrapped(self.model)
         copy_from_main(model.state_dict().values())
-        metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
+        try:
+            metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
+        except Exception as error:
+            self._rescue(error)
+            raise
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
 
@@ -309,6 +318,28 @@ class Trainer:
         )
         raise (agreed(error) if clean else error) from None
 
+    def _rescue(self, error: Exception) -> None:
+        """Saves the state when loading or evaluation fails, which is between two steps.
+
+        Not when this process has made no step (another configuration may be needed), nor with
+        several processes, of which the others are in the middle of one.
+        """
+        if isinstance(error, Stop) or self.state.step == self._begun or world_size() > 1:
+            return
+        try:
+            self.watch.check()
+            self.keeper.save_last(self.snapshot())
+        except TrainingDiverged:
+            raise
+        except Exception as unsaved:
+            log.warning("the state is not saved: %s", unsaved)
+            return
+        saved = f"the state is saved; continue with: detrkit resume {self.keeper.directory}"
+        if isinstance(error, DetrkitError):
+            error.hint = f"{error.hint}; {saved}" if error.hint else saved
+        else:
+            log.warning("%s", saved)
+
     # -- small things -------------------------------------------------------------------------
 
     @property
@@ -332,9 +363,10 @@ class Trainer:
             return
         try:
             yield from self.loader
-        except RuntimeError:
+        except Exception as error:
             if self.guard.requested:
                 raise Stop from None
+            self._rescue(error)
             raise
 
     def _tell_step(
