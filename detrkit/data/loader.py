@@ -189,6 +189,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         _ = self.dataset.broken  # shared with the workers, so it must exist before they do
+        batches: Iterator[PixelBatch | Batch] = iter(())
         try:
             batches = self._batches()
             for batch in batches:

@@ -28,7 +28,7 @@ class Keeper:
         config, config_name, class_map, image_spec: stored in every file.
         images: in the training data; stored as well.
         every: also keep `epoch_NNNN.pth` every so many epochs; 0: never.
-        seconds: save `last.pth` inside an epoch when the last save is older than this; 0: never.
+        seconds: save `last.pth` inside an epoch when the last save is older than this.
         writes: False in all but the main process.
     """
 
@@ -45,8 +45,7 @@ class Keeper:
 
     def is_due(self) -> bool:
         """Whether it is time to save inside an epoch; never in a process that does not write."""
-        age = time.monotonic() - self._saved_at
-        return self.writes and 0 < self.seconds <= age
+        return self.writes and time.monotonic() - self._saved_at >= self.seconds
 
     def can_resume(self) -> bool:
         """Whether there is a `last.pth`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -357,7 +358,7 @@ def build_trainer(
             image_spec=session.image_spec,
             images=len(session.train.dataset),
             every=run.checkpoint_freq,
-            seconds=60 * run.checkpoint_minutes,
+            seconds=60 * run.checkpoint_minutes if run.checkpoint_minutes > 0 else math.inf,
             writes=is_main(),
         ),
         device=session.device,
