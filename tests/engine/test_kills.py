@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,10 @@ import pytest
 
 from detrkit.engine.checkpoint import Checkpoint
 from tests.conftest import REPOSITORY
-from tests.engine.tiny_data import write_coco
+from tests.engine.tiny_data import write_smallest
 from tests.engine.toy import equal
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and kills")
-
-#: The smallest model, with mosaic, three stages, averaged weights and a restart from the best
-#: ones; `last.pth` is written after nearly every batch.
-TINY = """
-__include__: [{base}]
-epochs: 4
-schedule: auto
-image_size: 64
-seed: 7
-use_ema: true
-HGNetv2: {{pretrained: false}}
-DEIMTransformer: {{num_queries: 20, num_denoising: 10}}
-train_dataloader: {{total_batch_size: 2, num_workers: 0}}
-val_dataloader: {{total_batch_size: 4, num_workers: 0}}
-checkpoint_freq: 3
-checkpoint_minutes: 0.0005
-"""
 
 TRAIN = ("train", "tiny.yml", "--data", "data")
 
@@ -57,9 +41,7 @@ class Server:
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        write_coco(self.folder / "data", train=6, val=3)
-        base = REPOSITORY / "configs" / "deimv2" / "custom" / "deimv2_hgnetv2_atto_custom.yml"
-        (self.folder / "tiny.yml").write_text(TINY.format(base=base.as_posix()))
+        write_smallest(self.folder, REPOSITORY)
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-W", "ignore", "-m", "tests.engine.kill_server"),
@@ -95,7 +77,8 @@ class Server:
         child = int(self._answer())
         if isinstance(kill, float):
             time.sleep(kill)
-            os.killpg(os.getpgid(child) if kill > 0.05 else child, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended, or is no group of its own yet
+                os.killpg(child, signal.SIGKILL)
         code = int(self._answer())
         self.log = output.read_text().splitlines()
         return code
@@ -114,7 +97,8 @@ class Server:
         if (self.folder / name / "last.pth").exists():
             return self.run("resume", name, kill=kill)
         assert self.run("resume", name) == 2
-        assert "nothing was saved yet" in self.log[0]
+        begun = (self.folder / name).exists()
+        assert ("nothing was saved yet" if begun else "no run at") in self.log[0]
         return self.train(name, 0, kill)
 
     def close(self) -> None:
