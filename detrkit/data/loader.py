@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -189,15 +190,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         _ = self.dataset.broken  # shared with the workers, so it must exist before they do
-        batches: Iterator[PixelBatch | Batch] = iter(())
         try:
-            batches = self._batches()
-            for batch in batches:
+            for batch in self._batches():
                 yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
         except DetrkitError as error:
             raise _unwrapped(error) from error
         except RuntimeError as error:
-            lost = WorkerLost.among(getattr(batches, "_workers", ()))
+            lost = WorkerLost.among(self._workers())
             known = self._out_of_shared_memory(error, lost) or lost
             if known is None:
                 raise
@@ -222,6 +221,10 @@ class Loader:
             hint="fewer --workers, a smaller --batch, or more room: "
             "docker run --shm-size=4g (or --ipc=host)",
         )
+
+    def _workers(self) -> Sequence[BaseProcess]:
+        """The loader processes, which torch keeps from one epoch to the next."""
+        return getattr(getattr(self._loader, "_iterator", None), "_workers", ())
 
     def _batches(self) -> Iterator[PixelBatch | Batch]:
         if self.num_workers:

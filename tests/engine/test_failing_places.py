@@ -314,7 +314,7 @@ class AfterStep(Observer):
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_smallest(tmp_path, REPOSITORY, train=16)
+    write_smallest(tmp_path, REPOSITORY)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -337,7 +337,7 @@ def test_a_killed_loader_worker(
         os.kill(worker.pid or 0, signal.SIGKILL)
 
     with_observer(monkeypatch, AfterStep(1, kill_one))
-    arguments = ["train", "tiny.yml", "--data", "data", "--epochs", "2", "-o", "run", "-j", "1"]
+    arguments = ["train", "tiny.yml", "--data", "data", "--epochs", "4", "-o", "run", "-j", "1"]
     assert main(arguments) == 1
     err = capsys.readouterr().err
     assert "a loader process (pid " in err
@@ -358,7 +358,7 @@ def test_images_that_vanish(
     assert main([*arguments, "-o", "one"]) == 0
     assert "003.png: unreadable image, replaced by another" in capsys.readouterr().err
 
-    with_observer(monkeypatch, AfterStep(9, lambda: images.rename(place / "away")))
+    with_observer(monkeypatch, AfterStep(3, lambda: images.rename(place / "away")))
     assert main([*arguments, "-o", "all"]) == 4
     err = capsys.readouterr().err
     assert "its folder cannot be reached" in err
@@ -368,7 +368,7 @@ def test_images_that_vanish(
     monkeypatch.undo()
     monkeypatch.chdir(place)
     assert main(["resume", "all"]) == 0
-    assert "was begun with 15 training images, now there are 14" in capsys.readouterr().err
+    assert "was begun with 5 training images, now there are 4" in capsys.readouterr().err
 
     (place / "data" / "annotations" / "instances_train.json").unlink()
     shutil.copy(place / "all" / "epoch_0001.pth", place / "all" / "last.pth")
