@@ -266,7 +266,7 @@ def _continue(
     batches = session.plan.batches_per_epoch
     epoch = int(checkpoint.position.get("epoch", checkpoint.last_epoch + 1))
     step = int(checkpoint.position.get("step", epoch * batches))
-    if epoch >= session.plan.epochs:
+    if epoch >= session.plan.epochs and _has_pictures(directory, session):
         raise UsageError(
             f"{directory} is finished: {session.plan.epochs} epochs are done",
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
@@ -280,6 +280,12 @@ def _continue(
         state = trainer.state
         log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
         return _run(session, trainer, directory, None)
+
+
+def _has_pictures(directory: RunDirectory, session: Session) -> bool:
+    """Whether a run came to its very end; it may have been killed while it drew these."""
+    made = [directory.curves] + ([directory.detections] if session.val is not None else [])
+    return all(path.is_file() for path in made)
 
 
 def _device_of(found: tuple[RunDirectory, Checkpoint] | None, processes: int) -> str:
