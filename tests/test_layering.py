@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "detrkit"
 LAYERS = {
     "errors": 0,
     "files": 1,
+    "phases": 1,
     "words": 0,
     "registry": 1,
     "ops": 1,

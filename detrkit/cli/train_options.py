@@ -180,7 +180,7 @@ Compile = Annotated[
     Optional[bool],
     typer.Option(
         "--compile/--no-compile",
-        help="Compile the model; the first steps take minutes, the others less time.",
+        help="Compile backbone and encoder; the first steps take minutes, the others less time.",
         rich_help_panel=_SPEED,
         show_default=False,
     ),

@@ -48,7 +48,7 @@ class RunConfig:
         sync_bn: batch norm over the images of all devices.
         find_unused_parameters: search for parameters without gradient in every step of a
             distributed run; False: only where a trial shows that it is needed.
-        compile: train with the compiled model (`torch.compile`).
+        compile: train with backbone and encoder compiled (`torch.compile`).
         channels_last: memory format of images and weights in training; None: where it is faster.
         profile: steps to profile, after a few of the first epoch; None: none.
         accumulate: parts in which a batch goes through the model; its size stays.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from detrkit.data.faults import KEPT, FaultKind, FaultReport, one_line
 from detrkit.data.files import Folders
-from detrkit.data.ids import as_column
+from detrkit.data.ids import as_column, narrow
 from detrkit.data.image_check import CheckImages, ImageCheck
 from detrkit.data.index import DatasetIndex
 from detrkit.data.strings import PackedStrings, StringColumn
@@ -349,7 +349,7 @@ class _Columns:
         self.area = np.empty(count, np.float64)
         self.annotation_ids = np.empty(count, np.int64)
         self.has_id = np.empty(count, bool)
-        self._order: npt.NDArray[np.int64] | None = None
+        self._order: npt.NDArray[np.signedinteger] | None = None
         self._named: list[tuple[int, Boxes]] = []  # portions whose boxes go by other names
         self._count = 0
 
@@ -387,7 +387,7 @@ class _Columns:
         """
         counts = np.bincount(self.images, minlength=count)
         if (self.images[1:] < self.images[:-1]).any():
-            self._order = np.argsort(self.images, kind="stable")
+            self._order = narrow(np.argsort(self.images, kind="stable"))
         del self.images, self.has_id
         return counts
 
@@ -395,7 +395,12 @@ class _Columns:
         """A column, which is no longer here then: there is never a second copy of all."""
         column: npt.NDArray[Any] = getattr(self, name)
         delattr(self, name)
-        return column.copy() if self._order is None else column[self._order]
+        if self._order is not None:
+            for part in column.T if column.ndim == 2 else (column,):
+                part[...] = part[self._order]  # within the memory that it has
+        if column.base is not None and len(column) < len(column.base):
+            return column.copy()  # lets the rest of the memory go
+        return column
 
 
 def _area(boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

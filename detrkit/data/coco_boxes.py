@@ -15,7 +15,7 @@ import numpy.typing as npt
 from detrkit.data.builder import Boxes
 from detrkit.data.coco_entries import Annotation, id_of, number_of
 from detrkit.data.faults import FaultKind, FaultReport
-from detrkit.data.ids import Lookup, References, as_column
+from detrkit.data.ids import Lookup, References, as_column, narrow
 from detrkit.data.strings import PackedStrings
 from detrkit.errors import did_you_mean
 from detrkit.structures import ClassMap
@@ -94,7 +94,7 @@ class CocoBoxes:
         area = np.where(np.isfinite(annotated) & (annotated > 0), annotated, area)
         iscrowd = np.array([bool(e.iscrowd) for e in entries], bool)
         image_ids, category_ids, boxes, area, column, iscrowd = _apart(
-            images.values, categories.values, boxes, area, column, iscrowd
+            narrow(images.values), narrow(categories.values), boxes, area, column, iscrowd
         )
         return _Portion(
             replace(images, values=image_ids),

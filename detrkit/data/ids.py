@@ -28,17 +28,24 @@ def as_column(values: Sequence[object]) -> npt.NDArray[np.int64] | None:
         return None
 
 
+def narrow(column: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.signedinteger]:
+    """The same numbers in the smallest signed type that holds them all."""
+    low, high = int(column.min(initial=-1)), int(column.max(initial=0))
+    # -high - 1 needs as many bits as high; a negative number gets a signed type
+    return column.astype(np.min_scalar_type(min(low, -high - 1)))
+
+
 @dataclass(frozen=True, slots=True)
 class References:
     """Some ids that refer to something.
 
     Attributes:
-        values: (R,) int64, ids, or places in `words`.
+        values: (R,) signed ints, ids, or places in `words`.
         is_word: (R,) bool, which of them are words; None for none.
         words: ids that are no 64-bit ints.
     """
 
-    values: npt.NDArray[np.int64]
+    values: npt.NDArray[np.signedinteger]
     is_word: npt.NDArray[np.bool_] | None = None
     words: Sequence[int | str] = ()
 
@@ -107,7 +114,7 @@ class Lookup:
                 found[row] = self._by_text.get(str(values[row]), -1)
         return found
 
-    def _find_ints(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    def _find_ints(self, values: npt.NDArray[np.signedinteger]) -> npt.NDArray[np.int32]:
         if not len(self._keys):
             return np.full(len(values), -1, np.int32)
         if self._table is not None:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detrkit.engine.amp import upcast
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.losses.criterion import SetCriterion
+from detrkit.phases import phase
 from detrkit.structures import Batch
 
 
@@ -63,11 +64,13 @@ class Backward:
         for number, piece in enumerate(pieces):
             self.seed(number)
             with nullcontext() if number + 1 == len(pieces) else _silent(self.model):
-                with self.autocast():
+                with phase("forward"), self.autocast():
                     outputs = self.model(piece.images, piece.targets)
-                losses = judge(number, upcast(outputs))  # in float32
-                loss = torch.stack(list(losses.values())).sum()
-                self.scaler.scale(loss).backward()
+                with phase("loss"):
+                    losses = judge(number, upcast(outputs))  # in float32
+                    loss = torch.stack(list(losses.values())).sum()
+                with phase("backward"):
+                    self.scaler.scale(loss).backward()
             for name, value in losses.items():
                 value = value.detach()
                 sums[name] = sums[name] + value if name in sums else value

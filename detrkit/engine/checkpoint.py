@@ -135,7 +135,7 @@ class Checkpoint:
         Raises:
             DetrkitError: it cannot be written; an older file of that name is unchanged.
         """
-        content = self.to_dict()
+        content = _contiguous(self.to_dict())
         write_atomically(path, lambda file: torch.save(content, file), size=_size_of(content))
 
     @classmethod
@@ -270,3 +270,12 @@ def _neighbours(file: Path) -> str | None:
         return f"there is no folder {folder}" if str(folder) else None
     near = sorted(p.name for p in folder.glob("*.pth"))[:5]
     return f"{folder} holds {', '.join(near)}" if near else None
+
+
+def _contiguous(tree: Any) -> Any:
+    """Tensors as they are read everywhere, whatever layout they have in training."""
+    if isinstance(tree, Tensor):
+        return tree.contiguous()
+    if isinstance(tree, dict):
+        return {key: _contiguous(value) for key, value in tree.items()}
+    return tree

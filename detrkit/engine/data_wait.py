@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from detrkit.phases import phase
+
 Item = TypeVar("Item")
 
 
@@ -35,7 +37,8 @@ class DataWait:
         while True:
             before = self._mark()
             try:
-                batch = next(iterator)
+                with phase("data"):
+                    batch = next(iterator)
             except StopIteration:
                 return
             self._open.append((before, self._mark()))

@@ -63,6 +63,14 @@ class Keeper:
         self._write(snapshot, self.directory.last)
         if self.writes:
             note_progress()
+        self._save_numbered(snapshot)
+
+    def save_missing_copy(self, last: Checkpoint) -> None:
+        """Writes the numbered copy of a `last.pth` behind which the process was killed."""
+        if not self.directory.numbered(last.last_epoch + 1).exists():
+            self._save_numbered(self._complete(last))
+
+    def _save_numbered(self, snapshot: Checkpoint) -> None:
         done = snapshot.last_epoch + 1
         ended = snapshot.position.get("batch", 0) == 0
         if self.every and ended and done and done % self.every == 0:

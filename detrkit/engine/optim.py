@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detrkit.errors import ConfigError, Problem
@@ -155,6 +156,21 @@ def group_names(optimizer: Optimizer, model: nn.Module) -> dict[str, int]:
         number = 1 + sum(known == name or known.startswith(f"{name}-") for known in found)
         found[name if number == 1 else f"{name}-{number}"] = position
     return found
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Takes over the state, laid out in memory as the parameters are.
+
+    The fused optimizers go through all tensors of a parameter side by side, whatever their
+    strides: with averages in another layout they would be wrong without a word.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.shape != parameter.shape:
+                continue
+            if value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def set_lr_factor(optimizer: Optimizer, factor: float) -> None:

@@ -5,6 +5,7 @@ runs/<config-name>-<n>/
     log.jsonl  results.csv  curves.png          one line per epoch, and drawn
     events.out…  wandb/  loggers.json           TensorBoard, W&B; what loggers need to continue
     batches/  detections.jpg                    augmented training batches; what was learnt
+    profile/                                    with `profile`: where the time of a step goes
     best.pth  last.pth  best_stg1.pth           checkpoints
 """
 
@@ -159,6 +160,11 @@ class RunDirectory:
     def batches(self) -> Path:
         """Pictures of augmented batches."""
         return self.path / "batches"
+
+    @property
+    def profile(self) -> Path:
+        """Where the time of a step goes."""
+        return self.path / "profile"
 
     @property
     def curves(self) -> Path:

@@ -47,11 +47,12 @@ from detrkit.engine.ema import ModelEMA
 from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
-from detrkit.engine.optim import group_names, set_lr_factor
+from detrkit.engine.optim import group_names, load_optimizer_state, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.state import TrainState
 from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
+from detrkit.phases import phase
 from detrkit.structures import Batch
 
 log = logging.getLogger("detrkit")
@@ -208,17 +209,20 @@ class Trainer:
             partial(seed_step, self.seed, self.state.step, self.rank),
         )
         losses = backward(batch, self.accumulate, self.state.epoch)
-        self.scaler.unscale_(self.optimizer)
-        norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
+        with phase("clip"):
+            self.scaler.unscale_(self.optimizer)
+            norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
         position = self.state.rate_step
         if position is None:
             position = self.state.schedule_step
         set_lr_factor(self.optimizer, self.plan.lr_factor(position))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        with phase("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
         if self.ema and is_main():
-            self.ema.update(unwrapped(self.model))
+            with phase("ema"):
+                self.ema.update(unwrapped(self.model))
         return losses, norm
 
     def run_evaluation(self) -> dict[str, float]:
@@ -298,7 +302,7 @@ class Trainer:
         unwrapped(self.model).load_state_dict(checkpoint.model)
         if self.ema:
             self.ema.load_state_dict(checkpoint.ema or {"module": checkpoint.model})
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        load_optimizer_state(self.optimizer, checkpoint.optimizer)
         if checkpoint.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.scaler)
 

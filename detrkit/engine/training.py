@@ -85,6 +85,7 @@ class RunResult:
             "curves": run.curves,
             "detections": run.detections,
             "batches": run.batches,
+            "profile": run.profile,
         }
         return {name: path for name, path in found.items() if path.exists()}
 
@@ -277,6 +278,7 @@ def _continue(
         observers = build_observers(session, directory, console, epoch, step)
         trainer = build_trainer(session, model, directory, observers)
         trainer.resume(checkpoint)
+        trainer.keeper.save_missing_copy(checkpoint)
         state = trainer.state
         log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
         return _run(session, trainer, directory, None)

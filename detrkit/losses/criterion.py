@@ -32,6 +32,7 @@ from detrkit.losses.matches import Matching, Pairs, denoising_pairs, to_device, 
 from detrkit.losses.normalizer import Whole, mean_over_processes
 from detrkit.losses.stack import LayerOutputs, Stack, Values
 from detrkit.losses.vfl import varifocal_loss
+from detrkit.phases import phase
 from detrkit.structures import Target
 
 #: What each entry of `losses` computes.
@@ -157,7 +158,9 @@ class SetCriterion(nn.Module):
         Raises:
             DataError: a label that the model has no class for.
         """
-        matched = matched or self.match(outputs, targets, epoch)
+        if matched is None:
+            with phase("match"):
+                matched = self.match(outputs, targets, epoch)
         whole = whole or self.measure(targets, [matched], outputs)
         balance = Balance.of(whole.pairs, whole.queries)
         losses: dict[str, Tensor] = {}

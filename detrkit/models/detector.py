@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detrkit.errors import ConfigError
 from detrkit.models.decoders.two_stage import TwoStageDecoder
 from detrkit.models.layers.conv import fold_sequences
+from detrkit.models.layers.fused import use_onednn
 from detrkit.models.outputs import Outputs
 from detrkit.registry import MODULES
 from detrkit.structures import Target
@@ -84,6 +85,8 @@ class Detector(nn.Module):
         if next(deployed.parameters()).device.type == "cpu":
             # as the images come: else every convolution turns its kernel anew
             deployed = deployed.to(memory_format=torch.channels_last)
+            if fold_norms:
+                use_onednn(deployed)
         return deployed.requires_grad_(False)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detrkit.data.ids import Lookup, References
+from detrkit.data.ids import Lookup, References, narrow
 
 INTS = st.integers(-5, 30) | st.integers(-(2**63), 2**63 - 1) | st.integers(2**63, 2**70)
 IDS = INTS | st.integers(-3, 5).map(str) | st.sampled_from(["a", "b", "日", "01", ""])
@@ -31,3 +32,11 @@ def test_as_a_dictionary(ids: list[int | str], wanted: list[int | str]) -> None:
 def test_dense_ids(ids: list[int], wanted: list[int]) -> None:
     found = Lookup(ids).find(References.of(wanted))
     assert found.tolist() == [ids.index(w) if w in ids else -1 for w in wanted]
+
+
+@given(st.lists(INTS.filter(lambda i: -(2**63) <= i < 2**63)))
+def test_narrow_columns_lose_nothing(values: list[int]) -> None:
+    found = narrow(np.array(values, np.int64))
+    assert found.tolist() == values
+    bits = max((max(v, -v - 1).bit_length() for v in values), default=0) + 1
+    assert found.dtype.itemsize * 8 < max(2 * bits, 16)

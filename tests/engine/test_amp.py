@@ -7,6 +7,7 @@ from collections import namedtuple
 import pytest
 import torch
 
+from detrkit.engine import amp
 from detrkit.engine.amp import Precision, upcast
 from detrkit.errors import UsageError
 
@@ -14,7 +15,11 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amp, "cpu_computes_bf16", lambda: False)
     assert Precision.choose(None, True, CPU).amp == "off"
+    monkeypatch.setattr(amp, "cpu_computes_bf16", lambda: True)
+    assert Precision.choose(None, True, CPU).amp == "bf16"
+    assert Precision.choose(None, False, CPU).amp == "off"
     assert Precision.choose(None, False, CUDA).amp == "off"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     assert Precision.choose(None, True, CUDA).amp == "bf16"
@@ -54,3 +59,11 @@ def test_upcast_keeps_structure_and_other_types() -> None:
     assert out["x"][1][1] is number
     assert (out["n"], out["none"]) == (3, None)
     assert upcast(pair(half, 1)).a.dtype == torch.float32
+
+
+def test_a_cpu_is_asked_for_what_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in amp._BF16_FEATURES:
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not amp.cpu_computes_bf16()
+    monkeypatch.setattr(torch.cpu, amp._BF16_FEATURES[0], lambda: True, raising=False)
+    assert amp.cpu_computes_bf16()

@@ -152,7 +152,8 @@ def check(server: Server, name: str, whole: dict[str, Any], kills: object) -> No
     """The finished run `name` equals the whole one."""
     found = content(server.folder / name)
     differing = [key for key in whole if not equal(whole[key], found[key])]
-    assert not differing, (differing, kills, found["files"])
+    files = set(found["files"]) ^ set(whole["files"])
+    assert not differing, (differing, kills, files)
 
 
 def finish(server: Server, name: str, workers: int, kills: list[Kill]) -> int:

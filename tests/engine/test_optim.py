@@ -9,6 +9,7 @@ from torch import nn
 from detrkit.engine.optim import (
     build_optimizer,
     group_names,
+    load_optimizer_state,
     parameter_groups,
     set_lr_factor,
 )
@@ -102,3 +103,28 @@ def test_groups_are_named_by_what_they_reach() -> None:
     net["encoder"] = nn.Linear(1, 1)  # parts in the order in which an image passes them
     rest = {**one, "params": [{"params": "backbone"}]}
     assert list(group_names(build_optimizer(rest, net), net)) == ["backbone", "encoder_decoder"]
+
+
+def test_the_state_follows_the_layout_of_the_parameters() -> None:
+    """The fused optimizers read both side by side; a wrong layout would be silent."""
+
+    def after_two_steps(first: torch.memory_format, second: torch.memory_format) -> torch.Tensor:
+        net = nn.Conv2d(3, 4, 3).to(memory_format=first)
+        nn.init.constant_(net.weight, 0.5)
+        section = {"type": "AdamW", "lr": 0.1}
+        optimizer = build_optimizer(section, net)
+        noise = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            grad = torch.randn(net.weight.shape, generator=noise)
+            net.weight.grad = torch.empty_like(net.weight).copy_(grad)
+            optimizer.step()
+            state = optimizer.state_dict()
+            net = net.to(memory_format=second)
+            optimizer = build_optimizer(section, net)
+            load_optimizer_state(optimizer, state)
+        return net.weight.detach()
+
+    plain, last = torch.contiguous_format, torch.channels_last
+    expected = after_two_steps(plain, plain)
+    assert torch.equal(after_two_steps(plain, last), expected)
+    assert torch.equal(after_two_steps(last, plain), expected)

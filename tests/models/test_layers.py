@@ -17,14 +17,16 @@ from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, HGNetv2
 from detrkit.models.decoders.query_selection import make_anchors
 from detrkit.models.layers.activations import get_activation
 from detrkit.models.layers.affine import LearnableAffine
-from detrkit.models.layers.attention import SelfAttention
+from detrkit.models.layers.attention import SelfAttention, attend
 from detrkit.models.layers.conv import ConvNormAct, RepVGGBlock
 from detrkit.models.layers.deformable import MSDeformableAttention
+from detrkit.models.layers.fused import FusedConv2d, FusedLinear, use_onednn
 from detrkit.models.layers.logits import bias_for_probability, inverse_sigmoid
 from detrkit.models.layers.mlp import SwiGLUFFN
 from detrkit.models.layers.norm import FrozenBatchNorm2d, RMSNorm, freeze_batch_norm
 from detrkit.models.layers.position import sincos_2d
 from detrkit.models.layers.size_cache import SizeCache
+from detrkit.ops import onednn
 from detrkit.ops.deformable import deformable_attention
 
 
@@ -201,7 +203,40 @@ def test_learnable_affine_has_the_plain_gradient(layout: torch.memory_format, sl
     assert not layer(x.detach()).requires_grad
     with torch.no_grad():
         assert torch.allclose(layer(x), expected)
-    assert layer(x.detach().bfloat16()).dtype == torch.float32  # as scale * x + bias
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_learnable_affine_keeps_the_precision_of_autocast(layout: torch.memory_format) -> None:
+    layer = LearnableAffine(1.5, -0.3)
+    x = torch.randn(2, 3, 5, 4).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    grad = torch.randn(2, 3, 5, 4).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    out.backward(grad)
+    assert out.dtype == x.grad.dtype == torch.bfloat16
+    assert layer.scale.grad.dtype == layer.bias.grad.dtype == torch.float32
+    assert torch.allclose(out.float(), 1.5 * x.float() - 0.3, atol=0.02, rtol=0.01)
+    assert torch.allclose(x.grad.float(), 1.5 * grad.float(), atol=0.02, rtol=0.01)
+    assert torch.allclose(layer.scale.grad, (grad.float() * x.float()).sum()[None], rtol=0.02)
+    assert torch.allclose(layer.bias.grad, grad.float().sum()[None], rtol=0.02)
+    with torch.no_grad():
+        assert torch.equal(layer(x), out)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bf16_is_the_fused_one(masked: bool) -> None:
+    q, k, v = (torch.randn(2, 3, 7, 4).bfloat16().requires_grad_() for _ in range(3))
+    allowed = torch.ones(7, 7, dtype=torch.bool).tril() if masked else None
+    grad = torch.randn(2, 3, 7, 4)
+    found = attend(q, k, v, allowed)
+    found.backward(grad.bfloat16())
+    plain = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    expected = F.scaled_dot_product_attention(*plain, attn_mask=allowed)
+    expected.backward(grad)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), expected, atol=0.03)
+    for ours, theirs in zip((q, k, v), plain, strict=True):
+        assert torch.allclose(ours.grad.float(), theirs.grad, atol=0.05)
 
 
 @settings(max_examples=50, deadline=None)
@@ -317,3 +352,80 @@ def test_stem_pads_right_and_below() -> None:
         without_gradient = stem(x)
     assert torch.allclose(without_gradient, stem(x))
     assert stem(torch.rand(1, 3, 9, 7)).shape[2:] == (3, 2)
+
+
+@pytest.fixture
+def fused_layers() -> None:
+    if not onednn.available():
+        pytest.skip("this PyTorch has no oneDNN")
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("fused_layers")
+@pytest.mark.parametrize("act", ["relu", "silu", "gelu", None])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_fused_convolutions_answer_the_same(act: str | None, groups: int) -> None:
+    layer = nn.Sequential(
+        ConvNormAct(4, 8, 3, stride=2, groups=groups, act=act),
+        nn.Conv2d(8, 4, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding="same"),
+    ).eval()
+    layer[0].convert_to_deploy()
+    fused = copy.deepcopy(layer)
+    use_onednn(fused)
+    kinds = [type(module) for module in fused.modules()]
+    assert kinds.count(FusedConv2d) == 2  # "same" stays
+    assert fused.state_dict().keys() == layer.state_dict().keys()
+    x = torch.randn(2, 4, 9, 7)
+    for image in (x, x.contiguous(memory_format=torch.channels_last), x.double(), x[:0]):
+        plain, ours = layer.to(image.dtype), fused.to(image.dtype)
+        assert torch.allclose(ours(image), plain(image), atol=1e-5)
+    fused, layer = fused.float(), layer.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused(x).dtype == torch.bfloat16
+    assert torch.allclose(pickle.loads(pickle.dumps(fused))(x), layer(x), atol=1e-5)
+    with torch.enable_grad():  # no gradient is lost in silence
+        free = x.clone().requires_grad_()
+        fused(free).sum().backward()
+        assert free.grad is not None
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("fused_layers")
+def test_fused_products_answer_the_same() -> None:
+    attention = MSDeformableAttention(8, 2, 2, 3, project=True)
+    nn.init.normal_(attention.value_proj.bias)
+    fused = copy.deepcopy(attention)
+    use_onednn(fused)
+    assert sum(isinstance(m, FusedLinear) for m in fused.modules()) == 4
+    for batch in (1, 3):
+        maps = [torch.randn(batch, 8, n, n + 1) for n in (4, 2)]
+        last = [m.contiguous(memory_format=torch.channels_last) for m in maps]
+        expected = attention.values(maps)
+        for kind in (maps, last):
+            found = fused.values(kind)
+            for a, b in zip(found, expected, strict=True):
+                assert torch.allclose(a, b, atol=1e-5)
+        query, boxes = torch.randn(batch, 5, 8), torch.rand(batch, 5, 4)
+        out = fused(query, boxes, fused.values(last))
+        assert torch.allclose(out, attention(query, boxes, expected), atol=1e-5)
+
+
+def test_without_the_operators_layers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    layer = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
+    use_onednn(layer)
+    assert [type(module) for module in layer] == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_traced_graphs_hold_plain_operators() -> None:
+    layer = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()).eval().requires_grad_(False)
+    use_onednn(layer)
+    x = torch.rand(1, 2, 3, 3)
+    traced = torch.jit.trace(layer, x)
+    exported = torch.export.export(layer, (x,))
+    for graph in (str(traced.inlined_graph), str(exported.graph)):
+        assert "mkldnn" not in graph
+        assert "relu" in graph

@@ -19,6 +19,7 @@ from detrkit.engine.observers.bottleneck import Bottleneck, LoaderFacts
 from detrkit.engine.observers.curves import Curves
 from detrkit.engine.observers.logs import CSVLog, JSONLog
 from detrkit.engine.observers.origin import OriginLines
+from detrkit.engine.observers.profile import StepProfile
 from detrkit.engine.observers.progress import Progress
 from detrkit.engine.observers.tracker import RunFacts, Tracker
 from detrkit.engine.observers.tracking import Tracking
@@ -82,6 +83,8 @@ def build_observers(
     trackers = _trackers(run, directory, resumed=first_step > 0)
     if trackers:
         observers.append(_tracking(trackers, session, directory, first_step))
+    if run.profile:
+        observers.append(StepProfile(directory.profile, run.profile, session.device, console))
     if console is not None:
         observers.append(
             OriginLines(console, PRINT_FREQ if run.print_freq is None else run.print_freq)

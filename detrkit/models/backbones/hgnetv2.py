@@ -117,6 +117,8 @@ class ConvBNAct(nn.Module):
         use_lab: whether a learnable affine block follows the activation.
     """
 
+    in_a_row = ("conv", "bn", "act")
+
     def __init__(
         self,
         in_channels: int,

@@ -22,9 +22,11 @@ class LearnableAffine(nn.Module):
         self.bias = nn.Parameter(torch.tensor([bias]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> the same."""
-        # a product of float16 and float32 goes the general way, and so does a traced graph
-        if x.device.type != "cpu" or x.dtype != self.scale.dtype or torch.compiler.is_compiling():
+        """Any shape -> the same, in the precision of `x`."""
+        if torch.compiler.is_compiling():  # a traced graph keeps to plain operations
+            return torch.addcmul(self.bias, x, self.scale).to(x.dtype)
+        low = x.dtype != self.scale.dtype
+        if x.device.type != "cpu" and not low:
             return torch.addcmul(self.bias, x, self.scale)
         if not torch.is_grad_enabled():
             return _affine(x, self.scale, self.bias)
@@ -32,8 +34,13 @@ class LearnableAffine(nn.Module):
 
 
 def _affine(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """scale · x + bias; on CPUs `addcmul` does not vectorise these shapes and is 4 × slower."""
-    return (x * scale).add_(bias)
+    """scale · x + bias in the precision of `x`.
+
+    `addcmul` does not vectorise these shapes on CPUs and is 4 × slower; and under autocast its
+    output would be float32, for the next layer to make it bf16 again.
+    """
+    # without dimensions neither factor widens the result
+    return (x * scale.reshape(())).add_(bias.reshape(()))
 
 
 class _Affine(torch.autograd.Function):
@@ -59,11 +66,16 @@ class _Affine(torch.autograd.Function):
         x = x.contiguous(memory_format=layout)
         grad = grad.contiguous(memory_format=layout)
         for_x, for_scale, for_bias = ctx.needs_input_grad
-        size, step = (x.numel(),), (1,)  # both as they lie in memory
         return (
-            grad * scale if for_x else None,
-            torch.dot(grad.as_strided(size, step), x.as_strided(size, step))[None]
-            if for_scale
-            else None,
-            grad.sum()[None] if for_bias else None,
+            grad * scale.reshape(()) if for_x else None,
+            _dot(grad, x).to(scale.dtype)[None] if for_scale else None,
+            grad.sum().to(scale.dtype)[None] if for_bias else None,
         )
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of the products; both dense and laid out alike."""
+    if a.dtype != torch.float32:
+        return (a * b).sum()  # added up in float32, unlike the dot product
+    size, step = (a.numel(),), (1,)  # both as they lie in memory
+    return torch.dot(a.as_strided(size, step), b.as_strided(size, step))

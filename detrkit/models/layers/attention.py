@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Longest sequence of which `attend` may keep the whole attention matrix.
+_SHORT = 1024
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention; positions are added to queries and keys, not to values.
@@ -53,7 +56,34 @@ class SelfAttention(nn.Module):
             q, k = F.linear(x + position, w_qk, b_qk).chunk(2, dim=-1)
             v = F.linear(x, w_v, b_v)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
-        )  # (B, M, N, c)
+        out = attend(q, k, v, allowed, self.dropout if self.training else 0.0)  # (B, M, N, c)
         return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q kᵀ / √c) v of each head.
+
+    Args:
+        q, k, v: (B, M, N, c).
+        allowed: (N, N) bool, True where the row's token may see the column's; None: all.
+        dropout: on the attention weights.
+
+    Returns:
+        (B, M, N, c).
+    """
+    plain = (
+        q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and q.requires_grad
+        and q.shape[-2] <= _SHORT
+        and not dropout
+    )
+    if not plain:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+    # the fused kernel's gradient has no bf16 of its own on CPUs: 1.7 times slower than products
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if allowed is not None:
+        weights = weights.masked_fill(~allowed, -torch.inf)
+    return weights.softmax(-1).to(v.dtype) @ v

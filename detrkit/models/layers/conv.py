@@ -82,6 +82,8 @@ class ConvNormAct(nn.Module):
         act: activation's name, or None.
     """
 
+    in_a_row = ("conv_bn_fused", "act")
+
     def __init__(
         self,
         in_channels: int,
@@ -123,6 +125,8 @@ class RepVGGBlock(nn.Module):
         in_channels, out_channels: widths.
         act: activation after the sum.
     """
+
+    in_a_row = ("conv", "act")
 
     def __init__(
         self, in_channels: int, out_channels: int, act: str | nn.Module | None = "relu"

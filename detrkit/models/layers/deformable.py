@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrkit.models.layers.fused import FusedLinear
+from detrkit.ops import onednn
 from detrkit.ops.deformable import SamplingMethod, deformable_attention, split_heads
 
 
@@ -86,12 +88,7 @@ class MSDeformableAttention(nn.Module):
         Without projection the maps do not depend on the layer: call once, use in every layer.
         """
         if isinstance(self.value_proj, nn.Linear):
-            weight, bias = self.value_proj.weight, self.value_proj.bias[:, None]
-            # the matrix stands left: channels-last maps become sampling maps without a copy
-            features = [
-                torch.baddbmm(bias, weight.expand(f.shape[0], -1, -1), f.flatten(2)).view(f.shape)
-                for f in features
-            ]
+            features = [_projected(f, self.value_proj) for f in features]
         return [split_heads(feature, self.num_heads) for feature in features]
 
     def forward(self, query: Tensor, boxes_cxcywh: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -114,3 +111,11 @@ class MSDeformableAttention(nn.Module):
         locations = centre + offsets * reach
         out = deformable_attention(values, locations, weights, self.points, self.method)
         return self.output_proj(out)
+
+
+def _projected(maps: Tensor, linear: nn.Linear) -> Tensor:
+    """(B, C, h, w) -> (B, C, h, w); channels-last maps become sampling maps without a copy."""
+    if isinstance(linear, FusedLinear) and onednn.usable(maps, linear.weight):
+        return onednn.project_maps(maps, linear)
+    weight, bias = linear.weight.expand(maps.shape[0], -1, -1), linear.bias[:, None]
+    return torch.baddbmm(bias, weight, maps.flatten(2)).view(maps.shape)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
+from detrkit.models.layers.attention import attend
 from detrkit.models.layers.rope import rotate
 
 #: Cosine and sine of `RotaryEmbedding2d`.
@@ -85,7 +86,7 @@ class RotaryAttention(nn.Module):
         qk, v = heads.split([2 * self.num_heads, self.num_heads], dim=2)
         q, k = rotate(qk, *turns).chunk(2, dim=2)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, M, N, c)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
