@@ -45,6 +45,12 @@ class RunConfig:
         use_ema: average the weights.
         ema_decay, ema_warmups: only for files without an `ema` section.
         clip_max_norm: largest gradient norm; 0 does not clip.
+        on_non_finite: what follows a step whose loss or gradient is not finite: "skip" drops it
+            and goes on, "stop" ends the run.
+        max_skips: so many dropped steps in a row, or as many as an epoch has, send the run back to
+            the start of the epoch, from where it goes on with the next batch in a safer number
+            format, or at half the rates.
+        max_roll_backs: how often, before the run ends.
         sync_bn: batch norm over the images of all devices.
         find_unused_parameters: search for parameters without gradient in every step of a
             distributed run; False: only where a trial shows that it is needed.
@@ -112,6 +118,9 @@ class RunConfig:
     ema_decay: float = 0.9999
     ema_warmups: int = 2000
     clip_max_norm: float = 0.0
+    on_non_finite: Literal["skip", "stop"] = "skip"
+    max_skips: int = 10
+    max_roll_backs: int = 2
     sync_bn: bool = False
     find_unused_parameters: bool = False
     compile: bool = False

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from detrkit.errors import UsageError
 
@@ -16,6 +17,21 @@ from detrkit.errors import UsageError
 _BF16_FEATURES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 Amp = Literal["bf16", "fp16", "off"]
+
+
+class LossScaler(GradScaler):
+    """torch's scaler, with what it finds as tensors: reading one is left to whoever needs it."""
+
+    @property
+    def present_scale(self) -> Tensor:
+        """() the factor of the losses, once one was scaled."""
+        assert self._scale is not None
+        return self._scale
+
+    def overflowed(self, optimizer: Optimizer) -> Tensor:
+        """() bool: whether `unscale_` found a gradient that is not finite."""
+        found = self._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
+        return torch.stack([value.to(self.present_scale.device) for value in found.values()]).any()
 
 
 @dataclass(frozen=True)
@@ -59,9 +75,21 @@ class Precision:
         dtype = torch.bfloat16 if self.amp == "bf16" else torch.float16
         return torch.autocast(device.type, dtype=dtype)
 
-    def scaler(self, device: torch.device) -> GradScaler:
+    def scaler(self, device: torch.device) -> LossScaler:
         """Scales losses for fp16; passes everything through otherwise."""
-        return GradScaler(device.type, enabled=self.amp == "fp16")
+        return LossScaler(device.type, enabled=self.amp == "fp16")
+
+    def safer(self, device: torch.device) -> Precision | None:
+        """The next format with a wider range or more digits; None: float32 is the last.
+
+        bf16 has the range of float32 and fewer digits than fp16, so it helps where fp16 ends.
+        """
+        if self.amp == "off":
+            return None
+        has_bf16 = device.type == "cpu" or (
+            device.type == "cuda" and torch.cuda.is_bf16_supported(False)
+        )
+        return Precision("bf16" if self.amp == "fp16" and has_bf16 else "off")
 
 
 def cpu_computes_bf16() -> bool:

@@ -21,10 +21,11 @@ import torch
 from detrkit.config import Config
 from detrkit.engine.derive import rate_factor
 from detrkit.engine.machine import look, resident_memory
+from detrkit.engine.memory import give_back
 from detrkit.engine.overheard import overheard
 from detrkit.engine.parts import batch_size_of, split_of
 from detrkit.engine.session import Session, open_session
-from detrkit.engine.step_probe import StepCost, StepProbe, attempt, give_back, largest_size
+from detrkit.engine.step_probe import StepCost, StepProbe, attempt, largest_size
 from detrkit.errors import DetrkitError, UsageError
 
 log = logging.getLogger("detrkit")

@@ -118,7 +118,8 @@ def last_checkpoint(directory: RunDirectory) -> Checkpoint | None:
 def newest_before(directory: RunDirectory) -> Checkpoint | None:
     """The newest checkpoint besides `last.pth` from which the run can go on."""
     numbered = sorted(directory.path.glob("epoch_*.pth"), reverse=True)
-    found = [_first_readable(files) for files in (numbered, [directory.best_stage1])]
+    others = ([directory.epoch_start], [directory.best_stage1])
+    found = [_first_readable(files) for files in (numbered, *others)]
     return max((c for c in found if c is not None), key=_steps, default=None)
 
 

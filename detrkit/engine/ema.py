@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from detrkit.engine.buffers import persistent_buffers
 from detrkit.registry import MODULES
 
 #: A tensor by the dictionary of the module that owns it. Buffers may be assigned anew at any time,
@@ -56,8 +57,14 @@ class ModelEMA:
         return self.decay * (1 - math.exp(-self.updates / self.warmups))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Moves the average towards the model's present weights."""
+    def update(self, model: nn.Module, unless: Tensor | None = None) -> None:
+        """Moves the average towards the model's present weights.
+
+        Args:
+            model: its weights must be finite.
+            unless: () bool on the device: the average stays where it is. The host does not know,
+                so the update counts until `take_back`.
+        """
         if self.skipped < self.start:
             self.skipped += 1
             return
@@ -66,8 +73,20 @@ class ModelEMA:
         if self._followed is not model:
             self._followed, self._sources = model, _slots(model, len(averages))
         values = [owner[name] for owner, name in self._sources]
-        # average + (1 - d) (value - average): the formula above in one pass over memory
-        torch._foreach_lerp_(averages, values, 1 - self.decay_now())
+        if unless is None:
+            # average + (1 - d) (value - average): the formula above in one pass over memory
+            torch._foreach_lerp_(averages, values, 1 - self.decay_now())
+        else:
+            changes = torch._foreach_sub(values, averages)
+            torch._foreach_mul_(changes, torch.where(unless, 0.0, 1 - self.decay_now()))
+            torch._foreach_add_(averages, changes)
+
+    def take_back(self) -> None:
+        """An update turned out to have been left out: it does not count."""
+        if self.updates:
+            self.updates -= 1
+        else:
+            self.skipped -= 1
 
     def state_dict(self) -> dict[str, Any]:
         """`module` and `updates`, as the authors store them, and `skipped`."""
@@ -92,14 +111,9 @@ def _slots(model: nn.Module, expected: int | None = None) -> list[_Slot]:
     slots: list[_Slot] = []
     seen: set[int] = set()
     for module in model.modules():
-        persistent = {
-            name: value
-            for name, value in module._buffers.items()
-            if name not in module._non_persistent_buffers_set
-        }
         for owner, members in (
             (module._parameters, module._parameters),
-            (module._buffers, persistent),
+            (module._buffers, persistent_buffers(module)),
         ):
             for name, value in members.items():
                 if value is None or not value.is_floating_point() or id(value) in seen:

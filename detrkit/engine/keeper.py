@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,8 +14,8 @@ from typing import Any
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.distributed.launch import note_progress
 from detrkit.engine.run_dir import RunDirectory
-from detrkit.errors import DetrkitError
-from detrkit.files import patiently
+from detrkit.errors import DetrkitError, WeightsError
+from detrkit.files import patiently, write_atomically
 from detrkit.structures import ClassMap, ImageSpec
 
 log = logging.getLogger("detrkit")
@@ -54,30 +56,65 @@ class Keeper:
     def save_last(self, snapshot: Checkpoint) -> None:
         """Writes `last.pth`, and the numbered copy when an epoch that is due has just ended.
 
+        A state inside an epoch, or amid steps that were dropped, leaves the last good one as
+        `epoch_start.pth`.
+
         Raises:
             DetrkitError: `last.pth` cannot be written; the one before is unchanged. The run goes
                 on without a numbered copy.
         """
         self._saved_at = time.monotonic()
         snapshot = self._complete(snapshot)
+        if not _is_good(snapshot):
+            self._keep_start()
         self._write(snapshot, self.directory.last)
         if self.writes:
             note_progress()
-        self._save_numbered(snapshot)
+        self._follow(snapshot)
 
-    def save_missing_copy(self, last: Checkpoint) -> None:
-        """Writes the numbered copy of a `last.pth` behind which the process was killed."""
-        if not self.directory.numbered(last.last_epoch + 1).exists():
-            self._save_numbered(self._complete(last))
+    def settle(self, last: Checkpoint) -> None:
+        """Does what a process that was killed right behind `last.pth` had still to do."""
+        copied = self.directory.numbered(last.last_epoch + 1).exists()
+        self._follow(self._complete(last), copy=not copied)
 
-    def _save_numbered(self, snapshot: Checkpoint) -> None:
-        done = snapshot.last_epoch + 1
-        ended = snapshot.position.get("batch", 0) == 0
-        if self.every and ended and done and done % self.every == 0:
+    def _follow(self, last: Checkpoint, *, copy: bool = True) -> None:
+        """What comes behind `last.pth`."""
+        if self.writes and _is_good(last):
+            self.directory.epoch_start.unlink(missing_ok=True)
+        done, ended = last.last_epoch + 1, last.position.get("batch", 0) == 0
+        if copy and self.every and ended and done and done % self.every == 0:
             try:
-                self._write(snapshot, self.directory.numbered(done))
+                self._write(last, self.directory.numbered(done))
             except DetrkitError as error:
                 log.warning("%s; the run goes on without this copy", error.message)
+
+    def save_start(self, snapshot: Checkpoint) -> None:
+        """Writes the state with which a run begins or continues at the start of an epoch."""
+        self._write(self._complete(snapshot), self.directory.epoch_start)
+
+    def load_good(self) -> Checkpoint | None:
+        """The state at the latest start of an epoch that no dropped step came right before.
+
+        Without `epoch_start.pth` this is `last.pth`; None: neither can be read.
+        """
+        for file in (self.directory.epoch_start, self.directory.last):
+            if not file.is_file():
+                continue
+            try:
+                return Checkpoint.load(file)
+            except WeightsError as error:
+                log.warning("%s", error)
+        return None
+
+    def _keep_start(self) -> None:
+        last, start = self.directory.last, self.directory.epoch_start
+        if not self.writes or start.exists() or not last.exists():
+            return
+        try:
+            os.link(last, start)
+        except OSError:  # a file system without links
+            with last.open("rb") as file:
+                write_atomically(start, lambda copy: shutil.copyfileobj(file, copy))
 
     def save_best(self, snapshot: Checkpoint, *, for_restart: bool) -> None:
         """Writes `best.pth` (averaged weights only).
@@ -114,3 +151,8 @@ class Keeper:
     def _write(self, checkpoint: Checkpoint, path: Path) -> None:
         if self.writes:
             patiently(partial(checkpoint.save, path), path)
+
+
+def _is_good(state: Checkpoint) -> bool:
+    """Whether it is the start of an epoch that no dropped step came right before."""
+    return not state.position.get("batch", 0) and not state.position.get("skips_in_a_row")

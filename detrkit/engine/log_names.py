@@ -19,7 +19,8 @@
     resources/data_wait           the same as a share, 0 to 1
     resources/memory_gib          peak of the device's memory
 
-The table of epochs also has `epoch` (from 0), `stage`, `step` and `best`.
+The table of epochs also has `epoch` (from 0), `stage`, `step`, `best`, and in `skipped_steps` how
+many steps were dropped because they were not finite.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ WAIT_SECONDS = "resources/wait_seconds"
 DATA_WAIT = "resources/data_wait"
 EVAL_SECONDS = "resources/eval_seconds"
 IMAGES_PER_SECOND = "resources/images_per_second"
+SKIPPED_STEPS = "skipped_steps"
 MEMORY_GIB = "resources/memory_gib"
 
 #: Beginnings of names that have one value per epoch; the others have one per step.
-OF_EPOCHS = ("val/", "resources/", "epoch")
+OF_EPOCHS = ("val/", "resources/", "epoch", SKIPPED_STEPS)
 
 _SIDE_LOSS = re.compile(r"(?P<term>.+?)_(?P<part>aux|dn|enc|pre)(?:_(?P<layer>\w+))?")
 

@@ -7,6 +7,8 @@ runs/<config-name>-<n>/
     batches/  detections.jpg                    augmented training batches; what was learnt
     profile/                                    with `profile`: where the time of a step goes
     best.pth  last.pth  best_stg1.pth           checkpoints
+    epoch_start.pth                             the last good state, while that is not last.pth
+    diverged/step_N/                            what was not finite, where that went on too long
 """
 
 from __future__ import annotations
@@ -145,6 +147,15 @@ class RunDirectory:
     def best_stage1(self) -> Path:
         """Full state at the best epoch with strong augmentation; stage 2 starts from it."""
         return self.path / "best_stg1.pth"
+
+    @property
+    def epoch_start(self) -> Path:
+        """Full state at the last good start of an epoch, while `last.pth` is another or none."""
+        return self.path / "epoch_start.pth"
+
+    def diverged(self, step: int) -> Path:
+        """What is known of a step that was not finite."""
+        return self.path / "diverged" / f"step_{step}"
 
     @property
     def log(self) -> Path:

@@ -27,6 +27,7 @@ from detrkit.engine.compiling import compile_parts
 from detrkit.engine.derive import derive_schedule
 from detrkit.engine.distributed.group import is_main, own_device, rank, shared, world_size
 from detrkit.engine.distributed.replicas import replicated, unwrapped
+from detrkit.engine.divergence import Policy
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.keeper import Keeper
@@ -379,6 +380,7 @@ def build_trainer(
         ema=ema,
         precision=session.precision,
         clip_max_norm=run.clip_max_norm,
+        policy=Policy(run.on_non_finite, run.max_skips, run.max_roll_backs),
         observers=observers,
         seed=session.seed,
         rank=rank(),

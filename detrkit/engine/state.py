@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detrkit.engine.amp import Amp
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.distributed.group import gathered, is_distributed, shared
 
@@ -40,6 +41,12 @@ class TrainState:
         best_ap, best_epoch: the best epoch so far.
         try_ap: the best since the last return to the best stage-1 weights.
         loss_names, loss_sums: sums over the epoch's steps.
+        skipped_steps: steps of the epoch that were dropped because they were not finite.
+        skips_in_a_row: of them and of the epochs before, up to the latest step.
+        roll_backs: how often the run went back because of too many of them.
+        amp: number format since the last of these; None: as configured.
+        lr_scale: factor of all learning rates since then.
+        splits: so many times more parts than configured, since memory was short.
         images, train_seconds, wait_seconds, eval_seconds: of the epoch.
     """
 
@@ -53,14 +60,33 @@ class TrainState:
     try_ap: float | None = None
     loss_names: list[str] = field(default_factory=list)
     loss_sums: Tensor | None = None
+    skipped_steps: int = 0
+    skips_in_a_row: int = 0
+    roll_backs: int = 0
+    amp: Amp | None = None
+    lr_scale: float = 1.0
+    splits: int = 1
     images: int = 0
     train_seconds: float = 0.0
     wait_seconds: float = 0.0
     eval_seconds: float = 0.0
 
-    def add(self, losses: Mapping[str, Tensor], images: int) -> None:
-        """Adds a step's losses to the epoch's sums, without waiting for the device."""
+    @property
+    def is_good_start(self) -> bool:
+        """Whether this is the start of an epoch, and not amid steps that were dropped."""
+        return self.batch == 0 and self.skips_in_a_row == 0
+
+    def add(self, losses: Mapping[str, Tensor], images: int, unless: Tensor | None = None) -> None:
+        """Adds a step's losses to the epoch's sums, without waiting for the device.
+
+        Args:
+            losses: weighted terms.
+            images: of the step.
+            unless: () bool: the losses do not count.
+        """
         values = torch.stack([value.float() for value in losses.values()])
+        if unless is not None:
+            values = values.masked_fill(unless.to(values.device), 0.0)
         names = list(losses)
         if self.loss_sums is None or names != self.loss_names:
             self.loss_names, self.loss_sums = names, values
@@ -79,10 +105,11 @@ class TrainState:
         self.loss_sums = torch.tensor(list(sums.values()), dtype=torch.float32)
 
     def mean_losses(self) -> dict[str, float]:
-        """Mean of each term over the epoch's steps, and `loss`, their sum."""
-        if self.loss_sums is None or self.batch == 0:
+        """Mean of each term over the epoch's steps that count, and `loss`, their sum."""
+        steps = self.batch - self.skipped_steps
+        if self.loss_sums is None or steps == 0:
             return {}
-        means = (self.loss_sums.double() / self.batch).tolist()
+        means = (self.loss_sums.double() / steps).tolist()
         return {"loss": sum(means), **dict(zip(self.loss_names, means, strict=True))}
 
     def judge(self, metrics: Mapping[str, float]) -> Verdict:
@@ -104,6 +131,7 @@ class TrainState:
         self.epoch += 1
         self.batch = 0
         self.loss_names, self.loss_sums = [], None
+        self.skipped_steps = 0
         self.images, self.eval_seconds = 0, 0.0
         self.train_seconds = self.wait_seconds = 0.0
 

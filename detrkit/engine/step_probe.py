@@ -7,7 +7,6 @@ from random weights, which cost what trained ones cost; nothing is kept and noth
 
 from __future__ import annotations
 
-import gc
 import itertools
 import os
 import statistics
@@ -25,6 +24,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.engine.machine import PeakMemory
+from detrkit.engine.memory import give_back, is_out_of_memory
 from detrkit.engine.randomness import fixed_order
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.session import Session, build_trainer, start_model, transforms_of
@@ -37,9 +37,6 @@ DIFFERENT_IMAGES = 16
 #: Short steps are repeated until they have taken so many seconds, or so many were made.
 SHORT = 1.5
 MOST_STEPS = 9
-
-#: Messages of libraries that do not raise torch's own error when memory is short.
-_ALLOCATION_FAILED = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
@@ -159,36 +156,17 @@ class StepProbe:
         return self._peak.read()
 
 
-def give_back(device: torch.device) -> None:
-    """Returns memory that nothing holds any more to the device."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
 def attempt(measure: Callable[[], StepCost], release: Callable[[], None]) -> StepCost | None:
     """What `measure` gives, or None where memory is short; memory is given back either way."""
     cost: StepCost | None = None
     try:
         cost = measure()
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     # after the handler: the error's frames hold the tensors
     release()
     return cost
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory is short, whoever raised it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATION_FAILED)
 
 
 def largest_size(session: Session) -> tuple[int, int]:

@@ -24,12 +24,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from detrkit.engine.accumulation import Backward
-from detrkit.engine.amp import Precision
+from detrkit.engine.amp import LossScaler, Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.data_wait import DataWait
 from detrkit.engine.distributed.agreement import Agreement
@@ -42,14 +41,16 @@ from detrkit.engine.distributed.group import (
 )
 from detrkit.engine.distributed.meeting import agreed
 from detrkit.engine.distributed.replicas import unwrapped
-from detrkit.engine.divergence import Watch
+from detrkit.engine.divergence import Policy, Watch
 from detrkit.engine.ema import ModelEMA
+from detrkit.engine.halving import fitting_step
 from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.optim import group_names, load_optimizer_state, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
+from detrkit.engine.safeguard import Safeguard
 from detrkit.engine.state import TrainState
 from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
 from detrkit.phases import phase
@@ -91,6 +92,7 @@ class Trainer:
         ema: averaged weights; None: the model's own are evaluated and kept.
         precision: of the forward pass.
         clip_max_norm: gradients are scaled down to this norm; 0: never.
+        policy: for steps that are not finite.
         observers: watch.
         seed, rank: randomness of a step.
         accumulate: parts in which a batch goes through the model.
@@ -108,6 +110,7 @@ class Trainer:
     ema: ModelEMA | None = None
     precision: Precision = field(default_factory=Precision)
     clip_max_norm: float = 0.0
+    policy: Policy = field(default_factory=Policy)
     observers: Sequence[Observer] = ()
     seed: int = 0
     rank: int = 0
@@ -115,14 +118,11 @@ class Trainer:
     state: TrainState = field(default_factory=TrainState)
 
     def __post_init__(self) -> None:
-        self.scaler: GradScaler = self.precision.scaler(self.device)
+        self.scaler: LossScaler = self.precision.scaler(self.device)
+        self.safeguard = Safeguard(self.optimizer)
+        self.watch = Watch(self, self.policy)
         self.guard = InterruptGuard()
         self.wishes = Agreement()
-        self.watch = Watch(
-            every=1 if self.device.type == "cpu" else 10,
-            # with a loss scaler infinite gradients are normal: the step is left out
-            gradients=not self.scaler.is_enabled(),
-        )
         self.waits = DataWait(self.device)
         self._begun = self.state.step
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -134,12 +134,14 @@ class Trainer:
         """Trains until the plan ends.
 
         Raises:
-            TrainingDiverged: a loss or gradient is not finite.
+            TrainingDiverged: losses or gradients were not finite for too long.
             Interrupted: Ctrl-C or SIGTERM; `last.pth` holds the position inside the epoch.
         """
         self._begun = self.state.step
         with self.guard, fixed_order(self.device):
             try:
+                if self.policy.goes_back and self.state.is_good_start:
+                    self.keeper.save_start(self.snapshot())
                 for epoch in range(self.state.epoch, self.plan.epochs):
                     stage = self.plan.at(epoch)
                     if stage.starts_at(epoch) and self.state.batch == 0:
@@ -170,11 +172,10 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.perf_counter()
-        for batch in self.waits.over(self._batches()):
-            batch = batch.to(self.device, non_blocking=True)
-            losses, norm = self.train_step(batch)
-            self.watch.look(state.step, losses, norm, batch.targets)
-            state.add(losses, len(batch) * world_size())
+        for loaded in self.waits.over(self._batches()):
+            batch = loaded.to(self.device, non_blocking=True)
+            losses, norm = fitting_step(self, batch)
+            state.add(losses, len(batch) * world_size(), unless=self.safeguard.bad)
             now = time.perf_counter()
             seconds, started = now - started, now
             wait = self.waits.take()
@@ -185,22 +186,24 @@ class Trainer:
             state.step += 1
             state.schedule_step += 1
             state.rate_step = None
+            self.watch.look(losses, norm, loaded)
             stop, save = self.wishes(self.guard.requested, self.keeper.is_due())
             if state.batch < len(self.loader):
                 if stop:
                     raise Stop
                 if save:
-                    self.watch.check()
+                    self.watch.settle()
                     self.keeper.save_last(self.snapshot())
-        self.watch.check()
+        self.watch.settle()
         state.train_seconds += time.perf_counter() - started
 
     def train_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimizer step.
+        """One optimizer step, dropped where its numbers are not finite.
 
         Returns:
             The weighted losses (detached), and the gradient norm before clipping.
         """
+        self.safeguard.begin(unwrapped(self.model))
         backward = Backward(
             self.model,
             self.criterion,
@@ -208,21 +211,21 @@ class Trainer:
             self.scaler,
             partial(seed_step, self.seed, self.state.step, self.rank),
         )
-        losses = backward(batch, self.accumulate, self.state.epoch)
+        losses = backward(batch, self.parts, self.state.epoch)
         with phase("clip"):
             self.scaler.unscale_(self.optimizer)
             norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
         position = self.state.rate_step
         if position is None:
             position = self.state.schedule_step
-        set_lr_factor(self.optimizer, self.plan.lr_factor(position))
-        with phase("optimizer"):
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-        if self.ema and is_main():
-            with phase("ema"):
-                self.ema.update(unwrapped(self.model))
+        set_lr_factor(self.optimizer, self.plan.lr_factor(position) * self.state.lr_scale)
+        self.safeguard.update(
+            unwrapped(self.model),
+            losses,
+            norm,
+            self.scaler,
+            self.ema if is_main() else None,
+        )
         return losses, norm
 
     def run_evaluation(self) -> dict[str, float]:
@@ -274,6 +277,32 @@ class Trainer:
         elif self.plan.keeps_old_rate:
             self.state.rate_step = position
 
+    def roll_back(self) -> str | None:
+        """Back to the last good weights, with less risk from here on; the position stays.
+
+        Returns:
+            What the run goes on with; None: the state was not found, and nothing is changed.
+        """
+        epoch = self.state.epoch
+        restarts = epoch == self.plan.restart_epoch and self.plan.at(epoch).starts_at(epoch)
+        load = self.keeper.load_good
+        kept = shared(lambda: (restarts and self.keeper.load_best_stage1()) or load())
+        if kept is None:
+            return None
+        safer = self.precision.safer(self.device)
+        if safer is not None:
+            self.state.amp = safer.amp
+            self.use(safer)
+        else:
+            self.state.lr_scale /= 2
+        self._restore(kept)
+        return f"amp {safer.amp}" if safer else f"learning rates x {self.state.lr_scale:g}"
+
+    def use(self, precision: Precision) -> None:
+        """Changes the number format of the forward pass."""
+        self.precision = precision
+        self.scaler = precision.scaler(self.device)
+
     def snapshot(self, metrics: Mapping[str, float] | None = None) -> Checkpoint:
         """The whole state, for a checkpoint. Every process must call it."""
         self.state.average()
@@ -293,8 +322,10 @@ class Trainer:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Takes over the whole state of a checkpoint."""
-        self._restore(checkpoint)
         self.state = TrainState.from_checkpoint(checkpoint, self.plan.batches_per_epoch)
+        if self.state.amp is not None:
+            self.use(Precision(self.state.amp))
+        self._restore(checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         assert checkpoint.model is not None
@@ -310,7 +341,7 @@ class Trainer:
         # A second Ctrl-C breaks off in the middle of a step: that state is worth nothing.
         clean = isinstance(stop, Stop)
         if clean:
-            self.watch.check()
+            self.watch.settle()
             self.keeper.save_last(self.snapshot())
             barrier()  # whoever leaves first ends the others' connections
         where = f"epoch {self.state.epoch + 1}, batch {self.state.batch}/{len(self.loader)}"
@@ -331,7 +362,7 @@ class Trainer:
         if isinstance(error, Stop) or self.state.step == self._begun or world_size() > 1:
             return
         try:
-            self.watch.check()
+            self.watch.settle()
             self.keeper.save_last(self.snapshot())
         except TrainingDiverged:
             raise
@@ -345,6 +376,11 @@ class Trainer:
             log.warning("%s", saved)
 
     # -- small things -------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a batch goes through the model: as configured, or more of them."""
+        return self.accumulate * self.state.splits
 
     @property
     def lr(self) -> float:
@@ -429,6 +465,7 @@ class Trainer:
             images_per_second=state.images / max(state.train_seconds, 1e-9),
             memory_gib=memory,
             step=state.step,
+            skipped_steps=state.skipped_steps,
             lrs=self.lrs,
             ema_decay=self.ema.decay_now() if self.ema else None,
         )

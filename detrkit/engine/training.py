@@ -278,8 +278,10 @@ def _continue(
         observers = build_observers(session, directory, console, epoch, step)
         trainer = build_trainer(session, model, directory, observers)
         trainer.resume(checkpoint)
-        trainer.keeper.save_missing_copy(checkpoint)
+        trainer.keeper.settle(checkpoint)
         state = trainer.state
+        if "accumulate" in moved:  # the user knows this machine
+            state.splits = 1
         log.info("resuming %s at epoch %d, batch %d", directory, state.epoch + 1, state.batch)
         return _run(session, trainer, directory, None)
 

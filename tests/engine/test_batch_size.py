@@ -22,8 +22,9 @@ from detrkit.engine.batch_size import (
     predicted,
 )
 from detrkit.engine.derive import TrainFlags, load_with_flags, parse_batch, rate_factor
+from detrkit.engine.memory import is_out_of_memory
 from detrkit.engine.session import open_session
-from detrkit.engine.step_probe import StepCost, StepProbe, attempt, is_out_of_memory
+from detrkit.engine.step_probe import StepCost, StepProbe, attempt
 from detrkit.errors import DetrkitError, UsageError
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_data import write_coco, write_config

@@ -14,6 +14,7 @@ from torch import nn
 
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.divergence import Policy
 from detrkit.engine.observers import Observer, StepReport
 from detrkit.engine.plan import Plan
 from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
@@ -220,7 +221,7 @@ def test_numbered_checkpoints(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
-    run = trainer(tmp_path)
+    run = trainer(tmp_path, policy=Policy("stop"))
 
     def poison() -> None:
         with torch.no_grad():
@@ -235,7 +236,7 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
-    run = trainer(tmp_path)
+    run = trainer(tmp_path, policy=Policy("stop"))
 
     class Sharp(nn.Module):
         def forward(self, outputs, targets, epoch=0):  # type: ignore[no-untyped-def]
@@ -247,8 +248,8 @@ def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
 
 
 def test_divergence_is_found_late_but_named_rightly(tmp_path: Path) -> None:
-    run = trainer(tmp_path)
-    run.watch.every = 10  # as on a GPU
+    run = trainer(tmp_path, policy=Policy("stop"))
+    run.watch.lag = 1  # as on a GPU
 
     def poison() -> None:
         with torch.no_grad():

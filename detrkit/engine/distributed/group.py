@@ -213,6 +213,18 @@ def mean(values: Tensor) -> Tensor:
     return values
 
 
+def in_any(flag: Tensor) -> Tensor:
+    """Whether a flag () is raised in any process; on its device, where the host does not wait.
+
+    Every process must call it.
+    """
+    if not is_distributed():
+        return flag
+    raised = flag.float()
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return raised > 0
+
+
 def barrier() -> None:
     """Waits for all processes."""
     if is_distributed():

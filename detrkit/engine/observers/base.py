@@ -67,6 +67,7 @@ class EpochReport:
         memory_gib: peak of the device's memory, None on a CPU.
         step: optimizer steps done so far.
         lrs, ema_decay: as in StepReport, at the end of the epoch.
+        skipped_steps: dropped because they were not finite; `losses` are those of the others.
     """
 
     epoch: int
@@ -86,6 +87,7 @@ class EpochReport:
     lrs: Mapping[str, float] = field(default_factory=dict)
     ema_decay: float | None = None
     wait_seconds: float = 0.0
+    skipped_steps: int = 0
 
     @property
     def data_wait(self) -> float:
@@ -102,6 +104,7 @@ class EpochReport:
             **names.lr_names(self.lrs),
             **{names.loss_name(name): value for name, value in self.losses.items()},
             names.EMA_DECAY: self.ema_decay,
+            names.SKIPPED_STEPS: self.skipped_steps,
             **{names.metric_name(name): value for name, value in self.metrics.items()},
             "best": self.is_best,
             names.TRAIN_SECONDS: round(self.train_seconds, 3),

@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.words import count
 
 
 class Progress(Observer):
@@ -123,6 +124,8 @@ class Progress(Observer):
         line.append(f"{duration(seconds):>10}{duration(left):>7}{report.data_wait:>7.0%}")
         if report.is_best:
             line.append("  best", style="green")
+        if report.skipped_steps:
+            line.append(f"  {count(report.skipped_steps, 'step')} skipped", style="yellow")
         self.console.print(line)
 
     def _stop(self) -> None:

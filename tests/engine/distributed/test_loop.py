@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,19 @@ from detrkit.data.transforms import Compose
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.distributed.group import is_main, rank, world_size
 from detrkit.engine.distributed.replicas import replicated, unwrapped
+from detrkit.engine.divergence import Policy
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.interrupt import Stop
+from detrkit.engine.safeguard import Safeguard
 from detrkit.engine.trainer import Trainer
+from detrkit.errors import DetrkitError, OtherProcessFailed
 from detrkit.models.postprocess import PostProcessor
+from detrkit.structures import Batch
 from tests.engine import toy
 from tests.engine.bright import CLASSES, SPEC, BrightBox
 from tests.engine.distributed.processes import in_processes
 from tests.engine.test_evaluator import write_coco
+from tests.engine.test_halving import Narrow
 from tests.engine.toy import equal
 
 # The loop --------------------------------------------------------------------------------------
@@ -103,6 +110,72 @@ def test_processes_stay_equal_through_all_stages(tmp_path: Path, count: int) -> 
     for log in logs[1:]:
         for row, twin in zip(log, logs[0], strict=True):
             assert row == pytest.approx(twin, rel=1e-5)
+
+
+class Spoiled(toy.Loader):
+    """Batches (epoch, number) of which one process gets pixels that are not finite."""
+
+    def __init__(self, where: int, bad: set[tuple[int, int]]) -> None:
+        super().__init__()
+        self.bad = bad if rank() == where else set()
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if self.made[-1] in self.bad:
+                batch.images[0] = float("nan")
+            yield batch
+
+
+def fit_spoiled(folder: Path, bad: set[tuple[int, int]], on_device: bool) -> dict[str, Any]:
+    """The second process gets bad batches; what all end with."""
+    run = toy_trainer(folder)
+    run.loader = Spoiled(1, bad)
+    run.watch.policy = Policy(max_skips=2)
+    if on_device:
+        run.safeguard = Safeguard(run.optimizer, on_device=True)
+        run.watch.lag = 1
+    run.fit()
+    state = run.state
+    return {**outcome(run), "skips": (state.roll_backs, state.lr_scale, state.skips_in_a_row)}
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_processes_drop_the_same_steps_and_go_back_together(
+    tmp_path: Path, on_device: bool
+) -> None:
+    bad = {(0, 2), (1, 4), (2, 1), (2, 2), (5, 4)}
+    results = in_processes(2, fit_spoiled, tmp_path, bad, on_device)
+    for result in results:
+        assert isinstance(result, dict), result
+        assert result["skips"] == (1, 0.5, 1)
+        for key in ("optimizer", "position"):
+            assert equal(result[key], results[0][key])
+        for name, value in result["model"].items():
+            assert value.isfinite().all(), name
+            assert "running" in name or torch.equal(value, results[0]["model"][name]), name
+    saved = Checkpoint.load(tmp_path / "last.pth")
+    assert all(value.isfinite().all() for value in saved.weights.values())
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["skipped_steps"] for row in rows] == [1, 1, 2, 0, 0, 1]
+    assert all(math.isfinite(row["train/loss"]) for row in rows)
+    report = json.loads((tmp_path / "diverged" / "step_12" / "report.json").read_text())
+    assert [process["pixels"] for process in report["processes"]] == [[], ["2-0"]]
+
+
+def short_of_memory(folder: Path) -> None:
+    """The second process cannot hold two images."""
+    run = toy_trainer(folder)
+    if rank() == 1:
+        Narrow(run, torch.OutOfMemoryError("CUDA out of memory."), most=1, first=3)
+    run.fit()
+
+
+def test_a_process_that_is_short_of_memory_says_what_to_do(tmp_path: Path) -> None:
+    first, second = in_processes(2, short_of_memory, tmp_path)
+    assert isinstance(first, OtherProcessFailed), first
+    assert isinstance(second, DetrkitError), second
+    assert "process 1 is out of memory with 2 images of 8x8" in second.message
+    assert "--accumulate 2" in (second.hint or "")
 
 
 def toy_log(folder: Path) -> list[dict[str, float]]:

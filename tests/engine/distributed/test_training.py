@@ -55,6 +55,7 @@ def train(
     frozen: bool = False,
     accumulate: int | None = None,
     batch: int = BATCH,
+    more: tuple[str, ...] = (),
 ) -> dict[str, float]:
     """Trains in `place/name` and returns the metrics.
 
@@ -64,9 +65,10 @@ def train(
         disturb: (rank, step, what): "stop" sends the process a signal, "nan" spoils its images.
         frozen: batch norms do not learn.
         accumulate, batch: of `TrainFlags`.
+        more: settings.
     """
     flags = TrainFlags(data=str(place / "data"), batch=batch, accumulate=accumulate, device="cpu")
-    cfg = load_with_flags(place / "tiny.yml", flags, update=PLAIN)
+    cfg = load_with_flags(place / "tiny.yml", flags, update=(*PLAIN, *more))
     if disturb is not None:
         _disturb(*disturb)
     with _double(frozen):
@@ -207,11 +209,25 @@ def test_a_signal_to_one_process_stops_all_and_another_number_goes_on(
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(place: Path) -> None:
-    first, second = in_processes(2, train, place, "diverged", (1, 1, "nan"))
+    more = ("on_non_finite=stop",)
+    disturb = (1, 1, "nan")
+    first, second = in_processes(2, train, place, "diverged", disturb, False, None, BATCH, more)
     assert isinstance(first, TrainingDiverged), first
     assert "the loss is not finite at step 1" in first.message
     assert isinstance(second, OtherProcessFailed), second
     assert second.exit_code == TrainingDiverged.exit_code
+    folder = place / "diverged" / "diverged" / "step_1"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    innocent, guilty = report["processes"]
+    assert innocent["pixels"] == []
+    assert innocent["forward"]["kind"] == "SynchronizedBatchNorm2d"  # where it came from the other
+    assert innocent["forward"]["largest_input"] < 10
+    assert len(guilty["pixels"]) == BATCH // 2
+    assert guilty["forward"]["module"] == "backbone.stem.stem1.conv"
+    assert guilty["forward"]["largest_input"] is None
+    for process, name in ((innocent, "batch-process0.png"), (guilty, "batch-process1.png")):
+        assert process["pictures"] == [name]
+        assert (folder / name).is_file()
 
 
 def test_a_batch_that_processes_cannot_share(place: Path) -> None:
