@@ -140,7 +140,8 @@ class Trainer:
         self._begun = self.state.step
         with self.guard, fixed_order(self.device):
             try:
-                if self.policy.goes_back and self.state.is_good_start:
+                ahead = self.state.epoch < self.plan.epochs
+                if ahead and self.policy.goes_back and self.state.is_good_start:
                     self.keeper.save_start(self.snapshot())
                 for epoch in range(self.state.epoch, self.plan.epochs):
                     stage = self.plan.at(epoch)
