@@ -114,7 +114,7 @@ def evaluate(
     device: str | torch.device | None = None,
     batch: int = 8,
     size: tuple[int, int] | None = None,
-    backend: Backend = "hotcoco",
+    backend: Backend = "detrkit",
 ) -> Metrics:
     """Measures weights on a data set.
 
@@ -129,7 +129,7 @@ def evaluate(
         device: default the best one there is.
         batch: images per forward pass.
         size: (h, w) of the input, where it is not to be that of the weights.
-        backend: "hotcoco" or "pycocotools".
+        backend: "detrkit", or "hotcoco" or "pycocotools" as a cross-check.
     """
     from detrkit.engine.evaluation import evaluate_weights
 

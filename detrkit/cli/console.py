@@ -112,17 +112,22 @@ def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, i
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def print_json(kind: str, payload: Mapping[str, Any]) -> None:
-    """Writes one JSON object to stdout: `{"detrkit": …, "kind": kind, "version": 1, **payload}`.
+def json_text(kind: str, payload: Mapping[str, Any]) -> str:
+    """`{"detrkit": …, "kind": kind, "version": 1, **payload}` as JSON.
 
     NaN and infinities, which JSON lacks, become null. Paths and other objects become text.
     """
     from detrkit import __version__
 
     head = {"detrkit": __version__, "kind": kind, "version": JSON_VERSION}
-    text = json.dumps(
+    return json.dumps(
         {**head, **_plain(payload)}, ensure_ascii=False, indent=2, allow_nan=False, default=str
     )
+
+
+def print_json(kind: str, payload: Mapping[str, Any]) -> None:
+    """Writes one JSON object to stdout: that of `json_text`."""
+    text = json_text(kind, payload)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeEncodeError:

@@ -1,30 +1,81 @@
-"""`detrkit eval`: COCO's numbers of weights on a data set, in all and per class."""
+"""`detrkit eval`: what weights, or a file of detections, are worth on a data set."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, InputSize, JsonOut, Updates, Weights
+from detrkit.cli.options import Data, Device, InputSize, JsonOut, Updates
 from detrkit.cli.processes import Devices, Nproc, run_in_processes
 
 if TYPE_CHECKING:
-    from detrkit.metrics import Metrics
+    from detrkit.metrics import EvaluationReport
+    from detrkit.metrics.schema import ModelJson, SpeedJson
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be printed and written."""
+
+    full: bool
+    output: Path | None
+    predictions: Path | None
+    json: bool
+
+    def make_folders(self) -> None:
+        """Before anything is measured: a place that cannot be written is said at once."""
+        from detrkit.files import cannot_write
+
+        for folder in (self.output, self.predictions and self.predictions.parent):
+            if folder is not None:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise cannot_write(folder, error) from error
+
+
 def eval(
-    weights: Weights,
+    weights: Annotated[
+        Optional[str],
+        typer.Option(
+            "-w",
+            "--weights",
+            metavar="FILE",
+            help="A checkpoint or an ONNX file.",
+            show_default=False,
+        ),
+    ] = None,
     data: Data = None,
     split: Annotated[
         Optional[str],
         typer.Option(
             metavar="train|val|test",
             help="Part of --data; val by default, else test.",
+            show_default=False,
+        ),
+    ] = None,
+    predictions: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--predictions",
+            metavar="FILE.json",
+            help="Instead of weights: detections as COCO results.",
+            show_default=False,
+        ),
+    ] = None,
+    annotations: Annotated[
+        Optional[str],
+        typer.Option(
+            "--annotations",
+            metavar="PATH",
+            help="What --predictions are measured against: a COCO file; its images are not read.",
             show_default=False,
         ),
     ] = None,
@@ -39,8 +90,23 @@ def eval(
         ),
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="hotcoco, or pycocotools as a cross-check.")
-    ] = "hotcoco",
+        str, typer.Option(help="detrkit, or hotcoco or pycocotools as a cross-check.")
+    ] = "detrkit",
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="All tables and classes; also count parameters and FLOPs."),
+    ] = False,
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "-o",
+            "--output",
+            "--output-dir",
+            metavar="DIR",
+            help="Write metrics.json, all numbers, into this folder.",
+            show_default=False,
+        ),
+    ] = None,
     predictions_out: Annotated[
         Optional[Path],
         typer.Option(
@@ -58,18 +124,49 @@ def eval(
     update: Updates = None,
     json: JsonOut = False,
 ) -> None:
-    """Measure weights on a data set: AP and AR as COCO counts them, per class as well.
+    """Measure weights, or a file of detections, on a data set.
+
+    AP and AR as COCO counts them; precision, recall, F1 at the best confidence.
+
+    --full adds YOLO's table, confusions, TIDE's error types, recall by size and
+    density, calibration and costs. --json and metrics.json have all of it always.
 
     Without --data the validation set that the weights were trained with is used.
     """  # fmt: skip
-    numbers = run_in_processes(devices, nproc, device=device)
+    from detrkit.errors import UsageError
 
-    from detrkit.cli.console import err, out, print_json, progress_bar
+    if (weights is None) == (predictions is None):
+        raise UsageError(
+            "give either weights or a file of detections",
+            hint="detrkit eval -w best.pth, or detrkit eval --predictions p.json "
+            "--annotations gt.json",
+        )
+    wanted = _Wanted(full, output, predictions_out, json)
+    if predictions is not None:
+        ground_truth = annotations or data
+        given = {"-c": config, "--size": size, "--devices": devices, "--nproc": nproc, "-u": update}
+        for flag, value in given.items():
+            if value is not None:
+                raise UsageError(f"{flag} is for weights, not for --predictions")
+        if ground_truth is None or (annotations and data):
+            raise UsageError(
+                "--predictions needs one set of annotations to be measured against",
+                hint="--annotations gt.json",
+            )
+        wanted.make_folders()
+        _of_predictions(predictions, ground_truth, split, backend, wanted)
+        return
+    assert weights is not None
+    if annotations is not None:
+        raise UsageError("--annotations goes with --predictions", hint="for weights: --data PATH")
+    numbers = run_in_processes(devices, nproc, device=device)
+    wanted.make_folders()
+
+    from detrkit.cli.console import err, out, progress_bar
     from detrkit.engine.derive import parse_size
     from detrkit.engine.distributed.group import together
     from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.evaluation import evaluate_weights
-    from detrkit.engine.evaluator import write_predictions
 
     with (
         meet() as place,
@@ -79,68 +176,96 @@ def eval(
         evaluation = evaluate_weights(
             weights, data=data, split=split, config=config, update=update or (), device=device,
             batch=batch, size=parse_size(size) if size else None,
-            backend=backend, progress=progress,  # type: ignore[arg-type]
+            backend=backend,  # type: ignore[arg-type]
+            cost=full or json or output is not None, progress=progress,
         )  # fmt: skip
     if place.rank > 0:
         return
-    result, about = evaluation.result, evaluation.data
-    metrics = result.metrics
-    if predictions_out is not None:
-        predictions_out.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(predictions_out, result.detections)
-    if json:
-        print_json(
-            "eval",
-            {
-                "weights": weights,
-                "data": about,
-                **metrics.to_dict(),
-                "broken": result.broken,
-                "images_per_second": round(result.images_per_second, 2),
-                "predictions": predictions_out,
-            },
+    result = evaluation.result
+    if not json:
+        metrics = result.metrics
+        out.print(
+            f"{weights} on {evaluation.data}: {metrics.images} images, {metrics.boxes} boxes\n",
+            markup=False,
+            soft_wrap=True,
         )
+    about = {
+        "weights": weights,
+        "data": evaluation.data,
+        "broken": result.broken,
+        "images_per_second": round(result.images_per_second, 2),
+    }
+    _tell(wanted, result.report, about, result.speed, evaluation.model)
+    if not json:
+        err.print(
+            f"{result.images_per_second:.1f} images/s, reading included; counted by "
+            f"{result.metrics.backend}"
+        )
+
+
+def _of_predictions(
+    predictions: Path,
+    annotations: str,
+    split: str | None,
+    backend: str,
+    wanted: _Wanted,
+) -> None:
+    from detrkit.cli.console import out
+    from detrkit.engine.scoring import score_predictions
+
+    scoring = score_predictions(
+        predictions, annotations, split=split, backend=backend,  # type: ignore[arg-type]
+    )  # fmt: skip
+    metrics = scoring.report.metrics
+    if not wanted.json:
+        out.print(
+            f"{predictions} on {annotations}: {metrics.images} images, {metrics.boxes} boxes, "
+            f"{metrics.detections} detections\n",
+            markup=False,
+            soft_wrap=True,
+        )
+    about = {
+        "weights": None,
+        "data": annotations,
+        "rows": scoring.results.rows,
+        "left_out": scoring.results.left_out,
+    }
+    _tell(wanted, scoring.report, about)
+
+
+def _tell(
+    wanted: _Wanted,
+    report: EvaluationReport,
+    about: Mapping[str, Any],
+    speed: SpeedJson | None = None,
+    model: ModelJson | None = None,
+) -> None:
+    """Writes and prints what was found."""
+    from detrkit.cli.console import err, json_text, out, print_json
+    from detrkit.cli.eval_tables import everything, speed_line, summary
+    from detrkit.files import write_atomically
+    from detrkit.metrics.results_file import write_results
+
+    truth = report.matches.truth
+    files = []
+    if wanted.predictions is not None:
+        ids = truth.image_ids, truth.class_map.category_ids
+        write_results(wanted.predictions, report.predictions, *ids)
+        files.append(f"detections in {wanted.predictions}")
+    payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model)}
+    if wanted.output is not None:
+        text = json_text("eval", payload)
+        write_atomically(wanted.output / "metrics.json", lambda file: file.write(text.encode()))
+        files.append(f"all numbers in {wanted.output / 'metrics.json'}")
+    if wanted.json:
+        print_json("eval", payload)
         return
-    out.print(f"{weights} on {about}: {metrics.images} images, {metrics.boxes} boxes\n",
-              markup=False, soft_wrap=True)  # fmt: skip
-    out.print(_number_table(metrics))
-    out.print()
-    out.print(_class_table(metrics))
-    err.print(f"{result.images_per_second:.1f} images/s, counted by {metrics.backend}")
-    if predictions_out is not None:
-        err.print(f"detections in {predictions_out}", markup=False, soft_wrap=True)
-
-
-def _number_table(metrics: Metrics) -> object:
-    from rich.table import Table
-
-    from detrkit.metrics.coco import METRIC_MEANINGS
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_column(style="dim")
-    for name, value in metrics.values.items():
-        table.add_row(name, _shown(value), METRIC_MEANINGS[name])
-    return table
-
-
-def _class_table(metrics: Metrics) -> object:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    for title in ("images", "boxes", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"):
-        table.add_column(title, justify="right")
-    for row in metrics.classes:
-        numbers = (row.ap, row.ap50, row.ap75, row.ap_small, row.ap_medium, row.ap_large, row.ar100)
-        table.add_row(
-            escape(row.name), str(row.images), str(row.boxes), *(_shown(n) for n in numbers)
-        )
-    return table
-
-
-def _shown(value: float) -> str:
-    """-1, COCO's "nothing to count", is a dash."""
-    return "–" if value < 0 else f"{value:.3f}"
+    parts = list(everything(report, speed, model) if wanted.full else summary(report))
+    for number, part in enumerate(parts):
+        if number:
+            out.print()
+        out.print(part, soft_wrap=isinstance(part, str))
+    if speed is not None and not wanted.full:
+        err.print(speed_line(speed), soft_wrap=True)
+    for line in files:
+        err.print(line, markup=False, soft_wrap=True)

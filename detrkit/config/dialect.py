@@ -9,11 +9,13 @@ from __future__ import annotations
 from detrkit.config.tree import Tree
 from detrkit.errors import Problem
 
-#: Old top-level key -> today's. RT-DETRv2 and DEIM spell `epoches`; DEIM spells `lrsheduler`.
+#: Old top-level key -> today's. RT-DETRv2 and DEIM spell `epoches`; DEIM spells `lrsheduler`; forks
+#: spell `yolo_metrice`.
 KEYS = {
     "epoches": "epochs",
     "lrsheduler": "lr_scheduler_kind",
     "lrscheduler": "lr_scheduler_kind",
+    "yolo_metrice": "yolo_metrics",
 }
 
 

@@ -104,13 +104,19 @@ class DetectionDataset(Dataset[Sample]):
         """
         return torch.zeros(len(self.index), dtype=torch.uint8).share_memory_()
 
+    def extend(self, more: DatasetIndex) -> None:
+        """Adds images behind its own, of the same classes; before the first one is read."""
+        assert "broken" not in self.__dict__
+        self._index = DatasetIndex.concat([self.index, more])
+
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
         if not isinstance(key, SampleKey):
             key = SampleKey(self.epoch, 0, int(key))
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        repeat = [key.repeat] if key.repeat else []
+        rng = np.random.default_rng([self.seed, key.epoch, key.index, *repeat])
         sample = self.load(key, rng)
         if self.transforms is not None:
             sample.source = self

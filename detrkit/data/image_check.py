@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from detrkit.data.bands import WrongBands
 from detrkit.data.faults import FaultKind, FaultReport
@@ -28,6 +27,8 @@ from detrkit.data.strings import PackedStrings
 from detrkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from detrkit.data.index import DatasetIndex
 
 logger = logging.getLogger("detrkit")

@@ -46,14 +46,13 @@ import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
-from torch import Tensor
 
 from detrkit.data import pixels
 from detrkit.data.bands import (
@@ -76,6 +75,9 @@ from detrkit.data.unreadable import (
     unreadable,
 )
 from detrkit.errors import DataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Endings of files that are taken for images when a folder is listed; lower case.
 IMAGE_SUFFIXES = frozenset(
@@ -179,6 +181,8 @@ def read_image(path: str | Path, *, apply_exif: bool = True, channels: int | Non
         WrongBands: a `DataError`: it has not the bands that the model takes.
         MissingExtraError: a TIFF, other than 1 or 3 channels, and tifffile is not installed.
     """
+    import torch  # not needed for reading annotations
+
     try:
         data = np.fromfile(path, np.uint8)
     except (OSError, ValueError) as error:

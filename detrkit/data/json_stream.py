@@ -93,8 +93,7 @@ class JsonStream:
     def __iter__(self) -> Iterator[str]:
         if self._peek() != b"{":
             self.skip()  # says what is wrong, if it is not JSON
-            if self._peek():
-                self._stop("Extra data")
+            self.end()
             FaultReport().add(FaultKind.BAD_STRUCTURE, self.path, "", "expected a JSON object")
         self._at += 1
         first = True
@@ -120,6 +119,10 @@ class JsonStream:
             if self._position == before:
                 self.skip()
         self._at += 1
+        self.end()
+
+    def end(self) -> None:
+        """Makes sure that nothing follows."""
         if self._peek():
             self._stop("Extra data")
 
@@ -128,7 +131,7 @@ class JsonStream:
         return self._start + self._at
 
     def is_list(self) -> bool:
-        """Whether the value of the present key is an array."""
+        """Whether the value of the present key, or the file at its start, is an array."""
         return self._peek() == b"["
 
     def value(self) -> Any:
@@ -145,7 +148,9 @@ class JsonStream:
             self._value()
 
     def elements(self, decoder: msgspec.json.Decoder[list[T]]) -> Iterator[Part[T]]:
-        """The elements of the array that is the value of the present key, some thousands at once.
+        """The elements of the array at which the file stands, some thousands at once.
+
+        That is the value of the present key, or the file itself before any key was read.
 
         Args:
             decoder: makes a list of typed objects of the text of an array.

@@ -11,18 +11,20 @@ any number of bands, on a scale of 0–255.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-import torch
 from PIL import Image
-from torch import Tensor
 
 from detrkit.data.quiet import quiet_c_stderr
 from detrkit.errors import ConfigError
-from detrkit.structures import ImageSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detrkit.structures import ImageSpec
 
 try:
     import cv2
@@ -39,6 +41,8 @@ DECODERS = f"Pillow {PIL.__version__}" + (f", OpenCV {cv2.__version__}" if HAVE_
 
 def use_one_thread() -> None:
     """For loader workers, each of which would otherwise start a thread per core."""
+    import torch
+
     torch.set_num_threads(1)
     if HAVE_OPENCV:
         cv2.setNumThreads(0)
@@ -185,6 +189,8 @@ def nearest(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 def normalized(batch: Tensor, spec: ImageSpec) -> Tensor:
     """(B, h, w, C) -> float32 (B, C, h, w), equal to `spec.normalized` bit by bit."""
+    import torch
+
     if batch.dtype != torch.uint8 or not _fast(batch.numpy()):
         return spec.normalized(batch.permute(0, 3, 1, 2).contiguous())
     # Two passes in place of four: separate the channels, then look up each byte's value.

@@ -224,7 +224,7 @@ class Checkpoint:
                     f"detrkit weights strip {file} --trust -o clean.pth",
                 ) from error
             raise WeightsError(f"{file} is damaged or not a torch file") from error
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise WeightsError(
                 f"{file} is damaged or not a torch file: {reason}",

@@ -45,7 +45,7 @@ def coco_evaluator(
     index: Any,
     class_map: Any = None,
     iou_types: Sequence[str] = ("bbox",),
-    backend: str = "hotcoco",
+    backend: str = "detrkit",
 ) -> Any:
     """COCO average precision of boxes.
 
@@ -53,7 +53,7 @@ def coco_evaluator(
         index: the validation data.
         class_map: of the detections; default the data's.
         iou_types: only "bbox"; the detectors here find no masks.
-        backend: "hotcoco" or "pycocotools".
+        backend: "detrkit", "hotcoco" or "pycocotools".
     """
     from detrkit.metrics import CocoEvaluator
 

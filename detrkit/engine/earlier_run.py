@@ -39,9 +39,11 @@ class EarlierRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done."""
+        """Whether all epochs are done, or patience ended them early."""
         if self.checkpoint is None:
             return False
+        if self.checkpoint.position.get("ended_early"):
+            return True
         epochs = int((self.checkpoint.config or {}).get("epochs") or 0)
         return int(self.checkpoint.position.get("epoch", 0)) >= epochs > 0
 

@@ -15,12 +15,14 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import find_layout, open_dataset
 from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
-from detrkit.engine.distributed.group import own_device
+from detrkit.engine.distributed.group import own_device, shared
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
+from detrkit.engine.model_cost import model_cost
 from detrkit.engine.runtime import Runtime, TorchRuntime
 from detrkit.engine.session import open_data
 from detrkit.errors import DataError
-from detrkit.metrics.coco import Backend
+from detrkit.metrics.coco import DEFAULT_BACKEND, Backend
+from detrkit.metrics.schema import ModelJson
 from detrkit.structures import ClassMap
 
 log = logging.getLogger("detrkit")
@@ -28,10 +30,11 @@ log = logging.getLogger("detrkit")
 
 @dataclass(frozen=True)
 class EvaluationOf:
-    """An evaluation and what was evaluated on, in words: `bccd, test`."""
+    """An evaluation, what was evaluated on, in words: `bccd, test`, and what the model costs."""
 
     result: Evaluation
     data: str
+    model: ModelJson | None = None
 
 
 def evaluate_weights(
@@ -44,7 +47,8 @@ def evaluate_weights(
     device: str | torch.device | None = None,
     batch: int = 8,
     size: tuple[int, int] | None = None,
-    backend: Backend = "hotcoco",
+    backend: Backend = DEFAULT_BACKEND,
+    cost: bool = False,
     progress: Progress | None = None,
 ) -> EvaluationOf:
     """Measures weights on a data set.
@@ -58,7 +62,8 @@ def evaluate_weights(
         device: default the best one there is.
         batch: images per forward pass.
         size: (h, w) of the input, where it is not to be that of the weights.
-        backend: "hotcoco" or "pycocotools".
+        backend: "detrkit", "hotcoco" or "pycocotools".
+        cost: also count parameters and FLOPs, which takes seconds.
         progress: called after each batch.
 
     Raises:
@@ -80,7 +85,8 @@ def evaluate_weights(
     check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
     result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
-    return EvaluationOf(result, name)
+    model = shared(lambda: model_cost(weights, runtime)) if cost else None
+    return EvaluationOf(result, name, model)
 
 
 def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:

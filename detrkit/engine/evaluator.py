@@ -1,14 +1,12 @@
-"""Measures a model on a data set: forward passes, detections, COCO's numbers."""
+"""Measures a model on a data set: forward passes, detections, numbers."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,10 +20,13 @@ from detrkit.engine.distributed.group import gathered, rank, shared, world_size
 from detrkit.engine.interrupt import Stop
 from detrkit.engine.predictor import read_ahead
 from detrkit.engine.runtime import PostProcessor, Runtime
+from detrkit.engine.stopwatch import Stopwatch
 from detrkit.errors import DataError
-from detrkit.files import write_atomically
-from detrkit.metrics import CocoEvaluator, Metrics
-from detrkit.metrics.coco import Backend, CollectedState, GroundTruth
+from detrkit.metrics import CocoEvaluator, EvaluationReport, Metrics, Predictions, Truth, evaluate
+from detrkit.metrics.coco import DEFAULT_BACKEND, Backend, CollectedState, count
+from detrkit.metrics.schema import SpeedJson
+from detrkit.metrics.truth import GroundTruth
+from detrkit.metrics.yolo_table import YoloTable, count_with_table
 from detrkit.structures import Batch, ClassMap, Detections, ImageSpec
 
 log = logging.getLogger("detrkit.evaluator")
@@ -60,9 +61,12 @@ class Evaluator:
         class_map: classes of the model's labels; None: the data set's.
         precision: of the forward pass. The authors evaluate in float32, also after mixed
             precision training.
-        backend: what counts: "hotcoco", or "pycocotools" as a cross-check.
+        backend: what counts; the others are cross-checks.
+        yolo_metrics: add precision, recall, F1 and mAP to the numbers, and keep their `table`.
         keep: remember detections in `detections`.
         detections: of the last run, in the order of the batches.
+        truth, predictions: likewise in columns; only in the main process, None before a run.
+        table: of the last run; None without `yolo_metrics`.
         images_per_second: of the last run, reading and counting included.
     """
 
@@ -73,9 +77,13 @@ class Evaluator:
     device: torch.device | str = "cpu"
     class_map: ClassMap | None = None
     precision: Precision = field(default_factory=Precision)
-    backend: Backend = "hotcoco"
+    backend: Backend = DEFAULT_BACKEND
+    yolo_metrics: bool = False
     keep: bool = False
     detections: list[Detections] = field(default_factory=list, repr=False)
+    truth: Truth | None = field(default=None, repr=False)
+    predictions: Predictions | None = field(default=None, repr=False)
+    table: YoloTable | None = field(default=None, repr=False)
     images_per_second: float = 0.0
 
     def run(self, model: nn.Module, progress: Progress | None = None) -> Metrics:
@@ -96,7 +104,7 @@ class Evaluator:
         except Stop:
             stopped = True
         everyone = gathered((stopped, counter.state())) or []
-        metrics = shared(lambda: _count(counter, everyone))
+        metrics = shared(lambda: self._count(counter, everyone))
         if metrics is None:
             raise Stop
         self.images_per_second = metrics.images / max(time.perf_counter() - started, 1e-9)
@@ -129,15 +137,18 @@ class Evaluator:
             for module, training in modes.items():
                 module.training = training
 
-
-def _count(
-    counter: CocoEvaluator, everyone: Sequence[tuple[bool, CollectedState]]
-) -> Metrics | None:
-    """The numbers of all processes' detections; None when one of them was stopped."""
-    if any(stopped for stopped, _ in everyone):
-        return None
-    counter.merge(state for _, state in everyone[1:])  # the first is its own
-    return counter.compute()
+    def _count(
+        self, counter: CocoEvaluator, everyone: Sequence[tuple[bool, CollectedState]]
+    ) -> Metrics | None:
+        """The numbers of all processes' detections; None when one of them was stopped."""
+        if any(stopped for stopped, _ in everyone):
+            return None
+        counter.merge(state for _, state in everyone[1:])  # the first is its own
+        self.truth, self.predictions = counter.truth, counter.predictions()
+        if not self.yolo_metrics:
+            return count(self.truth, self.predictions, self.backend)
+        metrics, self.table = count_with_table(self.truth, self.predictions, self.backend)
+        return replace(metrics, values={**metrics.values, **self.table.values})
 
 
 @dataclass(frozen=True)
@@ -145,16 +156,23 @@ class Evaluation:
     """What `evaluate_runtime` found.
 
     Attributes:
-        metrics: the numbers.
+        report: all that follows from the detections.
         detections: of every image that could be read, all scores.
         broken: files that could not be read; their boxes count as missed.
         images_per_second: reading included, counting not.
+        speed: of preprocessing, model and postprocessing; None without images.
     """
 
-    metrics: Metrics
+    report: EvaluationReport
     detections: list[Detections]
     broken: list[str]
     images_per_second: float
+    speed: SpeedJson | None
+
+    @property
+    def metrics(self) -> Metrics:
+        """COCO's numbers."""
+        return self.report.metrics
 
 
 def evaluate_runtime(
@@ -162,7 +180,7 @@ def evaluate_runtime(
     index: DatasetIndex,
     *,
     batch: int = 8,
-    backend: Backend = "hotcoco",
+    backend: Backend = DEFAULT_BACKEND,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures a runtime of any kind on the images of a data set.
@@ -182,6 +200,7 @@ def evaluate_runtime(
     chunks = [range(len(index))[i : i + batch] for i in range(0, len(index), batch)]
     chunks = chunks[rank() :: world_size()]
     started = time.perf_counter()
+    runtime.watch = watch = Stopwatch(runtime.device)
 
     scales: dict[int, tuple[float, float]] = {}
 
@@ -203,6 +222,8 @@ def evaluate_runtime(
         answers = runtime.predict(
             [image for _, image in readable], [index.paths[n] for n, _ in readable]
         )
+        if done == 1 and len(chunks) > 1:
+            watch.reset()  # it warmed up
         for (number, _), answer in zip(readable, answers, strict=True):
             answer.image_id, answer.class_map = index.image_id(number), index.class_map
             if number in scales:  # the file has grown or shrunk: back to the index's pixels
@@ -213,16 +234,18 @@ def evaluate_runtime(
         found += answers
         if progress is not None:
             progress(done, len(chunks))
+    runtime.watch = Stopwatch()
     everyone = gathered((counter.state(), found, broken)) or []
     seconds = max(time.perf_counter() - started, 1e-9)
 
     def count() -> Evaluation:
         counter.merge(state for state, _, _ in everyone[1:])
         return Evaluation(
-            counter.compute(),
+            evaluate(counter.truth, counter.predictions(), backend),
             _in_order(index, [detections for _, part, _ in everyone for detections in part]),
             sorted(path for _, _, part in everyone for path in part),
             len(index) / seconds,
+            watch.speed(batch),
         )
 
     return shared(count)
@@ -242,17 +265,3 @@ def _nothing(index: DatasetIndex, number: int) -> Detections:
         index.class_map,
         image_id=index.image_id(number),
     )
-
-
-def write_predictions(path: Path, detections: Iterable[Detections]) -> int:
-    """Writes detections as a COCO results file: a JSON list of boxes.
-
-    Image and category ids are the data set's own.
-
-    Returns:
-        How many boxes were written.
-    """
-    rows = [row for found in detections for row in found.to_coco()]
-    text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
-    write_atomically(path, lambda file: file.write(text.encode()))
-    return len(rows)

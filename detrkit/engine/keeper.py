@@ -64,7 +64,7 @@ class Keeper:
                 on without a numbered copy.
         """
         self._saved_at = time.monotonic()
-        snapshot = self._complete(snapshot)
+        snapshot = self.complete(snapshot)
         if not _is_good(snapshot):
             self._keep_start()
         self._write(snapshot, self.directory.last)
@@ -75,7 +75,7 @@ class Keeper:
     def settle(self, last: Checkpoint) -> None:
         """Does what a process that was killed right behind `last.pth` had still to do."""
         copied = self.directory.numbered(last.last_epoch + 1).exists()
-        self._follow(self._complete(last), copy=not copied)
+        self._follow(self.complete(last), copy=not copied)
 
     def _follow(self, last: Checkpoint, *, copy: bool = True) -> None:
         """What comes behind `last.pth`."""
@@ -90,7 +90,7 @@ class Keeper:
 
     def save_start(self, snapshot: Checkpoint) -> None:
         """Writes the state with which a run begins or continues at the start of an epoch."""
-        self._write(self._complete(snapshot), self.directory.epoch_start)
+        self._write(self.complete(snapshot), self.directory.epoch_start)
 
     def load_good(self) -> Checkpoint | None:
         """The state at the latest start of an epoch that no dropped step came right before.
@@ -123,7 +123,7 @@ class Keeper:
             snapshot: the full state.
             for_restart: also write the full state that stage 2 will start from.
         """
-        snapshot = self._complete(snapshot)
+        snapshot = self.complete(snapshot)
         if for_restart:
             self._write(snapshot, self.directory.best_stage1)
         self._write(snapshot.stripped(), self.directory.best)
@@ -138,7 +138,8 @@ class Keeper:
             return None
         return Checkpoint.load(self.directory.best_stage1)
 
-    def _complete(self, snapshot: Checkpoint) -> Checkpoint:
+    def complete(self, snapshot: Checkpoint) -> Checkpoint:
+        """With the configuration, the classes and the ImageSpec of the run."""
         return replace(
             snapshot,
             config=self.config,

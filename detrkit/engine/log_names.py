@@ -6,6 +6,7 @@
     train_pre/loss_vfl, …         of the first boxes, before refinement
     train_enc/loss_vfl_0, …       of the encoder's proposals
     train_dn/loss_vfl_0, …        of denoising queries
+    train_neg/loss_vfl_0, …       of random negatives among them
     train/grad_norm               before clipping (of single steps; not in the table of epochs)
     train/ema_decay               of the averaged weights
     lr                            the highest rate of all groups
@@ -14,6 +15,10 @@
     val/APs, val/APm, val/APl     of small, medium and large boxes
     val/AR1, val/AR10, val/AR100  recall with at most so many detections per image
     val/ARs, val/ARm, val/ARl     recall of small, medium and large boxes
+    val/precision, val/recall, val/F1, val/mAP50, val/mAP75, val/mAP50-95
+                                  with `yolo_metrics`: at IoU 0.5 and the best confidence, and AP
+    val/oa_fppi, val/oa_clean_rate, val/oa_max_score, val/oa_mean_max_score
+                                  false detections on `eval_negatives` (metrics.over_activation)
     resources/train_seconds, resources/eval_seconds, resources/images_per_second
     resources/wait_seconds        of the training, without work because a batch was not there
     resources/data_wait           the same as a share, 0 to 1
@@ -43,7 +48,7 @@ MEMORY_GIB = "resources/memory_gib"
 #: Beginnings of names that have one value per epoch; the others have one per step.
 OF_EPOCHS = ("val/", "resources/", "epoch", SKIPPED_STEPS)
 
-_SIDE_LOSS = re.compile(r"(?P<term>.+?)_(?P<part>aux|dn|enc|pre)(?:_(?P<layer>\w+))?")
+_SIDE_LOSS = re.compile(r"(?P<term>.+?)_(?P<part>aux|dn|enc|neg|pre)(?:_(?P<layer>\w+))?")
 
 
 def loss_name(term: str) -> str:

@@ -57,6 +57,7 @@ class OnnxRuntime(Runtime):
     ) -> None:
         if not path.is_file():
             raise WeightsError(f"model file not found: {path}")
+        self.device = device
         self.session = _session(path, device)
         shapes = {node.name: node.shape for node in self.session.get_inputs()}
         outputs = [node.name for node in self.session.get_outputs()]
@@ -89,26 +90,35 @@ class OnnxRuntime(Runtime):
     ) -> list[Detections]:
         """One call of the session; a fixed batch is filled up with the last image."""
         filled = [*images, *[images[-1]] * ((self.batch or 0) - len(images))]
-        pixels = resized_batch(self.image_spec, filled)
+        with self.watch.over("preprocess"):
+            pixels = self.image_spec.normalized(resized_batch(self.image_spec, filled)).numpy()
         sizes = np.array([[image.shape[-1], image.shape[-2]] for image in filled], np.int64)
-        labels, boxes, scores = self.session.run(
-            list(_OUTPUTS),
-            {"images": self.image_spec.normalized(pixels).numpy(), "orig_target_sizes": sizes},
-        )
-        detections = []
-        for i, image in enumerate(images):
-            order = np.argsort(-scores[i], kind="stable")
-            detections.append(
-                Detections(
-                    boxes_xyxy=boxes[i][order].astype(np.float32),
-                    scores=scores[i][order].astype(np.float32),
-                    labels=labels[i][order].astype(np.int64),
-                    class_map=self.class_map,
-                    orig_size=(image.shape[-2], image.shape[-1]),
-                    path=None if paths is None else paths[i],
-                )
+        with self.watch.over("model"):
+            labels, boxes, scores = self.session.run(
+                list(_OUTPUTS), {"images": pixels, "orig_target_sizes": sizes}
             )
-        return detections
+        self.watch.images += len(images)
+        with self.watch.over("postprocess"):
+            return [
+                self._detections(
+                    image, labels[i], boxes[i], scores[i], None if paths is None else paths[i]
+                )
+                for i, image in enumerate(images)
+            ]
+
+    def _detections(
+        self, image: Tensor, labels: Any, boxes: Any, scores: Any, path: str | None
+    ) -> Detections:
+        """The answer for one image, best score first."""
+        order = np.argsort(-scores, kind="stable")
+        return Detections(
+            boxes_xyxy=boxes[order].astype(np.float32),
+            scores=scores[order].astype(np.float32),
+            labels=labels[order].astype(np.int64),
+            class_map=self.class_map,
+            orig_size=(image.shape[-2], image.shape[-1]),
+            path=path,
+        )
 
 
 def _session(path: Path, device: torch.device) -> Any:

@@ -9,6 +9,9 @@ runs/<config-name>-<n>/
     best.pth  last.pth  best_stg1.pth           checkpoints
     epoch_start.pth                             the last good state, while that is not last.pth
     diverged/step_N/                            what was not finite, where that went on too long
+    best_predictions.json                       what the best epoch found, as COCO results
+    best_oa.pth                                 the fewest false detections at nearly the best AP
+    oa_candidates/                              weights that may still become it, during a run
 """
 
 from __future__ import annotations
@@ -144,6 +147,16 @@ class RunDirectory:
         return self.path / "best.pth"
 
     @property
+    def best_oa(self) -> Path:
+        """The averaged weights with the fewest false detections at nearly the best AP."""
+        return self.path / "best_oa.pth"
+
+    @property
+    def oa_candidates(self) -> Path:
+        """Weights that wait for their false detections to be counted, or may become `best_oa`."""
+        return self.path / "oa_candidates"
+
+    @property
     def best_stage1(self) -> Path:
         """Full state at the best epoch with strong augmentation; stage 2 starts from it."""
         return self.path / "best_stg1.pth"
@@ -186,6 +199,11 @@ class RunDirectory:
     def detections(self) -> Path:
         """Validation images with what the best weights find."""
         return self.path / "detections.jpg"
+
+    @property
+    def best_predictions(self) -> Path:
+        """What the averaged weights of the best epoch find in the validation data, COCO results."""
+        return self.path / "best_predictions.json"
 
     @property
     def loggers(self) -> Path:

@@ -43,9 +43,12 @@ from detrkit.engine.distributed.meeting import agreed
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.divergence import Policy, Watch
 from detrkit.engine.ema import ModelEMA
+from detrkit.engine.freezing import Frozen
 from detrkit.engine.halving import fitting_step
 from detrkit.engine.interrupt import InterruptGuard, Stop
+from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
+from detrkit.engine.oa_watch import OverActivationWatch
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.optim import group_names, load_optimizer_state, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
@@ -96,7 +99,10 @@ class Trainer:
         observers: watch.
         seed, rank: randomness of a step.
         accumulate: parts in which a batch goes through the model.
+        judge: which epoch is the best, and when the run has gone on long enough without one.
+        frozen: parts of the model that keep their weights.
         state: where the run stands.
+        over_activation: counts false detections beside the training.
     """
 
     model: nn.Module
@@ -115,7 +121,10 @@ class Trainer:
     seed: int = 0
     rank: int = 0
     accumulate: int = 1
+    judge: Judge = field(default_factory=Judge)
+    frozen: Frozen = field(default_factory=Frozen)
     state: TrainState = field(default_factory=TrainState)
+    over_activation: OverActivationWatch | None = None
 
     def __post_init__(self) -> None:
         self.scaler: LossScaler = self.precision.scaler(self.device)
@@ -131,7 +140,7 @@ class Trainer:
     # -- the run ------------------------------------------------------------------------------
 
     def fit(self) -> TrainState:
-        """Trains until the plan ends.
+        """Trains until the plan or the judge's patience ends.
 
         Raises:
             TrainingDiverged: losses or gradients were not finite for too long.
@@ -140,18 +149,24 @@ class Trainer:
         self._begun = self.state.step
         with self.guard, fixed_order(self.device):
             try:
-                ahead = self.state.epoch < self.plan.epochs
+                ahead = self.state.epoch < self.plan.epochs and not self.state.ended_early
                 if ahead and self.policy.goes_back and self.state.is_good_start:
                     self.keeper.save_start(self.snapshot())
-                for epoch in range(self.state.epoch, self.plan.epochs):
-                    stage = self.plan.at(epoch)
-                    if stage.starts_at(epoch) and self.state.batch == 0:
+                if self.over_activation:
+                    self.over_activation.begin(self.state, self.guard)
+                while self.state.epoch < self.plan.epochs and not self.state.ended_early:
+                    stage = self.plan.at(self.state.epoch)
+                    if stage.starts_at(self.state.epoch) and self.state.batch == 0:
                         self.enter(stage)
                     self.train_epoch(stage)
                     self.finish_epoch(stage, self.run_evaluation())
+                if self.over_activation:
+                    self.over_activation.finish()
             except (Stop, KeyboardInterrupt) as stop:
                 self._save_interrupted(stop)
             finally:
+                if self.over_activation:
+                    self.over_activation.close()
                 for observer in self.observers:
                     observer.close()
             self.wishes.settle()
@@ -166,6 +181,7 @@ class Trainer:
         """Trains the rest of the present epoch, from batch `state.batch` on."""
         state = self.state
         self.model.train()
+        self.frozen.keep(unwrapped(self.model))
         self.criterion.train()
         if self.ema:
             self.ema.decay = stage.ema_decay
@@ -234,10 +250,9 @@ class Trainer:
         if self.evaluator is None:
             return {}
         started = time.perf_counter()
-        model = self.ema.module if self.ema else unwrapped(self.model)
-        copy_from_main(model.state_dict().values())
+        copy_from_main(self.averaged.state_dict().values())
         try:
-            metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
+            metrics = dict(self.evaluator.run(self.averaged, self._tell_evaluation).values)
         except Exception as error:
             self._rescue(error)
             raise
@@ -248,21 +263,36 @@ class Trainer:
         """Records the epoch, keeps checkpoints, and goes back where the plan says so."""
         state = self.state
         state.average()
-        verdict = state.judge(metrics)
+        verdict = state.judge(self.judge.value(metrics))
         report = self._epoch_report(stage, metrics, verdict.is_best)
-        last_epoch = state.epoch + 1 == self.plan.epochs
+        goes_on_at = self.judge.next_epoch(state.epoch, state.best_epoch, self.plan)
+        last_epoch = goes_on_at == self.plan.epochs
         for observer in self.observers:
             observer.epoch(report)
         state.next_epoch()
+        if goes_on_at != state.epoch:
+            self._lose_patience(goes_on_at)
         snapshot = self.snapshot(metrics)
         if verdict.is_best:
             ahead = any(s.restarts and s.end > state.epoch for s in self.plan.stages)
             self.keeper.save_best(snapshot, for_restart=ahead and not stage.restarts)
+        if self.over_activation:
+            self.over_activation.epoch(self.averaged, self.keeper.complete(snapshot))
         if stage.restarts and not verdict.is_progress and not last_epoch:
             self.restart()
-            state.try_ap = None  # the next epoch is compared with nothing before it
+            state.try_value = None  # the next epoch is compared with nothing before it
             snapshot = self.snapshot(metrics)
         self.keeper.save_last(snapshot)
+
+    def _lose_patience(self, goes_on_at: int) -> None:
+        """Ends the run, or leaves out the epochs before its last stage."""
+        why = f"no better {self.judge.metric} since epoch {self.state.best_epoch + 1}"
+        if goes_on_at == self.plan.epochs:
+            self.state.ended_early = why
+            log.info("ended early: %s", why)
+            return
+        log.info("%s: the last stage, planned for epoch %d, begins now", why, goes_on_at + 1)
+        self.state.skip_to(goes_on_at, self.plan.batches_per_epoch)
 
     # -- going back and forth -----------------------------------------------------------------
 
@@ -384,6 +414,11 @@ class Trainer:
         return self.accumulate * self.state.splits
 
     @property
+    def averaged(self) -> nn.Module:
+        """The averaged model, or the model itself where there is none: what is evaluated."""
+        return self.ema.module if self.ema else unwrapped(self.model)
+
+    @property
     def lr(self) -> float:
         """The highest rate of any group: the main one, not the backbone's."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
@@ -458,7 +493,8 @@ class Trainer:
             lr=self.lr,
             metrics=metrics,
             is_best=best,
-            best_ap=state.best_ap,
+            best_metric=self.judge.metric,
+            best_value=state.best_value,
             best_epoch=state.best_epoch,
             train_seconds=state.train_seconds,
             wait_seconds=state.wait_seconds,

@@ -13,11 +13,12 @@ from typing import Any
 from rich.console import Console
 
 from detrkit.config import Config
+from detrkit.data.sampling import Repeated
+from detrkit.data.sampling import describe as describe_sampling
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
 from detrkit.engine.distributed.group import is_main, shared, together, world_size
 from detrkit.engine.distributed.meeting import meet, told
-from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.earlier_run import (
     describe,
     find_earlier_run,
@@ -53,8 +54,11 @@ class RunResult:
     Attributes:
         directory: its folder.
         best: the best checkpoint.
-        epochs: how many were trained altogether.
+        epochs: of the plan.
+        trained: how many of them were trained; fewer where the run ended early.
         best_epoch: from 0.
+        best_metric: what made it the best.
+        ended_early: why the run ended before its plan; None: it did not.
         metrics: of the best epoch; empty without validation data.
         picture: detections on validation images, or None.
         loaded: what was loaded from tuning weights, or None.
@@ -71,6 +75,9 @@ class RunResult:
     loaded: LoadReport | None = None
     seconds: float = 0.0
     links: dict[str, str] = field(default_factory=dict)
+    trained: int = 0
+    best_metric: str = "AP"
+    ended_early: str | None = None
 
     @property
     def files(self) -> dict[str, Path]:
@@ -79,6 +86,7 @@ class RunResult:
         found = {
             "run": run.path,
             "weights": run.best,
+            "best_oa": run.best_oa,
             "last": run.last,
             "log": run.log,
             "table": run.results,
@@ -95,7 +103,10 @@ class RunResult:
             "directory": str(self.directory),
             "best": str(self.best),
             "epochs": self.epochs,
+            "trained_epochs": self.trained,
+            "ended_early": self.ended_early,
             "best_epoch": self.best_epoch + 1,
+            "best_metric": self.best_metric,
             "metrics": self.metrics,
             "picture": str(self.picture) if self.picture else None,
             "loaded": self.loaded.to_dict() if self.loaded else None,
@@ -267,9 +278,12 @@ def _continue(
     batches = session.plan.batches_per_epoch
     epoch = int(checkpoint.position.get("epoch", checkpoint.last_epoch + 1))
     step = int(checkpoint.position.get("step", epoch * batches))
-    if epoch >= session.plan.epochs and _has_pictures(directory, session):
+    early = checkpoint.position.get("ended_early")
+    ended = early or epoch >= session.plan.epochs
+    if ended and _has_pictures(directory, session):
+        done = f"it ended early, {early}" if early else f"{session.plan.epochs} epochs are done"
         raise UsageError(
-            f"{directory} is finished: {session.plan.epochs} epochs are done",
+            f"{directory} is finished: {done}",
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
     model, _ = start_model(session, fresh=False)
@@ -346,7 +360,20 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
         session.seed,
         directory,
     )
-    derived = session.config.run.schedule == "auto"
+    run, order = session.config.run, session.train.schedule.images
+    if run.sampling is not None and isinstance(order, Repeated):
+        log.info("%s", describe_sampling(run.sampling, order, session.train.dataset.index))
+    if frozen := trainer.frozen.describe():
+        log.info("%s", frozen)
+    if run.layer_decay is not None:
+        rates = [v for name, v in trainer.lrs.items() if name.startswith("backbone")]
+        log.info(
+            "layer decay %g: the backbone's rates are %.2g to %.2g",
+            run.layer_decay,
+            min(rates, default=0.0),
+            max(rates, default=0.0),
+        )
+    derived = run.schedule == "auto"
     log.log(logging.INFO if derived else logging.DEBUG, "%s", session.plan.describe())
 
 
@@ -384,19 +411,28 @@ def _result(
         loaded=loaded,
         seconds=seconds_of(read_log(directory.log)),
         links=links,
+        trained=state.epoch - state.skipped,
+        best_metric=trainer.judge.metric,
+        ended_early=state.ended_early,
     )
 
 
 def _finished(directory: RunDirectory, last: Checkpoint) -> RunResult:
     """The result of a run that has ended before."""
-    log.info("%s is finished", directory)
+    state = TrainState.from_checkpoint(last, 1)
+    config = last.config or {}
+    why = f": ended early, {state.ended_early}" if state.ended_early else ""
+    log.info("%s is finished%s", directory, why)
     best = Checkpoint.load(directory.best)
     picture = directory.detections
     return RunResult(
         directory=directory.path,
         best=directory.best,
-        epochs=int(last.position["epoch"]),
-        best_epoch=int(last.position["best_epoch"]),
+        epochs=int(config.get("epochs") or state.epoch),
+        trained=state.epoch - state.skipped,
+        ended_early=state.ended_early,
+        best_epoch=state.best_epoch,
+        best_metric=str(config.get("best_metric") or "AP"),
         metrics=best.metrics,
         picture=picture if picture.is_file() else None,
         seconds=seconds_of(read_log(directory.log)),
@@ -408,7 +444,7 @@ def _final_picture(
 ) -> Path | None:
     if session.val is None:
         return None
-    model = trainer.ema.module if trainer.ema else unwrapped(trainer.model)
+    model = trainer.averaged
     model.load_state_dict(best.weights)
     try:
         return detections_picture(

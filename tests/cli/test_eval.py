@@ -13,6 +13,7 @@ from detrkit.cli.app import main
 from detrkit.metrics import METRIC_NAMES
 from tests.engine.bright import small_detector
 from tests.engine.test_evaluator import write_coco
+from tests.engine.test_onnx_runtime import write as write_onnx
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,26 @@ def test_json_and_predictions(weights: str, data: str, tmp_path: Path, capsys: A
     assert {r["category_id"] for r in rows} <= {4, 9, 2}
 
 
+def test_onnx_files(data: str, tmp_path: Path, capsys: Any) -> None:
+    """The same table of speed and size; what the file does not say is null."""
+    file = write_onnx(tmp_path / "model.onnx")
+    assert run(str(file), "--data", data, "--batch", "2", "-o", str(tmp_path / "out")) == 0
+    answer = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert answer["detections"] == 4 * 2
+    assert answer["speed"]["images"] == 2
+    assert answer["model"]["file_bytes"] == file.stat().st_size
+    assert answer["model"]["parameters"] > 0
+    assert answer["model"]["flops"] is None
+    assert "ms per image" in capsys.readouterr().err
+
+
 def test_backends_agree(weights: str, data: str) -> None:
     numbers = [
         detrkit.evaluate(weights, data=data, device="cpu", backend=backend).values
-        for backend in ("hotcoco", "pycocotools")
+        for backend in ("detrkit", "hotcoco", "pycocotools")
     ]
-    assert numbers[0] == pytest.approx(numbers[1], abs=1e-12)
+    assert numbers[0] == pytest.approx(numbers[2], abs=1e-12)
+    assert numbers[1] == pytest.approx(numbers[2], abs=1e-12)
 
 
 def rename(data: str, names: dict[str, str]) -> None:
@@ -97,4 +112,4 @@ def test_no_data_at_all(weights: str, capsys: Any) -> None:
 
 def test_unknown_backend(weights: str, data: str, capsys: Any) -> None:
     assert run(weights, "--data", data, "--backend", "fast") == 2
-    assert "hotcoco, pycocotools" in capsys.readouterr().err
+    assert "detrkit, hotcoco, pycocotools" in capsys.readouterr().err

@@ -296,7 +296,7 @@ def measured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> list[str]:
 def assert_same_numbers(folder: Path, answer: str) -> None:
     numbers = [json.loads(text) for text in (answer, (folder / "alone.json").read_text())]
     for number in numbers:
-        del number["images_per_second"], number["predictions"]
+        del number["images_per_second"], number["speed"], number["predictions"]
     assert numbers[0] == numbers[1]
     predictions = [(folder / f"{name}.json").read_text() for name in ("ours", "predictions")]
     assert predictions[0] == predictions[1]

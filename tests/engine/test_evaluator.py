@@ -17,8 +17,10 @@ from detrkit.data.detect import open_dataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import build_loader
 from detrkit.data.transforms import Compose
-from detrkit.engine.evaluator import Evaluator, evaluate_runtime, write_predictions
+from detrkit.engine.evaluator import Evaluator, evaluate_runtime
 from detrkit.errors import DataError
+from detrkit.metrics.coco import count
+from detrkit.metrics.results_file import read_results, write_results
 from detrkit.models.postprocess import PostProcessor
 from tests.engine.bright import CLASSES, SPEC, BrightBox, bright_runtime, picture
 
@@ -81,14 +83,34 @@ def test_a_perfect_detector_gets_one(index: DatasetIndex) -> None:
 
 def test_detections_carry_the_data_sets_ids(index: DatasetIndex, tmp_path: Path) -> None:
     evaluator = evaluator_of(index, keep=True)
-    evaluator.run(BrightBox())
+    metrics = evaluator.run(BrightBox())
     assert [d.image_id for d in evaluator.detections] == [7, 3, 12, 5]
     best = evaluator.detections[0].select(np.array([0]))
     np.testing.assert_allclose(best.boxes_xyxy[0], BOXES[0], atol=2)
-    count = write_predictions(tmp_path / "p.json", evaluator.detections)
+    assert evaluator.truth is not None
+    assert evaluator.predictions is not None
+    ids = evaluator.truth.image_ids, CLASSES.category_ids
+    write_results(tmp_path / "p.json", evaluator.predictions, *ids)
     rows = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
-    assert count == len(rows) == 4 * 9
+    assert len(rows) == 4 * 9
+    mine = [row for row in rows if row["image_id"] == 7]
+    x, y, w, h = max(mine, key=lambda row: row["score"])["bbox"]
+    np.testing.assert_allclose((x, y, x + w, y + h), BOXES[0], atol=2)
     assert {row["category_id"] for row in rows} == set(CLASSES.category_ids)
+    read = read_results(tmp_path / "p.json", evaluator.truth).predictions
+    assert count(evaluator.truth, read).values == metrics.values
+
+
+def test_yolo_metrics_join_the_numbers(index: DatasetIndex) -> None:
+    plain = evaluator_of(index)
+    numbers = plain.run(BrightBox()).values
+    assert plain.table is None
+    evaluator = evaluator_of(index, yolo_metrics=True)
+    values = evaluator.run(BrightBox()).values
+    assert values.items() > numbers.items()
+    assert evaluator.table is not None
+    assert evaluator.table.values.items() <= values.items()
+    assert values["precision"] == values["recall"] == values["F1"] == 1
 
 
 def test_both_loaders_and_runtimes_agree(index: DatasetIndex) -> None:

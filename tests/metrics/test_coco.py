@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from detrkit.errors import DataError, UsageError
 from detrkit.metrics import METRIC_NAMES, CocoEvaluator, Metrics
+from detrkit.metrics.coco import Backend
 from detrkit.structures import ClassMap
 from tests.metrics.cases import Columns, detections, detections_from_results, from_coco, load
 
+BACKENDS = get_args(Backend)
 ABC = ClassMap(("a", "b", "c"), (7, 3, 90))
 
 
@@ -37,13 +39,13 @@ def scene(*images: list[tuple[Any, ...]]) -> Columns:
     )
 
 
-def evaluate(columns: Columns, found: list[Any], backend: Any = "hotcoco") -> Metrics:
+def evaluate(columns: Columns, found: list[Any], backend: Any = "detrkit") -> Metrics:
     evaluator = CocoEvaluator(columns, backend=backend)
     evaluator.update(found)
     return evaluator.compute()
 
 
-@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("backend", BACKENDS)
 class TestStoredNumbers:
     """100 COCO images whose scores pycocotools 2.0.11 found and faster-coco-eval publishes."""
 
@@ -78,7 +80,7 @@ def test_equals_pycocotools_own_summary(shared_data: Any) -> None:
     columns = from_coco(load(folder / "instances_val2014_100.json"))
     columns.boxes_xyxy = columns.boxes_xyxy.astype(np.float32)  # as a data set index keeps them
     results = load(folder / "instances_val2014_fakebbox100_results.json")
-    for backend in ("hotcoco", "pycocotools"):
+    for backend in BACKENDS:
         ours = evaluate(columns, detections_from_results(columns, results), backend)
         np.testing.assert_allclose(ours.coco_numbers, theirs.stats, atol=1e-12)
 
@@ -103,10 +105,13 @@ def test_backends_agree(case: list[Any]) -> None:
         detections(ABC, f"im{i}", [d[1] for d in dets], [d[2] for d in dets], [d[0] for d in dets])
         for i, (_, dets) in enumerate(case)
     ]
-    ours, judge = evaluate(columns, found), evaluate(columns, found, "pycocotools")
-    np.testing.assert_allclose(ours.coco_numbers, judge.coco_numbers, atol=1e-12)
-    for a, b in zip(ours.classes, judge.classes, strict=True):
-        assert a.to_dict() == pytest.approx(b.to_dict(), abs=1e-12)
+    judge = evaluate(columns, found, "pycocotools")
+    for backend in ("detrkit", "hotcoco"):
+        ours = evaluate(columns, found, backend)
+        np.testing.assert_allclose(ours.coco_numbers, judge.coco_numbers, rtol=0, atol=1e-12)
+        for a, b in zip(ours.classes, judge.classes, strict=True):
+            assert a.to_dict() == pytest.approx(b.to_dict(), abs=1e-12)
+        np.testing.assert_allclose(ours.precision_50, judge.precision_50, rtol=0, atol=1e-12)
 
 
 def test_more_than_hundred_detections() -> None:
@@ -114,10 +119,10 @@ def test_more_than_hundred_detections() -> None:
     columns = scene([(0, 10, 10, 60, 60)])
     wrong = [(100, 100, 150, 150)] * 100
     found = [detections(ABC, "im0", [*wrong, (10, 10, 60, 60)], [0.9] * 100 + [0.1], [0] * 101)]
-    for backend in ("hotcoco", "pycocotools"):
+    for backend in BACKENDS:
         assert evaluate(columns, found, backend)["AR100"] == 0
     found[0].scores[-1] = 1.0
-    for backend in ("hotcoco", "pycocotools"):
+    for backend in BACKENDS:
         assert evaluate(columns, found, backend)["AP"] == pytest.approx(1.0)
 
 
@@ -133,7 +138,7 @@ def test_known_by_hand() -> None:
     assert (metrics.classes[0].ap, metrics["APs"], metrics["APl"]) == (-1, -1, -1)
 
 
-@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("backend", BACKENDS)
 class TestNothing:
     def test_no_detections(self, backend: Any) -> None:
         metrics = evaluate(

@@ -54,7 +54,7 @@ def outcome(run: Trainer) -> dict[str, Any]:
     return {
         "model": unwrapped(run.model).state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        "position": (state.epoch, state.step, state.schedule_step, state.best_ap),
+        "position": (state.epoch, state.step, state.schedule_step, state.best_value),
     }
 
 
