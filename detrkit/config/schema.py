@@ -29,6 +29,8 @@ class RunConfig:
         print_freq: steps between lines of `verbose_type: origin`, and of `progress` where no
             terminal shows a bar; 0: none; None: 100 and one line a minute.
         checkpoint_freq: epochs between numbered checkpoints.
+        checkpoint_minutes: minutes between writes of last.pth inside an epoch; every epoch ends
+            with one; 0: no others.
         patience: epochs without a better `best_metric` after which the run ends; None: never.
         yolo_metrics: every evaluation also gives precision, recall, F1 and mAP, in all and per
             class.
@@ -112,6 +114,7 @@ class RunConfig:
     last_epoch: int = -1
     print_freq: int | None = None
     checkpoint_freq: int = 1
+    checkpoint_minutes: float = 30.0
     patience: int | None = None
     yolo_metrics: bool = False
     best_metric: str = "AP"

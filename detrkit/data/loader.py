@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.data.sampling import EpochOrder, InOrder, Shuffled, repeat_numbers
-from detrkit.data.workers import shared_memory_room, shielded, start_worker
+from detrkit.data.workers import WorkerLost, shared_memory_room, shielded, start_worker, unheard
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch
@@ -208,17 +209,20 @@ class Loader:
         except DetrkitError as error:
             raise _unwrapped(error) from error
         except RuntimeError as error:
-            known = self._out_of_shared_memory(error)
+            lost = WorkerLost.among(self._workers())
+            known = self._out_of_shared_memory(error, lost) or lost
             if known is None:
                 raise
             raise known from error
         finally:
             self.dataset.report_broken()
 
-    def _out_of_shared_memory(self, error: RuntimeError) -> UsageError | None:
+    def _out_of_shared_memory(
+        self, error: RuntimeError, lost: WorkerLost | None
+    ) -> UsageError | None:
         """What to say when workers find no room for their batches; None: it is something else."""
-        text = str(error)
-        if "shared memory" not in text and "Bus error" not in text:
+        bus_error = lost is not None and lost.signal == "SIGBUS"
+        if "shared memory" not in str(error) and not bus_error:
             return None
         room = shared_memory_room()
         side = max(getattr(self.collate, "scales", None) or [(640, 640)])
@@ -231,12 +235,16 @@ class Loader:
             "docker run --shm-size=4g (or --ipc=host)",
         )
 
+    def _workers(self) -> Sequence[BaseProcess]:
+        """The loader processes, which torch keeps from one epoch to the next."""
+        return getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+
     def _batches(self) -> Iterator[PixelBatch | Batch]:
         if self.num_workers:
             # Transforms import it when they first need it: forked workers have it from here.
             import torchvision.transforms.v2  # noqa: F401
 
-        with _any_number_of_workers(), shielded():
+        with _any_number_of_workers(), shielded(), unheard():
             return iter(self._loader)
 
 

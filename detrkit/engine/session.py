@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -400,7 +401,9 @@ def build_trainer(
             config_name=cfg.name,
             class_map=session.class_map,
             image_spec=session.image_spec,
+            images=len(session.train.dataset),
             every=run.checkpoint_freq,
+            seconds=60 * run.checkpoint_minutes if run.checkpoint_minutes > 0 else math.inf,
             writes=is_main(),
         ),
         device=session.device,
@@ -463,7 +466,7 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
     return report
 
 
-def resume_config(checkpoint: Checkpoint, path: Path) -> Config:
+def resume_config(checkpoint: Checkpoint) -> Config:
     """The configuration that a run was started with.
 
     Raises:
@@ -471,7 +474,7 @@ def resume_config(checkpoint: Checkpoint, path: Path) -> Config:
     """
     if checkpoint.config is None:
         raise ConfigError(
-            f"{path} carries no configuration: it was not written by detrkit",
+            f"{checkpoint.path} carries no configuration: it was not written by detrkit",
             hint="start a run from it: detrkit tune CFG --weights FILE",
         )
     return Config.from_tree(checkpoint.config, name=checkpoint.config_name or "resumed")

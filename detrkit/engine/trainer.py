@@ -55,7 +55,7 @@ from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.safeguard import Safeguard
 from detrkit.engine.state import TrainState
-from detrkit.errors import Interrupted
+from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
 from detrkit.phases import phase
 from detrkit.structures import Batch
 
@@ -133,6 +133,7 @@ class Trainer:
         self.guard = InterruptGuard()
         self.wishes = Agreement()
         self.waits = DataWait(self.device)
+        self._begun = self.state.step
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.groups = group_names(self.optimizer, unwrapped(self.model))
 
@@ -145,9 +146,11 @@ class Trainer:
             TrainingDiverged: losses or gradients were not finite for too long.
             Interrupted: Ctrl-C or SIGTERM; `last.pth` holds the position inside the epoch.
         """
+        self._begun = self.state.step
         with self.guard, fixed_order(self.device):
             try:
-                if self.policy.goes_back and self.state.is_good_start:
+                ahead = self.state.epoch < self.plan.epochs and not self.state.ended_early
+                if ahead and self.policy.goes_back and self.state.is_good_start:
                     self.keeper.save_start(self.snapshot())
                 if self.over_activation:
                     self.over_activation.begin(self.state, self.guard)
@@ -248,7 +251,11 @@ class Trainer:
             return {}
         started = time.perf_counter()
         copy_from_main(self.averaged.state_dict().values())
-        metrics = dict(self.evaluator.run(self.averaged, self._tell_evaluation).values)
+        try:
+            metrics = dict(self.evaluator.run(self.averaged, self._tell_evaluation).values)
+        except Exception as error:
+            self._rescue(error)
+            raise
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
 
@@ -377,6 +384,28 @@ class Trainer:
         )
         raise (agreed(error) if clean else error) from None
 
+    def _rescue(self, error: Exception) -> None:
+        """Saves the state when loading or evaluation fails, which is between two steps.
+
+        Not when this process has made no step (another configuration may be needed), nor with
+        several processes, of which the others are in the middle of one.
+        """
+        if isinstance(error, Stop) or self.state.step == self._begun or world_size() > 1:
+            return
+        try:
+            self.watch.settle()
+            self.keeper.save_last(self.snapshot())
+        except TrainingDiverged:
+            raise
+        except Exception as unsaved:
+            log.warning("the state is not saved: %s", unsaved)
+            return
+        saved = f"the state is saved; continue with: detrkit resume {self.keeper.directory}"
+        if isinstance(error, DetrkitError):
+            error.hint = f"{error.hint}; {saved}" if error.hint else saved
+        else:
+            log.warning("%s", saved)
+
     # -- small things -------------------------------------------------------------------------
 
     @property
@@ -410,9 +439,10 @@ class Trainer:
             return
         try:
             yield from self.loader
-        except RuntimeError:
+        except Exception as error:
             if self.guard.requested:
                 raise Stop from None
+            self._rescue(error)
             raise
 
     def _tell_step(

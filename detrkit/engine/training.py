@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,12 @@ from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
 from detrkit.engine.distributed.group import is_main, shared, together, world_size
 from detrkit.engine.distributed.meeting import meet, told
-from detrkit.engine.earlier_run import find_earlier_run
+from detrkit.engine.earlier_run import (
+    describe,
+    find_earlier_run,
+    last_checkpoint,
+    newest_before,
+)
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers import Tracking, until_the_end
 from detrkit.engine.observers.factory import build_observers, require_loggers
@@ -144,7 +149,7 @@ def train(
             last = earlier.checkpoint
             if earlier.is_finished:
                 return shared(partial(_finished, earlier.directory, last))
-            return _continue(earlier.directory, last, earlier.directory.last, {}, console)
+            return _continue(earlier.directory, last, {}, console)
         session = open_session(cfg)
         model, loaded = start_model(session)
         cache_pictures(session, console)
@@ -172,6 +177,7 @@ def resume(
     accumulate: int | None = None,
     console: Console | None = None,
     devices: Sequence[int] | None = None,
+    fall_back: bool = False,
 ) -> RunResult:
     """Continues a run in its folder, exactly where it stopped.
 
@@ -184,18 +190,19 @@ def resume(
         cache: where images are kept decoded, if elsewhere than before: "ram", "disk" or "off".
         console: where progress goes; None: nowhere.
         devices: GPUs of the processes on this machine.
+        fall_back: where `last.pth` is damaged, go on from the newest full checkpoint before it.
 
     Raises:
         UsageError: there is nothing to resume.
         WeightsError: the checkpoint cannot be read or holds only weights.
     """
     with meet() as place:
-        found = _to_continue(path) if place.rank == 0 else None
+        found = _to_continue(path, fall_back) if place.rank == 0 else None
         chosen = told("device", lambda: device or _device_of(found, place.world_size))
         with together(chosen or None, devices):
             continued = shared(lambda: found)
             assert continued is not None
-            directory, file, checkpoint = continued
+            directory, checkpoint = continued
             moved: dict[str, Any] = {}
             if data is not None:
                 moved["data"] = data
@@ -207,35 +214,51 @@ def resume(
                 for loader in ("train_dataloader", "val_dataloader"):
                     moved[f"{loader}.num_workers"] = workers
             if cache is not None:
-                moved |= _moved_cache(resume_config(checkpoint, file), cache)
-            return _continue(directory, checkpoint, file, moved, console)
+                moved |= _moved_cache(resume_config(checkpoint), cache)
+            return _continue(directory, checkpoint, moved, console)
 
 
-def _to_continue(path: str | Path) -> tuple[RunDirectory, Path, Checkpoint]:
+def _to_continue(path: str | Path, fall_back: bool) -> tuple[RunDirectory, Checkpoint]:
     directory = RunDirectory.open(path)
-    file = Path(path) if Path(path).is_file() else directory.last
-    if not file.is_file():
+    if Path(path).is_file() and Path(path).name != directory.last.name:
+        return directory, Checkpoint.load(path)
+    checkpoint = last_checkpoint(directory) if fall_back else _last_or_hint(directory)
+    if checkpoint is None:
         raise UsageError(
             f"{directory} has no last.pth: nothing was saved yet", hint="start it again"
         )
-    return directory, file, Checkpoint.load(file)
+    return directory, checkpoint
+
+
+def _last_or_hint(directory: RunDirectory) -> Checkpoint | None:
+    """`last.pth`, None without one.
+
+    Raises:
+        WeightsError: it is damaged; the hint names the checkpoint to go on from.
+    """
+    try:
+        return Checkpoint.load(directory.last) if directory.last.is_file() else None
+    except WeightsError as error:
+        found = newest_before(directory)
+        if found is not None:
+            error.hint = f"go on from {describe(found)}: detrkit resume {found.path}"
+        raise
 
 
 def _continue(
     directory: RunDirectory,
     checkpoint: Checkpoint,
-    file: Path,
     moved: Mapping[str, Any],
     console: Console | None,
 ) -> RunResult:
     """Goes on from a checkpoint of a run. `moved`: values of the configuration that are new."""
     if not checkpoint.can_resume:
         raise WeightsError(
-            f"{file} holds weights only, without the optimizer",
+            f"{checkpoint.path} holds weights only, without the optimizer",
             hint=f"resume from the run: detrkit resume {directory}; "
             "or start a new run from the weights: detrkit tune CFG --weights FILE",
         )
-    cfg = resume_config(checkpoint, file)
+    cfg = resume_config(checkpoint)
     session = open_session(cfg.with_values({"tuning": None, **moved}, origin="resume"))
     if checkpoint.class_map is not None and session.class_map != checkpoint.class_map:
         raise UsageError(
@@ -243,11 +266,21 @@ def _continue(
             f"{', '.join(session.class_map.names[:8])}",
             hint="give the data set it was trained on: --data DIR",
         )
+    images = len(session.train.dataset)
+    if checkpoint.images not in (None, images):
+        log.warning(
+            "%s was begun with %s training images, now there are %d: their order is another from "
+            "here on, and so is the result",
+            directory,
+            checkpoint.images,
+            images,
+        )
     batches = session.plan.batches_per_epoch
     epoch = int(checkpoint.position.get("epoch", checkpoint.last_epoch + 1))
     step = int(checkpoint.position.get("step", epoch * batches))
     early = checkpoint.position.get("ended_early")
-    if early or epoch >= session.plan.epochs:
+    ended = early or epoch >= session.plan.epochs
+    if ended and _has_pictures(directory, session):
         done = f"it ended early, {early}" if early else f"{session.plan.epochs} epochs are done"
         raise UsageError(
             f"{directory} is finished: {done}",
@@ -259,6 +292,7 @@ def _continue(
         observers = build_observers(session, directory, console, epoch, step)
         trainer = build_trainer(session, model, directory, observers)
         trainer.resume(checkpoint)
+        trainer.keeper.settle(checkpoint)
         state = trainer.state
         if "accumulate" in moved:  # the user knows this machine
             state.splits = 1
@@ -266,16 +300,28 @@ def _continue(
         return _run(session, trainer, directory, None)
 
 
-def _device_of(found: tuple[RunDirectory, Path, Checkpoint] | None, processes: int) -> str:
+def _has_pictures(directory: RunDirectory, session: Session) -> bool:
+    """Whether a run came to its very end; it may have been killed while it drew these."""
+    made = [directory.curves] + ([directory.detections] if session.val is not None else [])
+    return all(path.is_file() for path in made)
+
+
+def _device_of(found: tuple[RunDirectory, Checkpoint] | None, processes: int) -> str:
     """The device that the run was begun on, if the user named one; its kind for several."""
     assert found is not None
-    device = str((found[2].config or {}).get("device") or "")
+    device = str((found[1].config or {}).get("device") or "")
     return device if processes == 1 else device.partition(":")[0]
 
 
-def _owned(directory: RunDirectory) -> AbstractContextManager[None]:
-    """Keeps others out of the folder, in the process that writes to it."""
-    return directory.locked() if is_main() else nullcontext()
+@contextmanager
+def _owned(directory: RunDirectory) -> Iterator[None]:
+    """Keeps others out of the folder, in the process that writes to it, and tidies it up."""
+    if not is_main():
+        yield
+        return
+    with directory.locked():
+        directory.clean()
+        yield
 
 
 def _moved_cache(cfg: Config, cache: str) -> dict[str, Any]:
