@@ -8,6 +8,8 @@ no gradient and no meaning in an exported graph: `usable` says when they apply.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -38,6 +40,21 @@ def available() -> bool:
     return bool((maps == 1).all()) and torch.allclose(rows, expected.expand(1, 3, 4))
 
 
+#: Whether the plain operators run instead.
+_left_out = False
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Inside, the plain operators run: those that count operations know no others."""
+    global _left_out
+    before, _left_out = _left_out, True
+    try:
+        yield
+    finally:
+        _left_out = before
+
+
 def usable(x: Tensor, weight: Tensor) -> bool:
     """Whether the operators may be used for this input, here and now."""
     return (
@@ -48,6 +65,7 @@ def usable(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and bool(torch.backends.mkldnn.enabled)
+        and not _left_out
         and x.numel() > 0
     )
 
