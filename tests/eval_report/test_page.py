@@ -140,6 +140,17 @@ def test_pages_of_nothing(tmp_path: Path, annotations: list[Any], results: list[
     assert "nan" not in page.text.lower().split()
 
 
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    """Bytes of a file system that are no UTF-8, as Python reads them."""
+    truth, file = made.write(tmp_path, images=False)
+    content = json.loads(truth.read_text(encoding="utf-8"))
+    content["images"][6]["file_name"] = "caf\udce9.jpg"
+    truth.write_text(json.dumps(content), encoding="utf-8")
+    html, numbers = made.evaluate(tmp_path, truth, file)
+    assert "caf?.jpg" in check(html, links=True).text
+    assert numbers["worst"]["false_positive"]["cases"][0]["file"].endswith("caf\udce9.jpg")
+
+
 def test_left_out_rows_are_said(tmp_path: Path) -> None:
     truth, file = made.write(tmp_path)
     rows = json.loads(file.read_text(encoding="utf-8"))
