@@ -15,7 +15,7 @@ LAYERS = {
     "lazy": 0,
     "files": 1,
     "phases": 1,
-    "words": 1,
+    "words": 0,
     "registry": 1,
     "ops": 1,
     "structures": 2,

@@ -100,7 +100,7 @@ def compare(
 
 def _write(found: Comparison, folder: Path) -> None:
     """All files of `-o`."""
-    from detrkit.cli.console import json_text
+    from detrkit.cli.console import write_json
     from detrkit.engine.comparison import tables
     from detrkit.engine.comparison.page import page
     from detrkit.engine.curves import RunCurves, draw_curves
@@ -113,10 +113,10 @@ def _write(found: Comparison, folder: Path) -> None:
         "classes.csv": tables.classes_csv(found),
         "table.md": tables.markdown(found),
         "table.tex": tables.latex(found),
-        "compare.json": json_text("compare", found.to_dict()),
     }
     for name, text in contents.items():
         write_atomically(folder / name, partial(_put, text.encode()))
+    write_json(folder / "compare.json", "compare", found.to_dict())
     if curves is not None:
         write_atomically(folder / "curves.png", lambda file: curves.save(file, format="PNG"))
     write_atomically(folder / "compare.html", partial(_put, page(found, curves).encode()))

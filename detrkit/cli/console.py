@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -128,13 +129,28 @@ def json_text(kind: str, payload: Mapping[str, Any]) -> str:
 def print_json(kind: str, payload: Mapping[str, Any]) -> None:
     """Writes one JSON object to stdout: that of `json_text`."""
     text = json_text(kind, payload)
+    sys.stdout.write(_writable(text, getattr(sys.stdout, "encoding", None) or "ascii") + "\n")
+
+
+def write_json(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
+    """Writes what `print_json` prints into a file, all of it or nothing."""
+    from detrkit.files import write_atomically
+
+    content = _writable(json_text(kind, payload), "utf-8").encode()
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _writable(text: str, encoding: str) -> str:
+    """JSON that an encoding can hold.
+
+    A Windows console may not speak UTF-8, and a file name may hold bytes that are no text: escapes
+    are safe anywhere and read back as the same name.
+    """
     try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+        text.encode(encoding)
     except UnicodeEncodeError:
-        # A Windows console may not speak UTF-8, and a file name may hold bytes that are no text:
-        # escapes are safe anywhere and read back as the same name.
-        text = json.dumps(json.loads(text), indent=2)
-    sys.stdout.write(text + "\n")
+        return json.dumps(json.loads(text), indent=2)
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -217,7 +217,7 @@ def eval(
         "environment": environment(),
         "config": evaluation.config.dump() if evaluation.config is not None else None,
     }
-    _tell(wanted, result.report, evaluation.index, about, result.speed, evaluation.model)
+    _tell(wanted, result.report, evaluation.index, weights, about, result.speed, evaluation.model)
     if not json:
         err.print(
             f"{result.images_per_second:.1f} images/s, reading included; counted by "
@@ -255,29 +255,29 @@ def _of_predictions(
         "environment": counting_environment(),
         "config": None,
     }
-    _tell(wanted, scoring.report, scoring.index, about, subject=str(predictions))
+    _tell(wanted, scoring.report, scoring.index, str(predictions), about)
 
 
 def _tell(
     wanted: _Wanted,
     report: EvaluationReport,
     index: DatasetIndex,
+    subject: str,
     about: Mapping[str, Any],
     speed: SpeedJson | None = None,
     model: ModelJson | None = None,
-    subject: str = "",
 ) -> None:
     """Writes and prints what was found.
 
     Args:
         wanted: of it.
         report, index: the numbers, and the data they were counted on.
+        subject: the weights, or the file of detections.
         about: more keys of `metrics.json`.
         speed, model: of the model that was run.
-        subject: what was measured; default the weights.
     """
     from detrkit import words
-    from detrkit.cli.console import err, json_text, out, print_json
+    from detrkit.cli.console import err, out, print_json, write_json
     from detrkit.cli.eval_tables import everything, speed_line, summary
     from detrkit.engine.fiftyone_export import to_fiftyone
     from detrkit.files import write_atomically
@@ -301,9 +301,11 @@ def _tell(
         files.append(f"FiftyOne data set {wanted.fiftyone}: fiftyone app launch {wanted.fiftyone}")
     payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model, index)}
     if wanted.output is not None:
-        text = json_text("eval", payload)
-        write_atomically(wanted.output / "metrics.json", lambda file: file.write(text.encode()))
-        page = _page(wanted.output, report, index, about, speed, model, subject)
+        from detrkit import eval_report  # draws, for which it needs torch
+
+        write_json(wanted.output / "metrics.json", "eval", payload)
+        setting = eval_report.Setting.of(subject, payload)
+        page = eval_report.report(report, setting, index, wanted.output).encode()
         write_atomically(wanted.output / "report.html", lambda file: file.write(page))
         files.append(f"report in {wanted.output / 'report.html'}")
         files.append(f"all numbers in {wanted.output / 'metrics.json'}")
@@ -319,28 +321,3 @@ def _tell(
         err.print(speed_line(speed), soft_wrap=True)
     for line in files:
         err.print(line, markup=False, soft_wrap=True)
-
-
-def _page(
-    folder: Path,
-    report: EvaluationReport,
-    index: DatasetIndex,
-    about: Mapping[str, Any],
-    speed: SpeedJson | None,
-    model: ModelJson | None,
-    subject: str,
-) -> bytes:
-    """The HTML report as it lies in `folder`."""
-    from detrkit import eval_report
-
-    setting = eval_report.Setting(
-        subject=subject or str(about["weights"]),
-        data=about["data"],
-        speed=speed,
-        model=model,
-        environment=about["environment"],
-        config=about["config"],
-        left_out=about.get("left_out", {}),
-        broken=tuple(about.get("broken", ())),
-    )
-    return eval_report.report(report, setting, index, folder).encode()

@@ -60,7 +60,7 @@ def resume(
             load_plugin(file)
         result = continue_run(
             run, data=data, device=device, workers=workers, cache=cache, accumulate=accumulate,
-            console=console.err, devices=numbers,
+            console=console.err, devices=numbers, fall_back=auto_resume,
         )  # fmt: skip
     if place.rank == 0:
         report(result, json)

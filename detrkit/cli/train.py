@@ -159,10 +159,15 @@ def report(result: RunResult, json: bool) -> None:
         shown = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
         sizes = {"APs": "small", "APm": "medium", "APl": "large"}
         best = f"best epoch {result.best_epoch + 1} of {result.epochs}"
+        if result.best_metric != "AP":
+            shown = {result.best_metric: result.best_metric, **shown}
+            best += f" by {result.best_metric}"
         out.print(f"{best}: {_numbers(result.metrics, shown)}")
         if by_size := _numbers(result.metrics, sizes):
             out.print(f"AP by size  {by_size}")
-    out.print(f"time        {duration(result.seconds)} for {result.epochs} epochs")
+    out.print(f"time        {duration(result.seconds)} for {result.trained} epochs")
+    if result.ended_early:
+        out.print(f"ended early {result.ended_early}")
     for name, path in result.files.items():
         out.print(f"{name:<11} {path}", soft_wrap=True)
     for name, link in result.links.items():

@@ -29,6 +29,8 @@ class RunConfig:
         print_freq: steps between lines of `verbose_type: origin`, and of `progress` where no
             terminal shows a bar; 0: none; None: 100 and one line a minute.
         checkpoint_freq: epochs between numbered checkpoints.
+        checkpoint_minutes: minutes between writes of last.pth inside an epoch; every epoch ends
+            with one; 0: no others.
         patience: epochs without a better `best_metric` after which the run ends; None: never.
         yolo_metrics: every evaluation also gives precision, recall, F1 and mAP, in all and per
             class.
@@ -40,6 +42,8 @@ class RunConfig:
             rate; None: one rate.
         sampling: "repeat_factor" (Gupta et al. 2019) or "class_balanced" draw images of rare
             classes more often; None: every image once per epoch.
+        sampling_threshold: of "repeat_factor": classes in a smaller share of the images are rare;
+            None: the median share of the data's classes.
         use_amp: mixed precision.
         amp: "bf16", "fp16" or "off"; None follows `use_amp`.
         use_ema: average the weights.
@@ -70,6 +74,11 @@ class RunConfig:
         val_fraction: share of the training set held out where `data` has no validation set.
         negatives: folder or data set of images without targets, mixed into training.
         eval_negatives: folder or data set of images without targets, to count false detections on.
+        negatives_share: the largest share of the training images that `negatives` may make up; a
+            random part of them, the same in all epochs, is taken where there are more. None: all.
+        oa_threshold: score from which on a detection on `eval_negatives` counts as false.
+        oa_tolerance: `best_oa.pth` is the epoch with the fewest false detections among those whose
+            `best_metric` is at most this much below the best.
         ram_cache: images are decoded before the run into memory that the loaders share.
         disk_cache: likewise into files that later runs find again: True, or a folder.
         cache_imgsz: with either, training images are shrunk to at most this many pixels on their
@@ -105,6 +114,7 @@ class RunConfig:
     last_epoch: int = -1
     print_freq: int | None = None
     checkpoint_freq: int = 1
+    checkpoint_minutes: float = 30.0
     patience: int | None = None
     yolo_metrics: bool = False
     best_metric: str = "AP"
@@ -112,6 +122,7 @@ class RunConfig:
     freeze_bn: bool = False
     layer_decay: float | None = None
     sampling: Literal["repeat_factor", "class_balanced"] | None = None
+    sampling_threshold: float | None = None
     use_amp: bool = False
     amp: Literal["bf16", "fp16", "off"] | None = None
     use_ema: bool = False
@@ -139,6 +150,9 @@ class RunConfig:
     val_fraction: float | None = None
     negatives: str | None = None
     eval_negatives: str | None = None
+    negatives_share: float | None = None
+    oa_threshold: float = 0.5
+    oa_tolerance: float = 0.01
     ram_cache: bool = False
     disk_cache: bool | str = False
     cache_imgsz: int | None = None

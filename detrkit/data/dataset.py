@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from detrkit.data.sample import Sample, SampleKey
 from detrkit.data.text import read_text
 from detrkit.data.transforms import Compose
 from detrkit.data.transforms.compose import Transform
+from detrkit.data.unreadable import FolderGone
 from detrkit.data.voc import read_voc
 from detrkit.errors import ConfigError, DataError
+from detrkit.files import has_gone, patiently
 from detrkit.registry import MODULES
 from detrkit.structures import ClassMap
 
@@ -45,7 +47,8 @@ class DetectionDataset(Dataset[Sample]):
     An image that cannot be read never stops a run. In training another one takes its place,
     always the same for the same (seed, epoch, index). In evaluation it stays, as a gray picture
     whose objects count as missed. Both are counted: `broken` is shared with loader workers and
-    `report_broken` tells the user once about each file.
+    `report_broken` tells the user once about each file. Only a folder that is gone, and after a
+    quarter of a minute is not back, ends the run: a disk or a share that was unmounted.
 
     Args:
         index: what to read, or a function that opens it when it is first needed.
@@ -101,13 +104,19 @@ class DetectionDataset(Dataset[Sample]):
         """
         return torch.zeros(len(self.index), dtype=torch.uint8).share_memory_()
 
+    def extend(self, more: DatasetIndex) -> None:
+        """Adds images behind its own, of the same classes; before the first one is read."""
+        assert "broken" not in self.__dict__
+        self._index = DatasetIndex.concat([self.index, more])
+
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
         if not isinstance(key, SampleKey):
             key = SampleKey(self.epoch, 0, int(key))
-        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        repeat = [key.repeat] if key.repeat else []
+        rng = np.random.default_rng([self.seed, key.epoch, key.index, *repeat])
         sample = self.load(key, rng)
         if self.transforms is not None:
             sample.source = self
@@ -127,12 +136,15 @@ class DetectionDataset(Dataset[Sample]):
         """A sample before any transform.
 
         Raises:
+            FolderGone: the image's folder cannot be reached.
             DataError: training, and neither the image nor `MAX_REPLACEMENTS` others can be read.
         """
         number = key.index
         for _ in range(MAX_REPLACEMENTS):
             try:
                 return self._read(number, key)
+            except FolderGone:
+                raise
             except DataError as error:
                 self.broken[number] = 1
                 if not self.training:
@@ -162,9 +174,16 @@ class DetectionDataset(Dataset[Sample]):
         """Image `number`, from its file.
 
         Raises:
+            FolderGone: its folder cannot be reached.
             DataError: it cannot be read.
         """
-        found = read_indexed(self.index, number, self.in_channels)
+        path = self.index.paths[number]
+        try:
+            found = patiently(partial(read_indexed, self.index, number, self.in_channels), path)
+        except DataError as error:
+            if not has_gone(path, error):
+                raise
+            raise FolderGone(f"{error.message}; its folder cannot be reached") from error
         size = (found.image.shape[-2], found.image.shape[-1])
         smaller = limited(size, self.max_side if self.training else None)
         pixels = found.image

@@ -211,10 +211,7 @@ def find_layout(path: Path, splits: Mapping[str, str] | None = None) -> Layout:
         raise DataError(
             f"{path}: no such file or folder", hint="`--data` names a data set's folder"
         )
-    layout = _layout_of_folder(path, splits)
-    if layout is None:
-        inner = [f for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")]
-        layout = _layout_of_folder(inner[0], splits) if len(inner) == 1 else None
+    layout = find_layout_in(path, splits)
     if layout is None:
         entries = sorted(f.name + "/" * f.is_dir() for f in path.iterdir())
         shown = ", ".join(entries[:8]) + (", …" if len(entries) > 8 else "")
@@ -222,6 +219,19 @@ def find_layout(path: Path, splits: Mapping[str, str] | None = None) -> Layout:
             f"{path}: no data set recognised (it holds {shown or 'nothing'})",
             hint="COCO: annotations/*.json; YOLO: data.yaml; VOC: Annotations/*.xml, JPEGImages/",
         )
+    return layout
+
+
+def find_layout_in(folder: Path, splits: Mapping[str, str] | None = None) -> Layout | None:
+    """The data set in a folder, or in the only folder in it; None where there is nothing known.
+
+    Raises:
+        DataError: it is known, but not complete.
+    """
+    layout = _layout_of_folder(folder, splits)
+    if layout is None:
+        inner = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
+        layout = _layout_of_folder(inner[0], splits) if len(inner) == 1 else None
     return layout
 
 

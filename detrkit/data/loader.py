@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch.utils.data import Sampler
 from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.sample import Sample, SampleKey
-from detrkit.data.workers import shared_memory_room, shielded, start_worker
+from detrkit.data.sampling import EpochOrder, InOrder, Shuffled, repeat_numbers
+from detrkit.data.workers import WorkerLost, shared_memory_room, shielded, start_worker, unheard
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch
@@ -47,6 +49,10 @@ class BatchSchedule(Sampler[list[SampleKey]]):
         world_size: number of processes.
         training: share every batch; default as `shuffle`. False: take turns.
         least: images that a rank needs in a batch, in training.
+        images: another order than `shuffle` says, perhaps with images that come several times.
+
+    Attributes:
+        count: images per epoch.
     """
 
     def __init__(
@@ -61,13 +67,13 @@ class BatchSchedule(Sampler[list[SampleKey]]):
         world_size: int = 1,
         training: bool | None = None,
         least: int = 1,
+        images: EpochOrder | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"the batch size must be at least 1, got {batch_size}")
-        self.count = count
+        self.images = images or (Shuffled(count, seed) if shuffle else InOrder(count))
+        self.count = len(self.images)
         self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
@@ -83,23 +89,26 @@ class BatchSchedule(Sampler[list[SampleKey]]):
 
     def order(self, epoch: int) -> np.ndarray:
         """All image numbers in the order of `epoch`."""
-        if self.shuffle:
-            return np.random.default_rng([self.seed, epoch, 0x0DE2]).permutation(self.count)
-        return np.arange(self.count)
+        return self.images.order(epoch)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Image numbers of every batch of this rank in `epoch`."""
-        order, size = self.order(epoch), self.step_size
-        steps = [order[i * size : (i + 1) * size] for i in range(self._steps())]
+        order = self.order(epoch)
+        return [order[places] for places in self._places()]
+
+    def _places(self) -> list[np.ndarray]:
+        """Places in the order of an epoch that make up every batch of this rank."""
+        every, size = np.arange(self.count), self.step_size
+        steps = [every[i * size : (i + 1) * size] for i in range(self._steps())]
         if not self.training:
             return steps[self.rank :: self.world_size]
-        return [self._share(numbers) for numbers in steps]
+        return [self._share(places) for places in steps]
 
-    def _share(self, numbers: np.ndarray) -> np.ndarray:
+    def _share(self, places: np.ndarray) -> np.ndarray:
         needed = self.world_size * self.least
-        if len(numbers) < needed:
-            numbers = np.resize(numbers, needed)  # repeats from the start
-        return np.array_split(numbers, self.world_size)[self.rank]
+        if len(places) < needed:
+            places = np.resize(places, needed)  # repeats from the start
+        return np.array_split(places, self.world_size)[self.rank]
 
     def _steps(self) -> int:
         """Batches of an epoch on all ranks together."""
@@ -114,9 +123,14 @@ class BatchSchedule(Sampler[list[SampleKey]]):
         return len(range(self.rank, self._steps(), self.world_size))
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for step, numbers in enumerate(self.batches(self.epoch)):
+        order = self.order(self.epoch)
+        repeats = repeat_numbers(order)
+        for step, places in enumerate(self._places()):
             if step >= self.start:
-                yield [SampleKey(self.epoch, step, int(number)) for number in numbers]
+                yield [
+                    SampleKey(self.epoch, step, int(order[place]), int(repeats[place]))
+                    for place in places
+                ]
 
 
 class Loader:
@@ -195,17 +209,20 @@ class Loader:
         except DetrkitError as error:
             raise _unwrapped(error) from error
         except RuntimeError as error:
-            known = self._out_of_shared_memory(error)
+            lost = WorkerLost.among(self._workers())
+            known = self._out_of_shared_memory(error, lost) or lost
             if known is None:
                 raise
             raise known from error
         finally:
             self.dataset.report_broken()
 
-    def _out_of_shared_memory(self, error: RuntimeError) -> UsageError | None:
+    def _out_of_shared_memory(
+        self, error: RuntimeError, lost: WorkerLost | None
+    ) -> UsageError | None:
         """What to say when workers find no room for their batches; None: it is something else."""
-        text = str(error)
-        if "shared memory" not in text and "Bus error" not in text:
+        bus_error = lost is not None and lost.signal == "SIGBUS"
+        if "shared memory" not in str(error) and not bus_error:
             return None
         room = shared_memory_room()
         side = max(getattr(self.collate, "scales", None) or [(640, 640)])
@@ -218,12 +235,16 @@ class Loader:
             "docker run --shm-size=4g (or --ipc=host)",
         )
 
+    def _workers(self) -> Sequence[BaseProcess]:
+        """The loader processes, which torch keeps from one epoch to the next."""
+        return getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+
     def _batches(self) -> Iterator[PixelBatch | Batch]:
         if self.num_workers:
             # Transforms import it when they first need it: forked workers have it from here.
             import torchvision.transforms.v2  # noqa: F401
 
-        with _any_number_of_workers(), shielded():
+        with _any_number_of_workers(), shielded(), unheard():
             return iter(self._loader)
 
 
@@ -242,6 +263,7 @@ def build_loader(
     device: torch.device | str = "cpu",
     training: bool | None = None,
     least: int = 1,
+    images: EpochOrder | None = None,
 ) -> Loader:
     """A loader for one rank.
 
@@ -258,6 +280,7 @@ def build_loader(
         pin_memory: page-locked batches, for copying to a GPU.
         device: where batches are made float: bytes travel to a GPU four times faster.
         training, least: how ranks share the images, see `BatchSchedule`.
+        images: another order of the images than `shuffle` says.
 
     Raises:
         UsageError: a batch size below 1.
@@ -276,6 +299,7 @@ def build_loader(
         world_size=world_size,
         training=training,
         least=least,
+        images=images,
     )
     return Loader(
         dataset,

@@ -21,11 +21,13 @@ class SampleKey(NamedTuple):
         epoch: counted from 0.
         step: number of the batch within the epoch.
         index: number of the image in the data set.
+        repeat: how often the epoch had it before; above 0 only where images are sampled.
     """
 
     epoch: int
     step: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    repeat: int = 0
 
 
 FIRST = SampleKey(0, 0, 0)

@@ -10,6 +10,16 @@ from PIL import Image, UnidentifiedImageError
 
 from detrkit.errors import DataError, UsageError
 
+
+class FolderGone(DataError):
+    """Not an image but the folder of images cannot be reached: another image is no help."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = "is the disk or the share still mounted?"
+    ) -> None:
+        super().__init__(message, hint=hint)
+
+
 #: Larger images are refused: a small file can declare more pixels than the memory holds.
 MAX_PIXELS = 178_956_970
 #: Environment variable that sets another limit.

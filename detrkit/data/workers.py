@@ -11,13 +11,47 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 
 from detrkit.data.pixels import use_one_thread
+from detrkit.errors import DetrkitError
 
 _STOPPING = frozenset({signal.SIGINT, signal.SIGTERM})
+
+
+class WorkerLost(DetrkitError):
+    """A loader process ended that nobody had asked to end.
+
+    Attributes:
+        signal: name of the signal that killed it; empty: it left by itself.
+    """
+
+    signal = ""
+
+    @classmethod
+    def among(cls, workers: Iterable[BaseProcess]) -> WorkerLost | None:
+        """The error for the first of `workers` that ended badly; None: all are well."""
+        for worker in workers:
+            if worker.exitcode:
+                return cls._of(worker.pid, worker.exitcode)
+        return None
+
+    @classmethod
+    def _of(cls, pid: int | None, code: int) -> WorkerLost:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            return cls(f"a loader process (pid {pid}) ended with exit code {code}")
+        how, hint = f"was killed by {name}", None
+        if name == "SIGKILL":
+            how += ": out of memory?"
+            hint = "try fewer --workers or a smaller --batch"
+        error = cls(f"a loader process (pid {pid}) {how}", hint=hint)
+        error.signal = name
+        return error
 
 
 def shared_memory_room() -> int:
@@ -42,6 +76,24 @@ def shielded() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Undoes that torch, as it starts workers, wants to know of each one's end at once.
+
+    Its handler of SIGCHLD raises wherever the main process happens to be: in the middle of a step
+    or of writing a checkpoint. Without it the end of a worker is noticed when its next batch is
+    waited for, within five seconds, where the state of a run is whole.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
 
 
 def start_worker(worker: int) -> None:

@@ -24,6 +24,13 @@ from typing import Any
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of, matcher_change, matcher_of, transforms_of
 
+#: Steps of a fine-tuning. DEIMv2 Atto on 60 images of BCCD (`tests/benchmarks/small_data.py`, 224
+#: pixels, batch 8, frozen batch norms) reached AP 0.19 in 168 steps and 0.52 in 504, still gaining.
+ENOUGH_STEPS = 1000
+#: Epochs of a fine-tuning: a plan needs room for its stages; more passes over few images only
+#: learn them by heart.
+FEWEST, MOST = 12, 300
+
 #: Share of the epochs without augmentation at the end, where the file says less or nothing.
 TAIL = 0.12
 
@@ -71,6 +78,11 @@ def automatic(
         ema_decay=min(ema_decay, round(1 - 1 / memory, 6)),
         ema_warmups=min(ema_warmups, math.ceil(total / 40)),
     )
+
+
+def enough_epochs(batches_per_epoch: int) -> int:
+    """How long to fine-tune where nobody says: `ENOUGH_STEPS`, in 12 to 300 epochs."""
+    return min(max(math.ceil(ENOUGH_STEPS / max(batches_per_epoch, 1)), FEWEST), MOST)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Checkpoint:
         config: the resolved configuration, or None in a file that detrkit did not write.
         config_name: stem of the configuration file.
         class_map, image_spec: likewise.
+        images: of the training data, or None where the file does not say.
         metrics: of the epoch, {"AP": …}.
         position: where the run stands: epoch, batch, step, … (`TrainState.to_dict`).
         date: ISO 8601.
@@ -66,6 +67,7 @@ class Checkpoint:
     config_name: str = ""
     class_map: ClassMap | None = None
     image_spec: ImageSpec | None = None
+    images: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     position: dict[str, Any] = field(default_factory=dict)
     date: str = ""
@@ -94,6 +96,7 @@ class Checkpoint:
             config_name=self.config_name,
             class_map=self.class_map,
             image_spec=self.image_spec,
+            images=self.images,
             metrics=self.metrics,
         )
 
@@ -121,6 +124,7 @@ class Checkpoint:
             "config_name": self.config_name,
             "class_map": self.class_map.to_dict() if self.class_map else None,
             "image_spec": self.image_spec.to_dict() if self.image_spec else None,
+            "images": self.images,
             "metrics": self.metrics,
             "position": self.position,
         }
@@ -132,7 +136,7 @@ class Checkpoint:
             DetrkitError: it cannot be written; an older file of that name is unchanged.
         """
         content = _contiguous(self.to_dict())
-        write_atomically(path, lambda file: torch.save(content, file))
+        write_atomically(path, lambda file: torch.save(content, file), size=_size_of(content))
 
     @classmethod
     def from_dict(cls, content: Any, path: Path | None = None) -> Checkpoint:
@@ -175,6 +179,7 @@ class Checkpoint:
             config_name=meta.get("config_name") or "",
             class_map=ClassMap.from_dict(meta["class_map"]) if meta.get("class_map") else None,
             image_spec=ImageSpec.from_dict(meta["image_spec"]) if meta.get("image_spec") else None,
+            images=meta.get("images"),
             metrics=meta.get("metrics") or {},
             position=meta.get("position") or {},
             date=str(content.get("date", "")),
@@ -219,13 +224,22 @@ class Checkpoint:
                     f"detrkit weights strip {file} --trust -o clean.pth",
                 ) from error
             raise WeightsError(f"{file} is damaged or not a torch file") from error
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise WeightsError(
                 f"{file} is damaged or not a torch file: {reason}",
                 hint="download or copy it again; an interrupted copy is shorter than the original",
             ) from error
         return cls.from_dict(content, file)
+
+
+def _size_of(content: Any) -> int:
+    """Bytes of all tensors in nested plain data: a little less than the file will have."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, dict):
+        return sum(map(_size_of, content.values()))
+    return sum(map(_size_of, content)) if isinstance(content, (list, tuple)) else 0
 
 
 def _numpy_types() -> list[Any]:

@@ -118,6 +118,13 @@ def _panels_of_one(run: RunCurves) -> Iterator[_Panel]:
     yield _Panel("Average precision", ap, from_zero=True)
     sizes = {"val/APs": "small", "val/APm": "medium", "val/APl": "large"}
     yield _Panel("AP by size of object", sizes, from_zero=True)
+    per_image = {"val/oa_fppi": "per image"}
+    yield _Panel("False detections, images without targets", per_image, from_zero=True)
+    negatives = {
+        "val/oa_clean_rate": "share without detections",
+        "val/oa_mean_max_score": "highest score, mean",
+    }
+    yield _Panel("Images without targets", negatives, from_zero=True)
     yield _Panel("Training loss, all terms", {names.LOSS: ""})
     yield _Panel("Loss terms of the last layer", _columns(run.rows, f"{names.LOSS}_"))
     rates = _merged(run.rows, _columns(run.rows, f"{names.LR}/"))

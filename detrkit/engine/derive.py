@@ -2,6 +2,8 @@
 
 - `--epochs N` sets `schedule: auto`: stages, windows, warm-up and averaging follow the length of
   the run (rules in `detrkit.engine.automatic`).
+- `tune` without `--epochs` takes as many as fine-tuning needs (`enough_epochs`), unless the user's
+  own file, its `schedule: auto` or `--update` says how long.
 - `--batch N` scales every learning rate by sqrt(N / old): for Adam the noise of an update, not its
   size, depends on the batch (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
   Gradient Algorithms"). SGD's rates scale linearly (Goyal et al. 2017). `--lr` switches this off.
@@ -13,6 +15,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,11 +24,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrkit.config import Config, Flag, load_config
+from detrkit.config.catalogue import root
 from detrkit.config.schema import LOGGERS
-from detrkit.engine.automatic import automatic, epoch_values
+from detrkit.engine.automatic import automatic, enough_epochs, epoch_values
+from detrkit.engine.judging import check_metric
 from detrkit.engine.schedules import FLAT_COSINE
 from detrkit.engine.stages import collate_of
 from detrkit.errors import UsageError, did_you_mean
+from detrkit.words import count
+
+log = logging.getLogger("detrkit")
 
 #: Flags that set the key of the same name.
 _SETTINGS = {
@@ -58,6 +66,7 @@ class TrainFlags:
         data: data set of any layout.
         val_fraction: share of the training images held out.
         epochs: passes over the training set.
+        choose_epochs: where nobody says how many, as many as fine-tuning needs.
         batch: images per step over all devices.
         accumulate: parts in which a batch goes through the model.
         size: "640" or "480x640", height first.
@@ -79,6 +88,7 @@ class TrainFlags:
     data: str | None = None
     val_fraction: float | None = None
     epochs: int | None = None
+    choose_epochs: bool = False
     batch: int | None = None
     accumulate: int | None = None
     size: str | None = None
@@ -169,6 +179,9 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
         put("epochs", flags.epochs, "--epochs")
         if cfg.get("schedule") != "auto":
             put("schedule", "auto", "--epochs")
+    elif flags.choose_epochs and not _says_how_long(cfg):
+        put("epochs", None, "tune")
+        put("schedule", "auto", "tune")
     if flags.size is not None:
         put("image_size", list(parse_size(flags.size)), "--size")
     if flags.workers is not None:
@@ -198,6 +211,17 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
     return values
 
 
+def _says_how_long(cfg: Config) -> bool:
+    """Whether the user chose the epochs; not so where they are those of a published recipe."""
+    if "epochs" not in cfg or cfg.get("schedule") == "auto":
+        return True
+    file = cfg.origin("epochs").file
+    if file is None:
+        return True  # --update
+    own = cfg.path is not None and Path(file) == cfg.path
+    return own and not Path(file).is_relative_to(root())
+
+
 def _listed(flags: Sequence[str]) -> list[str]:
     """Each once: `a,b` and `c` of a repeated flag -> a, b, c."""
     names = [name.strip() for flag in flags for name in flag.split(",")]
@@ -205,6 +229,8 @@ def _listed(flags: Sequence[str]) -> list[str]:
 
 
 def _check(flags: TrainFlags) -> None:
+    if flags.best_metric is not None:
+        check_metric(flags.best_metric)
     if flags.sampling not in (None, "repeat_factor", "class_balanced"):
         raise UsageError(f"--sampling {flags.sampling}: choose repeat_factor or class_balanced")
     if flags.layer_decay is not None and not 0 < flags.layer_decay <= 1:
@@ -309,11 +335,23 @@ def parse_size(text: str) -> tuple[int, int]:
 def derive_schedule(cfg: Config, batches_per_epoch: int) -> Config:
     """Fills in what `schedule: auto` derives; other configurations come back unchanged.
 
+    Without `epochs` it derives these as well (`enough_epochs`), and says so.
+
     Values that were set together with or after `schedule: auto` (in the same file, an including
     file, a flag, `--update`) stay.
     """
-    if cfg.run.schedule != "auto" or not cfg.run.epochs:
+    if cfg.run.schedule != "auto":
         return cfg
+    if cfg.run.epochs is None:
+        epochs = enough_epochs(batches_per_epoch)
+        log.info(
+            "%d epochs of %s: %d steps of fine-tuning; --epochs N to say otherwise",
+            epochs,
+            count(batches_per_epoch, "batch"),
+            epochs * batches_per_epoch,
+        )
+        cfg = cfg.with_values({"epochs": epochs}, origin="schedule: auto")
+    assert cfg.run.epochs is not None
     tree = cfg.tree
     since = cfg.origin("schedule").layer
     values = {}

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.run_dir import RunDirectory
-from detrkit.errors import DetrkitError, UsageError
+from detrkit.errors import DetrkitError, UsageError, WeightsError
+from detrkit.words import count
 
 log = logging.getLogger("detrkit")
 
@@ -28,7 +30,8 @@ class EarlierRun:
 
     Attributes:
         directory: of the run.
-        checkpoint: its `last.pth`; None: it ended before the first was written.
+        checkpoint: its `last.pth`, or where that is damaged the newest full one before it; None:
+            it ended before the first was written.
     """
 
     directory: RunDirectory
@@ -36,9 +39,11 @@ class EarlierRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done."""
+        """Whether all epochs are done, or patience ended them early."""
         if self.checkpoint is None:
             return False
+        if self.checkpoint.position.get("ended_early"):
+            return True
         epochs = int((self.checkpoint.config or {}).get("epochs") or 0)
         return int(self.checkpoint.position.get("epoch", 0)) >= epochs > 0
 
@@ -56,17 +61,17 @@ def find_earlier_run(
 
     Raises:
         UsageError: `output` holds something else.
-        WeightsError: its checkpoint cannot be read.
+        WeightsError: none of its checkpoints can be read.
     """
     asked = _essential(arguments)
     for directory in RunDirectory.find(name, output):
         begun = _essential(directory.arguments())
         if output:
             _check_output(directory, begun, asked)
-            return EarlierRun(directory, _last(directory))
+            return EarlierRun(directory, last_checkpoint(directory))
         if begun != asked or _in_progress(directory):
             continue
-        run = EarlierRun(directory, _last(directory))
+        run = EarlierRun(directory, last_checkpoint(directory))
         if not run.is_finished:
             return run
     return None
@@ -78,7 +83,7 @@ def _essential(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_output(directory: RunDirectory, begun: dict[str, Any], asked: dict[str, Any]) -> None:
-    if not begun and any(directory.path.iterdir()):
+    if not begun and not directory.is_bare:
         raise UsageError(
             f"{directory} is not the folder of a run", hint="give --output a new folder"
         )
@@ -91,8 +96,53 @@ def _check_output(directory: RunDirectory, begun: dict[str, Any], asked: dict[st
         )
 
 
-def _last(directory: RunDirectory) -> Checkpoint | None:
-    return Checkpoint.load(directory.last) if directory.last.is_file() else None
+def last_checkpoint(directory: RunDirectory) -> Checkpoint | None:
+    """`last.pth`; where it is damaged the newest full checkpoint before it, with a warning.
+
+    Returns:
+        None: nothing was saved yet.
+
+    Raises:
+        WeightsError: none of them can be read.
+    """
+    if not directory.last.is_file():
+        return None
+    try:
+        return Checkpoint.load(directory.last)
+    except WeightsError as error:
+        found = newest_before(directory)
+        if found is None:
+            raise
+        log.warning("%s; the run goes on from %s", error.message, describe(found))
+        return found
+
+
+def newest_before(directory: RunDirectory) -> Checkpoint | None:
+    """The newest checkpoint besides `last.pth` from which the run can go on."""
+    numbered = sorted(directory.path.glob("epoch_*.pth"), reverse=True)
+    others = ([directory.epoch_start], [directory.best_stage1])
+    found = [_first_readable(files) for files in (numbered, *others)]
+    return max((c for c in found if c is not None), key=_steps, default=None)
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """`runs/x-1/epoch_0012.pth (12 epochs)`."""
+    return f"{checkpoint.path} ({count(checkpoint.last_epoch + 1, 'epoch')})"
+
+
+def _steps(checkpoint: Checkpoint) -> int:
+    return int(checkpoint.position.get("step", 0))
+
+
+def _first_readable(files: Iterable[Path]) -> Checkpoint | None:
+    for file in files:
+        try:
+            checkpoint = Checkpoint.load(file)
+        except WeightsError:
+            continue
+        if checkpoint.can_resume:
+            return checkpoint
+    return None
 
 
 def _in_progress(directory: RunDirectory) -> bool:

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from detrkit.ops import onednn
+
 log = logging.getLogger("detrkit.inspect")
 
 
@@ -147,8 +149,9 @@ def inspect_model(model: nn.Module, size: tuple[int, int], name: str = "") -> Mo
     in_channels = int(getattr(model, "in_channels", 3))
     example = torch.zeros(1, in_channels, *size, device=next(model.parameters()).device)
     try:
-        layers, by_kind = _layers(deployed, example)
-        calflops, macs, problem = _calflops(deployed, example)
+        with onednn.left_out():
+            layers, by_kind = _layers(deployed, example)
+            calflops, macs, problem = _calflops(deployed, example)
     finally:
         deployed.train(training)
     return ModelReport(

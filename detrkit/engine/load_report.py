@@ -15,6 +15,9 @@ class LoadReport:
         loaded: names that were copied whole.
         by_class: names of which rows were copied by class name.
         folded: names of stems of 3 channels -> channels of the model that they were folded into.
+        by_query: names with one row per query, of which the file has another number -> (queries of
+            the file, of the model); the first ones, as many as both have, were copied.
+        num_queries: (of the file, of the model) where they differ and the file says so.
         kept: names of the model that are computed (anchors) or counted, not loaded.
         missing: names of the model that the file lacks; they keep their values.
         unexpected: names of the file that the model lacks.
@@ -27,6 +30,8 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     by_class: list[str] = field(default_factory=list)
     folded: dict[str, int] = field(default_factory=dict)
+    by_query: dict[str, tuple[int, int]] = field(default_factory=dict)
+    num_queries: tuple[int, int] | None = None
     kept: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -38,7 +43,7 @@ class LoadReport:
     @property
     def copied(self) -> list[str]:
         """Names of the model that got values from the file, in whichever way."""
-        return [*self.loaded, *self.by_class, *self.folded]
+        return [*self.loaded, *self.by_class, *self.folded, *self.by_query]
 
     @property
     def total(self) -> int:
@@ -76,6 +81,7 @@ class LoadReport:
         )
         lines = [f"loaded {len(self.copied)} of {self.total} tensors from {self.source} ({groups})"]
         lines += [f"stem {name}: 3 channels folded into {n}" for name, n in self.folded.items()]
+        lines += self._queries()
         if self.by_class:
             pairs = [_pair(a, b) for a, b in self.matched_classes.items()]
             rows = f"rows of {some(pairs, most)} copied" if pairs else "no class in common"
@@ -91,6 +97,19 @@ class LoadReport:
             lines.append(f"not in the model: {some(self.unexpected, most)}")
         return "\n".join(lines)
 
+    def _queries(self) -> list[str]:
+        lines = []
+        for name, (theirs, mine) in self.by_query.items():
+            rest = f", the other {mine - theirs} start from random" if mine > theirs else ""
+            first = min(theirs, mine)
+            lines.append(f"num_queries {theirs} -> {mine}: the first {first} rows of {name}{rest}")
+        if self.num_queries is not None and not self.by_query:
+            theirs, mine = self.num_queries
+            lines.append(
+                f"num_queries {theirs} -> {mine}: selected by score, no tensor depends on it"
+            )
+        return lines
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         return {
@@ -99,6 +118,8 @@ class LoadReport:
             "groups": self.by_group(),
             "by_class": self.by_class,
             "folded": self.folded,
+            "by_query": {name: list(rows) for name, rows in self.by_query.items()},
+            "num_queries": list(self.num_queries) if self.num_queries else None,
             "missing": self.missing,
             "unexpected": self.unexpected,
             "mismatched": {n: [list(a), list(b)] for n, (a, b) in self.mismatched.items()},

@@ -6,8 +6,10 @@
     train_pre/loss_vfl, …         of the first boxes, before refinement
     train_enc/loss_vfl_0, …       of the encoder's proposals
     train_dn/loss_vfl_0, …        of denoising queries
+    train_neg/loss_vfl_0, …       of random negatives among them
     train/grad_norm               before clipping (of single steps; not in the table of epochs)
     train/ema_decay               of the averaged weights
+    train/skipped_steps           of the epoch: dropped because they were not finite
     lr                            the highest rate of all groups
     lr/backbone, …                of each parameter group, where there are several
     val/AP, val/AP50, val/AP75    COCO's averages over IoU 0.50-0.95, at 0.50 and at 0.75
@@ -16,13 +18,14 @@
     val/ARs, val/ARm, val/ARl     recall of small, medium and large boxes
     val/precision, val/recall, val/F1, val/mAP50, val/mAP75, val/mAP50-95
                                   with `yolo_metrics`: at IoU 0.5 and the best confidence, and AP
+    val/oa_fppi, val/oa_clean_rate, val/oa_max_score, val/oa_mean_max_score
+                                  false detections on `eval_negatives` (metrics.over_activation)
     resources/train_seconds, resources/eval_seconds, resources/images_per_second
     resources/wait_seconds        of the training, without work because a batch was not there
     resources/data_wait           the same as a share, 0 to 1
     resources/memory_gib          peak of the device's memory
 
-The table of epochs also has `epoch` (from 0), `stage`, `step`, `best`, and in `skipped_steps` how
-many steps were dropped because they were not finite.
+The table of epochs also has `epoch` (from 0), `stage`, `step` and `best`.
 """
 
 from __future__ import annotations
@@ -39,13 +42,13 @@ WAIT_SECONDS = "resources/wait_seconds"
 DATA_WAIT = "resources/data_wait"
 EVAL_SECONDS = "resources/eval_seconds"
 IMAGES_PER_SECOND = "resources/images_per_second"
-SKIPPED_STEPS = "skipped_steps"
+SKIPPED_STEPS = "train/skipped_steps"
 MEMORY_GIB = "resources/memory_gib"
 
 #: Beginnings of names that have one value per epoch; the others have one per step.
 OF_EPOCHS = ("val/", "resources/", "epoch", SKIPPED_STEPS)
 
-_SIDE_LOSS = re.compile(r"(?P<term>.+?)_(?P<part>aux|dn|enc|pre)(?:_(?P<layer>\w+))?")
+_SIDE_LOSS = re.compile(r"(?P<term>.+?)_(?P<part>aux|dn|enc|neg|pre)(?:_(?P<layer>\w+))?")
 
 
 def loss_name(term: str) -> str:

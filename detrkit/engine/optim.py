@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from detrkit.engine.layer_decay import with_layer_decay
 from detrkit.errors import ConfigError, Problem
 from detrkit.registry import MODULES
 
@@ -106,7 +107,9 @@ def parameter_groups(
     return groups
 
 
-def build_optimizer(section: Mapping[str, Any], model: nn.Module) -> Optimizer:
+def build_optimizer(
+    section: Mapping[str, Any], model: nn.Module, *, layer_decay: float | None = None
+) -> Optimizer:
     """The optimizer that a configuration's `optimizer` section describes.
 
     Every group keeps its base rate as `initial_lr`; the trainer sets `lr` from it.
@@ -114,12 +117,18 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Module) -> Optimizer:
     Args:
         section: `type`, its arguments, and `params`, the list of expressions.
         model: already on its device.
+        layer_decay: of the backbone's rates, see `detrkit.engine.layer_decay`; None: one rate.
+
+    Raises:
+        ConfigError: no optimizer, groups that make no sense, or a backbone without known stages.
     """
     arguments = dict(section)
     kind = arguments.pop("type", None)
     if not isinstance(kind, str):
         raise ConfigError("optimizer: needs a `type`, e.g. AdamW")
     groups = parameter_groups(model, arguments.pop("params", None))
+    if layer_decay is not None:
+        groups = with_layer_decay(groups, model, layer_decay, float(arguments.get("lr", 1e-3)))
     parameters = dict(model.named_parameters())
     entry = MODULES.get(kind)
     if kind in _FUSED and not {"fused", "foreach"} & set(arguments):
@@ -138,8 +147,9 @@ def build_optimizer(section: Mapping[str, Any], model: nn.Module) -> Optimizer:
 def group_names(optimizer: Optimizer, model: nn.Module) -> dict[str, int]:
     """A readable name of each group that has parameters, with its position.
 
-    The parts of the model it reaches ("backbone", "encoder_decoder"; "all" of them), and
-    "_no_decay" where only other groups decay: {"backbone": 0, "encoder_decoder_no_decay": 1, …}.
+    The parts of the model it reaches ("backbone", "encoder_decoder"; "all" of them; with layer
+    decay "backbone_stage_2"), and "_no_decay" where only other groups decay:
+    {"backbone": 0, "encoder_decoder_no_decay": 1, …}.
     """
     part_of = {id(p): name.partition(".")[0] for name, p in model.named_parameters()}
     order = [*_PARTS, *dict.fromkeys(part_of.values()), "other"]
@@ -151,6 +161,7 @@ def group_names(optimizer: Optimizer, model: nn.Module) -> dict[str, int]:
         if not parts:
             continue
         name = "all" if parts == everything else "_".join(sorted(parts, key=order.index))
+        name = group.get("part", name)
         if decays and not group.get("weight_decay"):
             name += "_no_decay"
         number = 1 + sum(known == name or known.startswith(f"{name}-") for known in found)

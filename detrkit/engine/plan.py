@@ -139,6 +139,17 @@ class Plan:
                 return stage
         return self.stages[-1]
 
+    @property
+    def last_stage(self) -> int:
+        """First epoch of what ends the run: after the restart, or without strong augmentation.
+
+        0 where nothing of the kind does.
+        """
+        if self.restart_epoch is not None:
+            return self.restart_epoch
+        last = self.stages[-1]
+        return 0 if last.strong_augmentation else last.first
+
     def lr_factor(self, step: int) -> float:
         """Factor on each group's base learning rate for optimizer step `step`, from 0."""
         return self.schedule.factor(step, self.batches_per_epoch)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _TRAINING_ONLY = frozenset(
     (
         *("aux_loss", "dropout", "num_denoising", "label_noise_ratio", "box_noise_scale"),
+        *("random_negatives", "random_negative_iou"),
         *("freeze_at", "freeze_norm", "freeze_stem_only", "pretrained", "local_model_dir"),
         *("weights_path", "num_classes", "eval_spatial_size", "value_shape"),
     )

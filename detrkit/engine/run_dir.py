@@ -10,6 +10,8 @@ runs/<config-name>-<n>/
     epoch_start.pth                             the last good state, while that is not last.pth
     diverged/step_N/                            what was not finite, where that went on too long
     best_predictions.json                       what the best epoch found, as COCO results
+    best_oa.pth                                 the fewest false detections at nearly the best AP
+    oa_candidates/                              weights that may still become it, during a run
 """
 
 from __future__ import annotations
@@ -27,10 +29,26 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.errors import UsageError
-from detrkit.files import cannot_write, write_atomically
+from detrkit.files import cannot_write, remove_leftovers, write_atomically
 
 #: How many numbers are tried before giving up.
 _MOST = 100_000
+#: File that is made and removed at once to see whether a folder can be written.
+_PROBE = ".write-test-"
+
+#: Descriptors of the lock files that this process holds.
+_held: set[int] = set()
+
+
+def _forget_locks() -> None:
+    """A forked process (a loader's worker) must not keep the lock of one that was killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ class RunDirectory:
 
     def _checked(self) -> RunDirectory:
         """Itself, once a file could be written into it: better now than after an epoch."""
-        probe = self.path / f".write-test-{os.getpid()}"
+        probe = self.path / f"{_PROBE}{os.getpid()}"
         try:
             probe.write_bytes(b"")
             probe.unlink()
@@ -127,6 +145,16 @@ class RunDirectory:
     def best(self) -> Path:
         """The averaged weights with the best AP."""
         return self.path / "best.pth"
+
+    @property
+    def best_oa(self) -> Path:
+        """The averaged weights with the fewest false detections at nearly the best AP."""
+        return self.path / "best_oa.pth"
+
+    @property
+    def oa_candidates(self) -> Path:
+        """Weights that wait for their false detections to be counted, or may become `best_oa`."""
+        return self.path / "oa_candidates"
 
     @property
     def best_stage1(self) -> Path:
@@ -198,10 +226,15 @@ class RunDirectory:
         Raises:
             UsageError: another one does.
         """
-        with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:  # a folder without lock files is still one to train in
+            yield
+            return
+        _held.add(descriptor)
+        try:
             try:
-                file = stack.enter_context((self.path / ".lock").open("a", encoding="utf-8"))
-                _lock(file.fileno())
+                _lock(descriptor)
             except BlockingIOError:
                 raise UsageError(
                     f"another process is training in {self}",
@@ -210,6 +243,23 @@ class RunDirectory:
             except OSError:
                 pass  # a file system without locks
             yield
+        finally:
+            if descriptor in _held:
+                _held.remove(descriptor)
+                os.close(descriptor)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it holds nothing but what a run leaves that was killed as it began."""
+        return all(entry.name.startswith(".") for entry in self.path.iterdir())
+
+    def clean(self) -> None:
+        """Removes what a killed process left half written; call it while holding the lock."""
+        for folder in (self.path, self.batches):
+            remove_leftovers(folder)
+        for probe in self.path.glob(f"{_PROBE}*"):
+            with contextlib.suppress(OSError):
+                probe.unlink()
 
     def arguments(self) -> dict[str, Any]:
         """What `args.json` says; empty when there is none."""
@@ -220,9 +270,13 @@ class RunDirectory:
         return found if isinstance(found, dict) else {}
 
     def write_start(self, config: str, arguments: dict[str, Any]) -> None:
-        """Writes `config.yml`, `args.json` and `environment.json`."""
-        self._write("config.yml", config)
+        """Writes `args.json`, `config.yml` and `environment.json`.
+
+        The arguments come first: by them `--auto-resume` knows the folder of a run that was
+        killed as it began.
+        """
         self._write("args.json", _json(arguments))
+        self._write("config.yml", config)
         self._write("environment.json", _json(environment()))
 
     def _write(self, name: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from detrkit.data.detect import open_splits
 from detrkit.data.image_check import CheckImages, check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader, build_loader
+from detrkit.data.sampling import sampled_order
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
@@ -29,8 +31,16 @@ from detrkit.engine.distributed.replicas import replicated, unwrapped
 from detrkit.engine.divergence import Policy
 from detrkit.engine.ema import ModelEMA
 from detrkit.engine.evaluator import Evaluator
+from detrkit.engine.freezing import freeze
+from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
+from detrkit.engine.layer_decay import backbone_stages, check_layer_decay
 from detrkit.engine.load_report import LoadReport
+from detrkit.engine.negatives import (
+    add_negatives,
+    build_over_activation,
+    open_eval_negatives,
+)
 from detrkit.engine.observers.base import Observer
 from detrkit.engine.observers.found import Found
 from detrkit.engine.optim import build_optimizer
@@ -48,7 +58,7 @@ from detrkit.engine.picture_cache import cache_kind
 from detrkit.engine.plan import Plan
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.trainer import Trainer
-from detrkit.engine.weights import load_weights, read_checkpoint
+from detrkit.engine.weights import changed_queries, load_weights, read_checkpoint
 from detrkit.errors import ConfigError, DataError
 from detrkit.structures import ClassMap, ImageSpec
 
@@ -68,6 +78,7 @@ class Session:
         class_map, image_spec, plan, device, precision, seed: what follows from both.
         accumulate: parts in which a batch goes through the model.
         channels_last: memory format of the weights of convolutions.
+        eval_negatives: images without targets to count false detections on, or None.
     """
 
     config: Config
@@ -81,6 +92,7 @@ class Session:
     seed: int
     accumulate: int = 1
     channels_last: bool = False
+    eval_negatives: DatasetIndex | None = None
 
 
 def open_session(cfg: Config) -> Session:
@@ -96,7 +108,13 @@ def open_session(cfg: Config) -> Session:
     seed = cfg.run.seed
     if seed is None:
         seed = shared(lambda: secrets.randbelow(2**31))
-    return session_of(cfg, *open_data(cfg, seed), seed, device)
+    judge = Judge.of(cfg.run)
+    train, val = open_data(cfg, seed)
+    judge.require_validation(val is not None)
+    add_negatives(cfg, train, seed)
+    session = session_of(cfg, train, val, seed, device)
+    session.eval_negatives = open_eval_negatives(cfg, train)
+    return session
 
 
 def session_of(
@@ -157,10 +175,12 @@ def _prefers_channels_last(device: torch.device) -> bool:
 
 
 def with_absolute_paths(cfg: Config) -> Config:
-    """`data` and `disk_cache` as absolute paths, so that `resume` finds them from anywhere."""
-    data, cache = cfg.run.data, cfg.run.disk_cache
-    if data and Path(data).expanduser().exists():
-        cfg = _with_absolute(cfg, "data", data)
+    """Paths of data and of `disk_cache` absolute, so that `resume` finds them from anywhere."""
+    run, cache = cfg.run, cfg.run.disk_cache
+    for key in ("data", "negatives", "eval_negatives"):
+        path = getattr(run, key)
+        if path and Path(path).expanduser().exists():
+            cfg = _with_absolute(cfg, key, path)
     return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
 
 
@@ -290,8 +310,13 @@ def loader_of(
     cfg: Config, name: str, dataset: DetectionDataset, seed: int, device: torch.device
 ) -> Loader:
     """The loader that the section `name` describes, over a data set."""
-    section = split_of(cfg, name)
+    section, run = split_of(cfg, name), cfg.run
     training = name == "train_dataloader"
+    images = None
+    if training and run.sampling is not None:
+        images = sampled_order(
+            run.sampling, dataset.index, threshold=run.sampling_threshold, seed=seed
+        )
     collate = section.get("collate_fn")
     return build_loader(
         dataset,
@@ -306,7 +331,8 @@ def loader_of(
         rank=rank(),
         world_size=world_size(),
         training=training,
-        least=cfg.run.accumulate,
+        least=run.accumulate,
+        images=images,
     )
 
 
@@ -322,6 +348,7 @@ def start_model(session: Session, *, fresh: bool = True) -> tuple[nn.Module, Loa
         loads; the others get its weights in `build_trainer`.
     """
     model = build_model(session.config, seed=session.seed)
+    _check_parts(model, session.config, fresh=fresh)
     fresh = fresh and is_main()
     report = _start_weights(model, session.config, session.class_map) if fresh else None
     layout = torch.channels_last if session.channels_last else torch.contiguous_format
@@ -345,7 +372,8 @@ def build_trainer(
     cfg, run = session.config, session.config.run
     average = session.plan.ema
     criterion = build_criterion(cfg).to(session.device)
-    optimizer = build_optimizer(cfg.get("optimizer"), model)
+    frozen = freeze(model, run.freeze, batch_norms=run.freeze_bn)
+    optimizer = build_optimizer(cfg.get("optimizer"), model, layer_decay=run.layer_decay)
     ema = ModelEMA(model, average.decay, average.warmups, average.start) if average else None
     evaluator = build_evaluator(session)
     if evaluator is not None and is_main():
@@ -373,7 +401,9 @@ def build_trainer(
             config_name=cfg.name,
             class_map=session.class_map,
             image_spec=session.image_spec,
+            images=len(session.train.dataset),
             every=run.checkpoint_freq,
+            seconds=60 * run.checkpoint_minutes if run.checkpoint_minutes > 0 else math.inf,
             writes=is_main(),
         ),
         device=session.device,
@@ -386,7 +416,22 @@ def build_trainer(
         seed=session.seed,
         rank=rank(),
         accumulate=session.accumulate,
+        over_activation=build_over_activation(session, directory, observers),
+        judge=Judge.of(run),
+        frozen=frozen,
     )
+
+
+def _check_parts(model: nn.Module, cfg: Config, *, fresh: bool) -> None:
+    """Whether the parts that the configuration names are there, before a run has a folder."""
+    frozen = freeze(model, cfg.run.freeze, batch_norms=cfg.run.freeze_bn)
+    pretrained = getattr(getattr(model, "backbone", None), "pretrained", False)
+    random = [p for p in frozen.parts if not (pretrained and p.startswith("backbone"))]
+    if fresh and random and not cfg.run.tuning:
+        log.warning("%s: frozen with random weights; --tune FILE brings others", ", ".join(random))
+    if cfg.run.layer_decay is not None:
+        check_layer_decay(cfg.run.layer_decay)
+        backbone_stages(model)
 
 
 def build_evaluator(session: Session) -> Evaluator | None:
@@ -409,7 +454,7 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
         load_pretrained_backbone(model)
         return None
     checkpoint, class_map_file = read_checkpoint(cfg.run.tuning), cfg.run.tuning_class_map
-    return load_weights(
+    report = load_weights(
         model,
         checkpoint.weights,
         class_map=class_map,
@@ -417,9 +462,11 @@ def _start_weights(model: nn.Module, cfg: Config, class_map: ClassMap) -> LoadRe
         class_pairs=read_class_map(class_map_file) if class_map_file else None,
         source=str(cfg.run.tuning),
     )
+    report.num_queries = changed_queries(checkpoint, cfg)
+    return report
 
 
-def resume_config(checkpoint: Checkpoint, path: Path) -> Config:
+def resume_config(checkpoint: Checkpoint) -> Config:
     """The configuration that a run was started with.
 
     Raises:
@@ -427,7 +474,7 @@ def resume_config(checkpoint: Checkpoint, path: Path) -> Config:
     """
     if checkpoint.config is None:
         raise ConfigError(
-            f"{path} carries no configuration: it was not written by detrkit",
+            f"{checkpoint.path} carries no configuration: it was not written by detrkit",
             hint="start a run from it: detrkit tune CFG --weights FILE",
         )
     return Config.from_tree(checkpoint.config, name=checkpoint.config_name or "resumed")

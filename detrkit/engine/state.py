@@ -13,6 +13,9 @@ from detrkit.engine.amp import Amp
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.distributed.group import gathered, is_distributed, shared
 
+#: Fields of checkpoints that were written when only AP could judge an epoch.
+_OLD_NAMES = {"best_ap": "best_value", "try_ap": "try_value"}
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -38,8 +41,10 @@ class TrainState:
         schedule_step: position on the learning-rate curve; a restart may rewind it.
         rate_step: position whose rate the next step takes instead, after a restart that brought
             back the rate of the saved weights; None: its own.
-        best_ap, best_epoch: the best epoch so far.
-        try_ap: the best since the last return to the best stage-1 weights.
+        best_value, best_epoch: the best epoch so far, and what it is judged by.
+        try_value: the best since the last return to the best stage-1 weights.
+        skipped: epochs of the plan that were left out when patience ran out.
+        ended_early: why the run ended before its plan; None: it did not.
         loss_names, loss_sums: sums over the epoch's steps.
         skipped_steps: steps of the epoch that were dropped because they were not finite.
         skips_in_a_row: of them and of the epochs before, up to the latest step.
@@ -55,9 +60,11 @@ class TrainState:
     step: int = 0
     schedule_step: int = 0
     rate_step: int | None = None
-    best_ap: float | None = None
+    best_value: float | None = None
     best_epoch: int = -1
-    try_ap: float | None = None
+    try_value: float | None = None
+    skipped: int = 0
+    ended_early: str | None = None
     loss_names: list[str] = field(default_factory=list)
     loss_sums: Tensor | None = None
     skipped_steps: int = 0
@@ -79,6 +86,9 @@ class TrainState:
     def add(self, losses: Mapping[str, Tensor], images: int, unless: Tensor | None = None) -> None:
         """Adds a step's losses to the epoch's sums, without waiting for the device.
 
+        A batch without boxes may lack a term (DEIM's distillation of denoising queries): it counts
+        as zero there.
+
         Args:
             losses: weighted terms.
             images: of the step.
@@ -88,10 +98,15 @@ class TrainState:
         if unless is not None:
             values = values.masked_fill(unless.to(values.device), 0.0)
         names = list(losses)
-        if self.loss_sums is None or names != self.loss_names:
+        if self.loss_sums is None:
             self.loss_names, self.loss_sums = names, values
-        else:
+        elif names == self.loss_names:
             self.loss_sums = self.loss_sums.to(values.device) + values
+        else:
+            sums = dict(zip(self.loss_names, self.loss_sums.to(values.device), strict=True))
+            for name, value in zip(names, values, strict=True):
+                sums[name] = sums[name] + value if name in sums else value
+            self.loss_names, self.loss_sums = list(sums), torch.stack(list(sums.values()))
         self.images += images
 
     def average(self) -> None:
@@ -112,18 +127,17 @@ class TrainState:
         means = (self.loss_sums.double() / steps).tolist()
         return {"loss": sum(means), **dict(zip(self.loss_names, means, strict=True))}
 
-    def judge(self, metrics: Mapping[str, float]) -> Verdict:
-        """Compares the epoch's AP with those before. Without metrics every epoch counts."""
-        ap = metrics.get("AP")
-        if ap is None or ap < 0:  # COCO says -1 when there is nothing to find
+    def judge(self, value: float | None) -> Verdict:
+        """Compares the epoch with those before. Without a value (None) every epoch is the best."""
+        if value is None:
             self.best_epoch = self.epoch
             return Verdict(is_best=True, is_progress=True)
-        is_best = self.best_ap is None or ap > self.best_ap
-        is_progress = self.try_ap is None or ap > self.try_ap
+        is_best = self.best_value is None or value > self.best_value
+        is_progress = self.try_value is None or value > self.try_value
         if is_best:
-            self.best_ap, self.best_epoch = ap, self.epoch
+            self.best_value, self.best_epoch = value, self.epoch
         if is_progress:
-            self.try_ap = ap
+            self.try_value = value
         return Verdict(is_best, is_progress)
 
     def next_epoch(self) -> None:
@@ -134,6 +148,13 @@ class TrainState:
         self.skipped_steps = 0
         self.images, self.eval_seconds = 0, 0.0
         self.train_seconds = self.wait_seconds = 0.0
+
+    def skip_to(self, epoch: int, batches_per_epoch: int) -> None:
+        """Leaves out the epochs of the plan before `epoch`; the schedule goes on from there."""
+        left_out = epoch - self.epoch
+        self.epoch = epoch
+        self.skipped += left_out
+        self.schedule_step += left_out * batches_per_epoch
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -152,6 +173,9 @@ class TrainState:
             # DEIM makes a warm-up for its flat-cosine schedule and never advances it
             done = int(warmup.get("last_step") or step)
             return cls(epoch=epoch, step=step, schedule_step=done)
+        for old, new in _OLD_NAMES.items():
+            if old in data:
+                data[new] = data.pop(old)
         sums = data.pop("loss_sums", None)
         known = cls.__dataclass_fields__
         state = cls(**{k: v for k, v in data.items() if k in known})

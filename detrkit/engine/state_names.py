@@ -11,6 +11,8 @@ from torch import Tensor
 _CLASS_ROWS = re.compile(r"(^|\.)(\w*score_head|\w*class_head)(\.\d+)?\.(weight|bias)$")
 #: One row per class and one more for padding.
 _CLASS_ROWS_AND_PADDING = re.compile(r"(^|\.)denoising_class_embed\.weight$")
+#: One row per query: of decoders that start from a learned content.
+_QUERY_ROWS = re.compile(r"(^|\.)tgt_embed\.weight$")
 #: Computed from the image size, or counted; a model keeps its own. Some authors' files lack them.
 _DERIVED = re.compile(
     r"(^|\.)(anchors|valid_mask|num_points_scale|periods|bias_mask|num_batches_tracked)$"
@@ -30,6 +32,11 @@ def has_class_rows(name: str) -> bool:
 def padding_rows(name: str) -> int:
     """Rows that stand for no class."""
     return 1 if _CLASS_ROWS_AND_PADDING.search(name) else 0
+
+
+def has_query_rows(name: str) -> bool:
+    """Whether the tensor has one row per query."""
+    return bool(_QUERY_ROWS.search(name))
 
 
 def is_derived(name: str) -> bool:

@@ -13,6 +13,7 @@ becomes known to all at the same step. Only the main process writes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,18 +43,23 @@ from detrkit.engine.distributed.meeting import agreed
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.divergence import Policy, Watch
 from detrkit.engine.ema import ModelEMA
+from detrkit.engine.freezing import Frozen
 from detrkit.engine.halving import fitting_step
 from detrkit.engine.interrupt import InterruptGuard, Stop
+from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
+from detrkit.engine.oa_watch import OverActivationWatch
 from detrkit.engine.observers.base import EpochReport, Observer, StepReport
 from detrkit.engine.optim import group_names, load_optimizer_state, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
 from detrkit.engine.safeguard import Safeguard
 from detrkit.engine.state import TrainState
-from detrkit.errors import Interrupted
+from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
 from detrkit.phases import phase
 from detrkit.structures import Batch
+
+log = logging.getLogger("detrkit")
 
 
 class TrainLoader(Protocol):
@@ -93,7 +99,10 @@ class Trainer:
         observers: watch.
         seed, rank: randomness of a step.
         accumulate: parts in which a batch goes through the model.
+        judge: which epoch is the best, and when the run has gone on long enough without one.
+        frozen: parts of the model that keep their weights.
         state: where the run stands.
+        over_activation: counts false detections beside the training.
     """
 
     model: nn.Module
@@ -112,7 +121,10 @@ class Trainer:
     seed: int = 0
     rank: int = 0
     accumulate: int = 1
+    judge: Judge = field(default_factory=Judge)
+    frozen: Frozen = field(default_factory=Frozen)
     state: TrainState = field(default_factory=TrainState)
+    over_activation: OverActivationWatch | None = None
 
     def __post_init__(self) -> None:
         self.scaler: LossScaler = self.precision.scaler(self.device)
@@ -121,31 +133,40 @@ class Trainer:
         self.guard = InterruptGuard()
         self.wishes = Agreement()
         self.waits = DataWait(self.device)
+        self._begun = self.state.step
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.groups = group_names(self.optimizer, unwrapped(self.model))
 
     # -- the run ------------------------------------------------------------------------------
 
     def fit(self) -> TrainState:
-        """Trains until the plan ends.
+        """Trains until the plan or the judge's patience ends.
 
         Raises:
             TrainingDiverged: losses or gradients were not finite for too long.
             Interrupted: Ctrl-C or SIGTERM; `last.pth` holds the position inside the epoch.
         """
+        self._begun = self.state.step
         with self.guard, fixed_order(self.device):
             try:
-                if self.policy.goes_back and self.state.is_good_start:
+                ahead = self.state.epoch < self.plan.epochs and not self.state.ended_early
+                if ahead and self.policy.goes_back and self.state.is_good_start:
                     self.keeper.save_start(self.snapshot())
-                for epoch in range(self.state.epoch, self.plan.epochs):
-                    stage = self.plan.at(epoch)
-                    if stage.starts_at(epoch) and self.state.batch == 0:
+                if self.over_activation:
+                    self.over_activation.begin(self.state, self.guard)
+                while self.state.epoch < self.plan.epochs and not self.state.ended_early:
+                    stage = self.plan.at(self.state.epoch)
+                    if stage.starts_at(self.state.epoch) and self.state.batch == 0:
                         self.enter(stage)
                     self.train_epoch(stage)
                     self.finish_epoch(stage, self.run_evaluation())
+                if self.over_activation:
+                    self.over_activation.finish()
             except (Stop, KeyboardInterrupt) as stop:
                 self._save_interrupted(stop)
             finally:
+                if self.over_activation:
+                    self.over_activation.close()
                 for observer in self.observers:
                     observer.close()
             self.wishes.settle()
@@ -160,6 +181,7 @@ class Trainer:
         """Trains the rest of the present epoch, from batch `state.batch` on."""
         state = self.state
         self.model.train()
+        self.frozen.keep(unwrapped(self.model))
         self.criterion.train()
         if self.ema:
             self.ema.decay = stage.ema_decay
@@ -228,9 +250,12 @@ class Trainer:
         if self.evaluator is None:
             return {}
         started = time.perf_counter()
-        model = self.ema.module if self.ema else unwrapped(self.model)
-        copy_from_main(model.state_dict().values())
-        metrics = dict(self.evaluator.run(model, self._tell_evaluation).values)
+        copy_from_main(self.averaged.state_dict().values())
+        try:
+            metrics = dict(self.evaluator.run(self.averaged, self._tell_evaluation).values)
+        except Exception as error:
+            self._rescue(error)
+            raise
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
 
@@ -238,21 +263,36 @@ class Trainer:
         """Records the epoch, keeps checkpoints, and goes back where the plan says so."""
         state = self.state
         state.average()
-        verdict = state.judge(metrics)
+        verdict = state.judge(self.judge.value(metrics))
         report = self._epoch_report(stage, metrics, verdict.is_best)
-        last_epoch = state.epoch + 1 == self.plan.epochs
+        goes_on_at = self.judge.next_epoch(state.epoch, state.best_epoch, self.plan)
+        last_epoch = goes_on_at == self.plan.epochs
         for observer in self.observers:
             observer.epoch(report)
         state.next_epoch()
+        if goes_on_at != state.epoch:
+            self._lose_patience(goes_on_at)
         snapshot = self.snapshot(metrics)
         if verdict.is_best:
             ahead = any(s.restarts and s.end > state.epoch for s in self.plan.stages)
             self.keeper.save_best(snapshot, for_restart=ahead and not stage.restarts)
+        if self.over_activation:
+            self.over_activation.epoch(self.averaged, self.keeper.complete(snapshot))
         if stage.restarts and not verdict.is_progress and not last_epoch:
             self.restart()
-            state.try_ap = None  # the next epoch is compared with nothing before it
+            state.try_value = None  # the next epoch is compared with nothing before it
             snapshot = self.snapshot(metrics)
         self.keeper.save_last(snapshot)
+
+    def _lose_patience(self, goes_on_at: int) -> None:
+        """Ends the run, or leaves out the epochs before its last stage."""
+        why = f"no better {self.judge.metric} since epoch {self.state.best_epoch + 1}"
+        if goes_on_at == self.plan.epochs:
+            self.state.ended_early = why
+            log.info("ended early: %s", why)
+            return
+        log.info("%s: the last stage, planned for epoch %d, begins now", why, goes_on_at + 1)
+        self.state.skip_to(goes_on_at, self.plan.batches_per_epoch)
 
     # -- going back and forth -----------------------------------------------------------------
 
@@ -344,12 +384,39 @@ class Trainer:
         )
         raise (agreed(error) if clean else error) from None
 
+    def _rescue(self, error: Exception) -> None:
+        """Saves the state when loading or evaluation fails, which is between two steps.
+
+        Not when this process has made no step (another configuration may be needed), nor with
+        several processes, of which the others are in the middle of one.
+        """
+        if isinstance(error, Stop) or self.state.step == self._begun or world_size() > 1:
+            return
+        try:
+            self.watch.settle()
+            self.keeper.save_last(self.snapshot())
+        except TrainingDiverged:
+            raise
+        except Exception as unsaved:
+            log.warning("the state is not saved: %s", unsaved)
+            return
+        saved = f"the state is saved; continue with: detrkit resume {self.keeper.directory}"
+        if isinstance(error, DetrkitError):
+            error.hint = f"{error.hint}; {saved}" if error.hint else saved
+        else:
+            log.warning("%s", saved)
+
     # -- small things -------------------------------------------------------------------------
 
     @property
     def parts(self) -> int:
         """In how many parts a batch goes through the model: as configured, or more of them."""
         return self.accumulate * self.state.splits
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The averaged model, or the model itself where there is none: what is evaluated."""
+        return self.ema.module if self.ema else unwrapped(self.model)
 
     @property
     def lr(self) -> float:
@@ -372,9 +439,10 @@ class Trainer:
             return
         try:
             yield from self.loader
-        except RuntimeError:
+        except Exception as error:
             if self.guard.requested:
                 raise Stop from None
+            self._rescue(error)
             raise
 
     def _tell_step(
@@ -425,7 +493,8 @@ class Trainer:
             lr=self.lr,
             metrics=metrics,
             is_best=best,
-            best_ap=state.best_ap,
+            best_metric=self.judge.metric,
+            best_value=state.best_value,
             best_epoch=state.best_epoch,
             train_seconds=state.train_seconds,
             wait_seconds=state.wait_seconds,

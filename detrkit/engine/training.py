@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,18 @@ from typing import Any
 from rich.console import Console
 
 from detrkit.config import Config
+from detrkit.data.sampling import Repeated
+from detrkit.data.sampling import describe as describe_sampling
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
 from detrkit.engine.distributed.group import is_main, shared, together, world_size
 from detrkit.engine.distributed.meeting import meet, told
-from detrkit.engine.distributed.replicas import unwrapped
-from detrkit.engine.earlier_run import find_earlier_run
+from detrkit.engine.earlier_run import (
+    describe,
+    find_earlier_run,
+    last_checkpoint,
+    newest_before,
+)
 from detrkit.engine.load_report import LoadReport
 from detrkit.engine.observers import Tracking, until_the_end
 from detrkit.engine.observers.factory import build_observers, require_loggers
@@ -48,8 +54,11 @@ class RunResult:
     Attributes:
         directory: its folder.
         best: the best checkpoint.
-        epochs: how many were trained altogether.
+        epochs: of the plan.
+        trained: how many of them were trained; fewer where the run ended early.
         best_epoch: from 0.
+        best_metric: what made it the best.
+        ended_early: why the run ended before its plan; None: it did not.
         metrics: of the best epoch; empty without validation data.
         picture: detections on validation images, or None.
         loaded: what was loaded from tuning weights, or None.
@@ -66,6 +75,9 @@ class RunResult:
     loaded: LoadReport | None = None
     seconds: float = 0.0
     links: dict[str, str] = field(default_factory=dict)
+    trained: int = 0
+    best_metric: str = "AP"
+    ended_early: str | None = None
 
     @property
     def files(self) -> dict[str, Path]:
@@ -74,6 +86,7 @@ class RunResult:
         found = {
             "run": run.path,
             "weights": run.best,
+            "best_oa": run.best_oa,
             "last": run.last,
             "log": run.log,
             "table": run.results,
@@ -90,7 +103,10 @@ class RunResult:
             "directory": str(self.directory),
             "best": str(self.best),
             "epochs": self.epochs,
+            "trained_epochs": self.trained,
+            "ended_early": self.ended_early,
             "best_epoch": self.best_epoch + 1,
+            "best_metric": self.best_metric,
             "metrics": self.metrics,
             "picture": str(self.picture) if self.picture else None,
             "loaded": self.loaded.to_dict() if self.loaded else None,
@@ -133,7 +149,7 @@ def train(
             last = earlier.checkpoint
             if earlier.is_finished:
                 return shared(partial(_finished, earlier.directory, last))
-            return _continue(earlier.directory, last, earlier.directory.last, {}, console)
+            return _continue(earlier.directory, last, {}, console)
         session = open_session(cfg)
         model, loaded = start_model(session)
         cache_pictures(session, console)
@@ -161,6 +177,7 @@ def resume(
     accumulate: int | None = None,
     console: Console | None = None,
     devices: Sequence[int] | None = None,
+    fall_back: bool = False,
 ) -> RunResult:
     """Continues a run in its folder, exactly where it stopped.
 
@@ -173,18 +190,19 @@ def resume(
         cache: where images are kept decoded, if elsewhere than before: "ram", "disk" or "off".
         console: where progress goes; None: nowhere.
         devices: GPUs of the processes on this machine.
+        fall_back: where `last.pth` is damaged, go on from the newest full checkpoint before it.
 
     Raises:
         UsageError: there is nothing to resume.
         WeightsError: the checkpoint cannot be read or holds only weights.
     """
     with meet() as place:
-        found = _to_continue(path) if place.rank == 0 else None
+        found = _to_continue(path, fall_back) if place.rank == 0 else None
         chosen = told("device", lambda: device or _device_of(found, place.world_size))
         with together(chosen or None, devices):
             continued = shared(lambda: found)
             assert continued is not None
-            directory, file, checkpoint = continued
+            directory, checkpoint = continued
             moved: dict[str, Any] = {}
             if data is not None:
                 moved["data"] = data
@@ -196,35 +214,51 @@ def resume(
                 for loader in ("train_dataloader", "val_dataloader"):
                     moved[f"{loader}.num_workers"] = workers
             if cache is not None:
-                moved |= _moved_cache(resume_config(checkpoint, file), cache)
-            return _continue(directory, checkpoint, file, moved, console)
+                moved |= _moved_cache(resume_config(checkpoint), cache)
+            return _continue(directory, checkpoint, moved, console)
 
 
-def _to_continue(path: str | Path) -> tuple[RunDirectory, Path, Checkpoint]:
+def _to_continue(path: str | Path, fall_back: bool) -> tuple[RunDirectory, Checkpoint]:
     directory = RunDirectory.open(path)
-    file = Path(path) if Path(path).is_file() else directory.last
-    if not file.is_file():
+    if Path(path).is_file() and Path(path).name != directory.last.name:
+        return directory, Checkpoint.load(path)
+    checkpoint = last_checkpoint(directory) if fall_back else _last_or_hint(directory)
+    if checkpoint is None:
         raise UsageError(
             f"{directory} has no last.pth: nothing was saved yet", hint="start it again"
         )
-    return directory, file, Checkpoint.load(file)
+    return directory, checkpoint
+
+
+def _last_or_hint(directory: RunDirectory) -> Checkpoint | None:
+    """`last.pth`, None without one.
+
+    Raises:
+        WeightsError: it is damaged; the hint names the checkpoint to go on from.
+    """
+    try:
+        return Checkpoint.load(directory.last) if directory.last.is_file() else None
+    except WeightsError as error:
+        found = newest_before(directory)
+        if found is not None:
+            error.hint = f"go on from {describe(found)}: detrkit resume {found.path}"
+        raise
 
 
 def _continue(
     directory: RunDirectory,
     checkpoint: Checkpoint,
-    file: Path,
     moved: Mapping[str, Any],
     console: Console | None,
 ) -> RunResult:
     """Goes on from a checkpoint of a run. `moved`: values of the configuration that are new."""
     if not checkpoint.can_resume:
         raise WeightsError(
-            f"{file} holds weights only, without the optimizer",
+            f"{checkpoint.path} holds weights only, without the optimizer",
             hint=f"resume from the run: detrkit resume {directory}; "
             "or start a new run from the weights: detrkit tune CFG --weights FILE",
         )
-    cfg = resume_config(checkpoint, file)
+    cfg = resume_config(checkpoint)
     session = open_session(cfg.with_values({"tuning": None, **moved}, origin="resume"))
     if checkpoint.class_map is not None and session.class_map != checkpoint.class_map:
         raise UsageError(
@@ -232,12 +266,24 @@ def _continue(
             f"{', '.join(session.class_map.names[:8])}",
             hint="give the data set it was trained on: --data DIR",
         )
+    images = len(session.train.dataset)
+    if checkpoint.images not in (None, images):
+        log.warning(
+            "%s was begun with %s training images, now there are %d: their order is another from "
+            "here on, and so is the result",
+            directory,
+            checkpoint.images,
+            images,
+        )
     batches = session.plan.batches_per_epoch
     epoch = int(checkpoint.position.get("epoch", checkpoint.last_epoch + 1))
     step = int(checkpoint.position.get("step", epoch * batches))
-    if epoch >= session.plan.epochs:
+    early = checkpoint.position.get("ended_early")
+    ended = early or epoch >= session.plan.epochs
+    if ended and _has_pictures(directory, session):
+        done = f"it ended early, {early}" if early else f"{session.plan.epochs} epochs are done"
         raise UsageError(
-            f"{directory} is finished: {session.plan.epochs} epochs are done",
+            f"{directory} is finished: {done}",
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
     model, _ = start_model(session, fresh=False)
@@ -246,6 +292,7 @@ def _continue(
         observers = build_observers(session, directory, console, epoch, step)
         trainer = build_trainer(session, model, directory, observers)
         trainer.resume(checkpoint)
+        trainer.keeper.settle(checkpoint)
         state = trainer.state
         if "accumulate" in moved:  # the user knows this machine
             state.splits = 1
@@ -253,16 +300,28 @@ def _continue(
         return _run(session, trainer, directory, None)
 
 
-def _device_of(found: tuple[RunDirectory, Path, Checkpoint] | None, processes: int) -> str:
+def _has_pictures(directory: RunDirectory, session: Session) -> bool:
+    """Whether a run came to its very end; it may have been killed while it drew these."""
+    made = [directory.curves] + ([directory.detections] if session.val is not None else [])
+    return all(path.is_file() for path in made)
+
+
+def _device_of(found: tuple[RunDirectory, Checkpoint] | None, processes: int) -> str:
     """The device that the run was begun on, if the user named one; its kind for several."""
     assert found is not None
-    device = str((found[2].config or {}).get("device") or "")
+    device = str((found[1].config or {}).get("device") or "")
     return device if processes == 1 else device.partition(":")[0]
 
 
-def _owned(directory: RunDirectory) -> AbstractContextManager[None]:
-    """Keeps others out of the folder, in the process that writes to it."""
-    return directory.locked() if is_main() else nullcontext()
+@contextmanager
+def _owned(directory: RunDirectory) -> Iterator[None]:
+    """Keeps others out of the folder, in the process that writes to it, and tidies it up."""
+    if not is_main():
+        yield
+        return
+    with directory.locked():
+        directory.clean()
+        yield
 
 
 def _moved_cache(cfg: Config, cache: str) -> dict[str, Any]:
@@ -301,7 +360,20 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
         session.seed,
         directory,
     )
-    derived = session.config.run.schedule == "auto"
+    run, order = session.config.run, session.train.schedule.images
+    if run.sampling is not None and isinstance(order, Repeated):
+        log.info("%s", describe_sampling(run.sampling, order, session.train.dataset.index))
+    if frozen := trainer.frozen.describe():
+        log.info("%s", frozen)
+    if run.layer_decay is not None:
+        rates = [v for name, v in trainer.lrs.items() if name.startswith("backbone")]
+        log.info(
+            "layer decay %g: the backbone's rates are %.2g to %.2g",
+            run.layer_decay,
+            min(rates, default=0.0),
+            max(rates, default=0.0),
+        )
+    derived = run.schedule == "auto"
     log.log(logging.INFO if derived else logging.DEBUG, "%s", session.plan.describe())
 
 
@@ -339,19 +411,28 @@ def _result(
         loaded=loaded,
         seconds=seconds_of(read_log(directory.log)),
         links=links,
+        trained=state.epoch - state.skipped,
+        best_metric=trainer.judge.metric,
+        ended_early=state.ended_early,
     )
 
 
 def _finished(directory: RunDirectory, last: Checkpoint) -> RunResult:
     """The result of a run that has ended before."""
-    log.info("%s is finished", directory)
+    state = TrainState.from_checkpoint(last, 1)
+    config = last.config or {}
+    why = f": ended early, {state.ended_early}" if state.ended_early else ""
+    log.info("%s is finished%s", directory, why)
     best = Checkpoint.load(directory.best)
     picture = directory.detections
     return RunResult(
         directory=directory.path,
         best=directory.best,
-        epochs=int(last.position["epoch"]),
-        best_epoch=int(last.position["best_epoch"]),
+        epochs=int(config.get("epochs") or state.epoch),
+        trained=state.epoch - state.skipped,
+        ended_early=state.ended_early,
+        best_epoch=state.best_epoch,
+        best_metric=str(config.get("best_metric") or "AP"),
         metrics=best.metrics,
         picture=picture if picture.is_file() else None,
         seconds=seconds_of(read_log(directory.log)),
@@ -363,7 +444,7 @@ def _final_picture(
 ) -> Path | None:
     if session.val is None:
         return None
-    model = trainer.ema.module if trainer.ema else unwrapped(trainer.model)
+    model = trainer.averaged
     model.load_state_dict(best.weights)
     try:
         return detections_picture(

@@ -2,7 +2,8 @@
 
 `load_weights` copies by name. Tensors with one row per class (score heads, the denoising
 embedding) are copied row by row, matched by class name, when both sides' classes are known: a
-detector of 80 classes keeps what it knows about "person" and "car" in a detector of three. The
+detector of 80 classes keeps what it knows about "person" and "car" in a detector of three. Of
+learned query contents the first rows are copied where the model has more or fewer queries. The
 stem of a model of 3 channels folds into that of a model of more or fewer
 (`detrkit.engine.stem_folding`).
 """
@@ -25,10 +26,16 @@ from detrkit.engine.conversion.safetensors import read_safetensors
 from detrkit.engine.download import locate
 from detrkit.engine.known_classes import known_class_map, known_name
 from detrkit.engine.load_report import LoadReport, some
-from detrkit.engine.recognise import input_size_of, recognise
-from detrkit.engine.state_names import class_count, has_class_rows, is_derived, padding_rows
+from detrkit.engine.recognise import component, input_size_of, recognise
+from detrkit.engine.state_names import (
+    class_count,
+    has_class_rows,
+    has_query_rows,
+    is_derived,
+    padding_rows,
+)
 from detrkit.engine.stem_folding import can_fold, folded
-from detrkit.errors import WeightsError
+from detrkit.errors import DetrkitError, WeightsError
 from detrkit.structures import ClassMap, ImageSpec
 
 if TYPE_CHECKING:
@@ -81,7 +88,7 @@ def load_weights(
         class_pairs: class of the model -> class of the file, by name or index, where names
             alone would not tell; None for a class that shall start from random.
         mode: "exact" wants every tensor, apart from those that are computed or counted; "tune"
-            loads what fits, and folds the stem.
+            loads what fits, folds the stem, and copies the queries that both have.
         source: name of the file for messages.
 
     Raises:
@@ -120,6 +127,9 @@ class Transfer:
         copies = {name: state[name] for name in self.report.loaded}
         for name, channels in self.report.folded.items():
             copies[name] = folded(state[name], channels)
+        for name, (theirs, mine) in self.report.by_query.items():
+            copies[name] = own[name].clone()
+            copies[name][: min(theirs, mine)] = state[name][:mine]
         for name, rows in self.rows.items():
             copies[name] = own[name].clone()
             for mine, their in rows.items():
@@ -160,6 +170,8 @@ def match_weights(
             report.loaded.append(name)
         elif is_derived(name):
             report.kept.append(name)
+        elif mode == "tune" and has_query_rows(name) and given.shape[1:] == value.shape[1:]:
+            report.by_query[name] = (len(given), len(value))
         elif mode == "tune" and can_fold(given, value):
             report.folded[name] = value.shape[1]
         else:
@@ -200,7 +212,7 @@ def _match_rows(
 
 
 def _complain(report: LoadReport, mode: str) -> None:
-    if not (report.loaded or report.by_class or report.folded):
+    if not report.copied:
         raise WeightsError(
             f"{report.source or 'the weights'}: no tensor fits the model",
             hint=f"the file has {some(report.unexpected, 3)}; "
@@ -211,6 +223,28 @@ def _complain(report: LoadReport, mode: str) -> None:
             f"{report.source or 'the weights'} do not fit the model\n{report.describe(4)}",
             hint="use the configuration that the weights were trained with (--config)",
         )
+
+
+def changed_queries(checkpoint: Checkpoint, cfg: Config) -> tuple[int, int] | None:
+    """`num_queries` of a checkpoint and of a configuration, where they differ.
+
+    None also where the checkpoint carries no configuration, or a decoder has no such argument.
+    """
+    from detrkit.config import Config
+
+    if checkpoint.config is None:
+        return None
+    numbers = []
+    for each in (Config.from_tree(checkpoint.config, name=checkpoint.config_name), cfg):
+        try:
+            _, arguments = component(each, "decoder")
+        except DetrkitError:  # a decoder of the user's that is not registered here
+            return None
+        numbers.append(arguments.get("num_queries"))
+    theirs, mine = numbers
+    if not isinstance(theirs, int) or not isinstance(mine, int) or theirs == mine:
+        return None
+    return theirs, mine
 
 
 @dataclass

@@ -69,8 +69,8 @@ def report(
     page.add(
         "Labels to check",
         *label_errors(gallery),
-        lead="Errors that may be those of the labels, likeliest first: the detector is sure, and "
-        "where the same class is detected elsewhere it is mostly right. None is known to be wrong.",
+        lead="Errors that may be those of the labels, likeliest first: the surer the detector and "
+        "the more often it is right about such objects elsewhere. None is known to be wrong.",
     )
     page.add("Speed and size", *costs(setting))
     page.add("Configuration and environment", *settings(setting))

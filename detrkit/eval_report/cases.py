@@ -40,11 +40,17 @@ _TITLES = {
     Kind.FALSE_POSITIVE: ("False positives", "sure, and on nothing that is annotated"),
     Kind.MISS: ("Misses", "boxes on which nothing is detected, the largest and least hinted first"),
     Kind.CONFUSION: ("Confusions", "sure of another class, on a box of this one"),
-    Kind.MISSING_LABEL: ("Label missing?", "detected, by a class that is mostly right"),
-    Kind.WRONG_CLASS: ("Wrong class?", "detected as another class, which is mostly right"),
+    Kind.MISSING_LABEL: (
+        "Label missing?",
+        "detected where nothing is annotated; first of classes that are right elsewhere",
+    ),
+    Kind.WRONG_CLASS: (
+        "Wrong class?",
+        "detected as another class; first of those that are right elsewhere",
+    ),
     Kind.UNSUPPORTED: (
         "Nothing there?",
-        "annotated, not even hinted at by any detection, though such boxes are mostly found",
+        "annotated, hardly hinted at by any detection; first where such boxes are mostly found",
     ),
 }
 

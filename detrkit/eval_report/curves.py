@@ -89,7 +89,8 @@ def errors(found: Tide) -> Iterable[Html]:
     """TIDE's types."""
     cost = {"points of AP50": [round(value, 2) for value in found.cost.values()]}
     chart = bars(list(found.cost), cost, title="AP50 lost by type of error", unit=" points")
-    yield figures([(chart, f"Points of AP50 lost; AP50 is {found.ap:.1f} here.")])
+    words = "classes that are detected but annotated nowhere count as 0"
+    yield figures([(chart, f"AP50 is {found.ap:.1f} as TIDE counts it: {words}.")])
     rows: list[tuple[str, object, object, str]] = [
         (name, found.counts[name], cell(found.cost[name], "{:.2f}"), meaning)
         for name, meaning in MEANINGS.items()

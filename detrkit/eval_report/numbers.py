@@ -89,7 +89,7 @@ def classes(found: EvaluationReport) -> Iterable[Html]:
                 else cell(yolo.best_confidence, "{:.3f}"),
                 number(yolo.best_f1),
             )
-            for coco, yolo in rows
+            for coco, yolo in sorted(rows, key=lambda r: -r[0].boxes)
         ],
         caption="Classes",
     )  # fmt: skip

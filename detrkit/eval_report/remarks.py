@@ -64,8 +64,8 @@ def _greatest_loss(found: EvaluationReport) -> Iterable[Remark]:
         yield Remark(
             "note",
             "greatest-loss",
-            f"Most of AP50 is lost to `{name}`, {MEANINGS[name]}: {tide.cost[name]:.1f} of the "
-            f"{100 - tide.ap:.1f} points missing to 100.",
+            f"Of all types of error `{name}`, {MEANINGS[name]}, costs most: "
+            f"{tide.cost[name]:.1f} points of AP50.",
         )
 
 

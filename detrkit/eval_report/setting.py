@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from detrkit import words
 from detrkit.eval_report.remarks import Remark
 from detrkit.metrics.schema import ModelJson, SpeedJson
 from detrkit.report import Column, Html, details, listing, table
@@ -36,6 +37,25 @@ class Setting:
     left_out: Mapping[str, int]
     broken: tuple[str, ...]
 
+    @classmethod
+    def of(cls, subject: str, numbers: Mapping[str, Any]) -> Setting:
+        """That of the content of `metrics.json`.
+
+        Args:
+            subject: the weights, or the file of detections.
+            numbers: what is written there.
+        """
+        return cls(
+            subject=subject,
+            data=str(numbers["data"]),
+            speed=numbers["speed"],
+            model=numbers["model"],
+            environment=numbers["environment"],
+            config=numbers["config"],
+            left_out=numbers.get("left_out", {}),
+            broken=tuple(numbers.get("broken", ())),
+        )
+
     @property
     def title(self) -> str:
         """Of the page."""
@@ -55,12 +75,13 @@ class Setting:
             yield Remark(
                 "warning",
                 "unreadable",
-                f"{len(self.broken)} image files could not be read, and all their boxes count as "
-                f"missed: {names}{more}",
+                f"{words.count(len(self.broken), 'image file')} could not be read; boxes in them "
+                f"count as missed: {names}{more}",
             )
         for reason, count in self.left_out.items():
             if count:
-                yield Remark("warning", "left-out", f"{count:,} detections were left out: {reason}")
+                text = f"{words.count(count, 'detection')} left out: {reason}."
+                yield Remark("warning", "left-out", text)
 
 
 def costs(setting: Setting) -> Iterable[Html]:
@@ -91,7 +112,7 @@ def costs(setting: Setting) -> Iterable[Html]:
         )
         yield table(
             [Column("what"), Column("number", True)],
-            [(what, cell(value / unit, "{:.2f}")) for what, value, unit in facts if value],
+            [(what, cell(value / unit, "{:.3g}")) for what, value, unit in facts if value],
             caption="The model, for an input of " + " × ".join(map(str, model["input"])),
             sortable=False,
         )

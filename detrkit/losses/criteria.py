@@ -40,6 +40,7 @@ class RTDETRCriterionv2(SetCriterion):
         boxes_weight_format: "iou" or "giou" weighs the GIoU loss and is the target score of the
             varifocal loss; none: unweighted, and the score learns the IoU.
         share_matched_indices: match the last layer and use its pairs for all decoder layers.
+        bg_loss_weight: weight of the class loss of queries that are matched to nothing.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class RTDETRCriterionv2(SetCriterion):
         num_classes: int = 80,
         boxes_weight_format: str | None = None,
         share_matched_indices: bool = False,
+        bg_loss_weight: float = 1.0,
     ) -> None:
         super().__init__(
             matcher,
@@ -62,6 +64,7 @@ class RTDETRCriterionv2(SetCriterion):
             num_classes=num_classes,
             boxes_weight_format=boxes_weight_format,
             share_decoder_matches=share_matched_indices,
+            bg_loss_weight=bg_loss_weight,
         )
 
 
@@ -79,6 +82,7 @@ class RTDETRCriterion(SetCriterion):
         gamma: of the class loss.
         eos_coef: no effect; it belongs to a softmax class loss that no configuration uses.
         num_classes: K.
+        bg_loss_weight: weight of the class loss of queries that are matched to nothing.
     """
 
     def __init__(
@@ -90,9 +94,16 @@ class RTDETRCriterion(SetCriterion):
         gamma: float = 2.0,
         eos_coef: float = 1e-4,
         num_classes: int = 80,
+        bg_loss_weight: float = 1.0,
     ) -> None:
         super().__init__(
-            matcher, weight_dict, losses, alpha=alpha, gamma=gamma, num_classes=num_classes
+            matcher,
+            weight_dict,
+            losses,
+            alpha=alpha,
+            gamma=gamma,
+            num_classes=num_classes,
+            bg_loss_weight=bg_loss_weight,
         )
 
 
@@ -113,6 +124,7 @@ class DFINECriterion(SetCriterion):
         boxes_weight_format: "iou" or "giou" weighs the GIoU loss and is the target score of the
             varifocal loss; none: unweighted, and the score learns the IoU.
         share_matched_indices: no effect, as in the authors' code.
+        bg_loss_weight: weight of the class loss of queries that are matched to nothing.
     """
 
     own_teacher: ClassVar[bool] = True
@@ -128,6 +140,7 @@ class DFINECriterion(SetCriterion):
         reg_max: int = 32,
         boxes_weight_format: str | None = None,
         share_matched_indices: bool = False,
+        bg_loss_weight: float = 1.0,
     ) -> None:
         super().__init__(
             matcher,
@@ -139,6 +152,7 @@ class DFINECriterion(SetCriterion):
             reg_max=reg_max,
             boxes_weight_format=boxes_weight_format,
             use_uni_set=True,
+            bg_loss_weight=bg_loss_weight,
         )
 
 
@@ -166,6 +180,7 @@ class DEIMCriterion(SetCriterion):
         use_uni_set: box and local losses use the union of all matches; else each output its own.
             The distributions of all layers then learn the targets of the last layer's pairs, as
             in the authors' code: their configurations do without "local" there.
+        bg_loss_weight: weight of the class loss of queries that are matched to nothing.
     """
 
     def __init__(
@@ -181,6 +196,7 @@ class DEIMCriterion(SetCriterion):
         share_matched_indices: bool = False,
         mal_alpha: float | None = None,
         use_uni_set: bool = True,
+        bg_loss_weight: float = 1.0,
     ) -> None:
         super().__init__(
             matcher,
@@ -193,6 +209,7 @@ class DEIMCriterion(SetCriterion):
             boxes_weight_format=boxes_weight_format,
             mal_alpha=1.0 if mal_alpha is None else mal_alpha,
             use_uni_set=use_uni_set,
+            bg_loss_weight=bg_loss_weight,
         )
         if "local" in losses and not use_uni_set:
             logger.warning(

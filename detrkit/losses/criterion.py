@@ -5,7 +5,10 @@ detectors. Judged are the last decoder layer, the layers before it (`_aux_i`), t
 refinement (`_pre`), the encoder (`_enc_i`) and the denoising queries (`_dn_i`, `_dn_pre`), as far
 as the detector returns them. Class losses use each output's own matches. Box losses use these as
 well, or one union of all matches (GO-LSD of D-FINE, arXiv:2410.13842, section 4.2), so that a
-query learns the same box in all layers; the denoising queries know their boxes.
+query learns the same box in all layers; the denoising queries know their boxes. Random negatives
+among these (`_neg_i`, `_neg_pre`) have class losses only, their mean over the batch:
+
+    1/(B·R) · sum of l_q over the random negatives q that count
 
 The outputs are stacked and each loss runs once per stack: the time of a step on an accelerator,
 and much of it on a CPU, goes into starting operations. What the families add or leave out stands
@@ -14,6 +17,7 @@ in `criteria.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +27,22 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
+from detrkit.losses.background import background_weights
 from detrkit.losses.boxes import giou_loss, iou_of, l1_loss
 from detrkit.losses.ddf import Balance
 from detrkit.losses.focal import focal_loss
+from detrkit.losses.judged import (
+    decoder_outputs,
+    denoising_outputs,
+    encoder_outputs,
+    known_matching,
+    negative_stack,
+)
 from detrkit.losses.local import local_losses
 from detrkit.losses.mal import matchability_loss
-from detrkit.losses.matches import Matching, Pairs, denoising_pairs, to_device, union_of
+from detrkit.losses.matches import Pairs, to_device, union_of
 from detrkit.losses.normalizer import Whole, mean_over_processes
-from detrkit.losses.stack import LayerOutputs, Stack, Values
+from detrkit.losses.stack import Stack, Values
 from detrkit.losses.vfl import varifocal_loss
 from detrkit.phases import phase
 from detrkit.structures import Target
@@ -43,6 +55,8 @@ TERMS = {
     "boxes": ("loss_bbox", "loss_giou"),
     "local": ("loss_fgl", "loss_ddf"),
 }
+#: Those of them that judge classes.
+CLASS_LOSSES = ("vfl", "focal", "mal")
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,11 @@ class SetCriterion(nn.Module):
         use_uni_set: box losses use the union of all matches; else each output its own.
         share_decoder_matches: match the last decoder layer and use its pairs for the layers
             before it. The encoder keeps its own.
+        bg_loss_weight: weight of the class losses of queries that are matched to nothing; see
+            `losses.background`.
 
     Raises:
-        ConfigError: an unknown loss, weight or format.
+        ConfigError: an unknown loss, weight or format; a negative `bg_loss_weight`.
     """
 
     #: Whether an output that is its own teacher reports a distillation loss, of zero.
@@ -103,6 +119,7 @@ class SetCriterion(nn.Module):
         mal_alpha: float = 1.0,
         use_uni_set: bool = False,
         share_decoder_matches: bool = False,
+        bg_loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self._check_names("losses", losses, TERMS)
@@ -110,6 +127,10 @@ class SetCriterion(nn.Module):
         self._check_names("weight_dict", weight_dict, terms)
         if boxes_weight_format is not None:
             self._check_names("boxes_weight_format", [boxes_weight_format], ("iou", "giou"))
+        if not 0 <= bg_loss_weight < math.inf:
+            raise ConfigError(
+                f"{type(self).__name__}.bg_loss_weight: must not be negative, got {bg_loss_weight}"
+            )
         self.matcher = matcher
         self.weight_dict = dict(weight_dict)
         self.losses = tuple(losses)
@@ -121,6 +142,7 @@ class SetCriterion(nn.Module):
         self.mal_alpha = mal_alpha
         self.use_uni_set = use_uni_set
         self.share_decoder_matches = share_decoder_matches
+        self.bg_loss_weight = bg_loss_weight
 
     @property
     def divides_by_matches(self) -> bool:
@@ -165,14 +187,18 @@ class SetCriterion(nn.Module):
         balance = Balance.of(whole.pairs, whole.queries)
         losses: dict[str, Tensor] = {}
         for stack in self._stacks(outputs, targets, matched, whole):
-            losses.update(self._judge(stack, outputs, balance))
+            losses.update(self._judge(stack, outputs, balance, self.losses))
+        negatives = negative_stack(outputs, whole)
+        if negatives is not None:
+            classes = [loss for loss in self.losses if loss in CLASS_LOSSES]
+            losses.update(self._judge(negatives, outputs, balance, classes))
         return losses
 
     def match(
         self, outputs: Mapping[str, Any], targets: Sequence[Target], epoch: int = 0
     ) -> Matched:
         """Matches all outputs but the denoising ones, and their union where it is used."""
-        decoder, encoder = _decoder_outputs(outputs), _encoder_outputs(outputs)
+        decoder, encoder = decoder_outputs(outputs), encoder_outputs(outputs)
         if self.share_decoder_matches:
             found = self.matcher([outputs, *encoder.values()], targets, epoch)
             own = dict.fromkeys(decoder, found[0])
@@ -213,7 +239,7 @@ class SetCriterion(nn.Module):
         sizes = [len(target) for target in targets]
         boxes = torch.cat([target.boxes_cxcywh for target in targets]).float()
         labels = torch.cat([target.labels for target in targets])
-        decoder, encoder = _decoder_outputs(outputs), _encoder_outputs(outputs)
+        decoder, encoder = decoder_outputs(outputs), encoder_outputs(outputs)
         pairs = [[matched.own[s] for s in named] for named in (decoder, encoder) if named]
         if matched.union is not None:
             pairs.append([matched.union])
@@ -234,7 +260,7 @@ class SetCriterion(nn.Module):
             stacks.append(
                 stack_of(encoder, labels=classes, class_pairs=own, box_pairs=union or own)
             )
-        denoising = _denoising_outputs(outputs)
+        denoising = denoising_outputs(outputs)
         if denoising:
             meta, first = outputs["dn_meta"], next(iter(denoising.values()))
             known = known_matching(meta, first, sizes)
@@ -257,9 +283,9 @@ class SetCriterion(nn.Module):
         return stacks
 
     def _judge(
-        self, stack: Stack, outputs: Mapping[str, Any], balance: Balance
+        self, stack: Stack, outputs: Mapping[str, Any], balance: Balance, losses: Sequence[str]
     ) -> dict[str, Tensor]:
-        """All terms of a stack, output by output."""
+        """All terms of `losses` of a stack, output by output."""
         compute: dict[str, Callable[[], dict[str, Values]]] = {
             "vfl": lambda: self._vfl(stack),
             "focal": lambda: self._focal(stack),
@@ -268,7 +294,7 @@ class SetCriterion(nn.Module):
             "local": lambda: self._local(stack, outputs, balance),
         }
         by_output: list[dict[str, Tensor]] = [{} for _ in stack.suffixes]
-        for loss in self.losses:
+        for loss in losses:
             for term, (values, rows) in compute[loss]().items():
                 if term not in self.weight_dict:
                     continue
@@ -281,22 +307,50 @@ class SetCriterion(nn.Module):
         labels = stack.labels[stack.class_pairs.targets]
         quality = self._quality(stack)
         loss = varifocal_loss(
-            stack.logits, stack.class_pairs, labels, quality, self.alpha, self.gamma
+            stack.logits,
+            stack.class_pairs,
+            labels,
+            quality,
+            self.alpha,
+            self.gamma,
+            self._query_weights(stack),
         )
         return {"loss_vfl": (loss / stack.class_scale, None)}
 
     def _focal(self, stack: Stack) -> dict[str, Values]:
         labels = stack.labels[stack.class_pairs.targets]
-        loss = focal_loss(stack.logits, stack.class_pairs, labels, self.alpha, self.gamma)
+        loss = focal_loss(
+            stack.logits,
+            stack.class_pairs,
+            labels,
+            self.alpha,
+            self.gamma,
+            self._query_weights(stack),
+        )
         return {"loss_focal": (loss / stack.class_scale, None)}
 
     def _mal(self, stack: Stack) -> dict[str, Values]:
         labels = stack.labels[stack.class_pairs.targets]
         quality = self._quality(stack)
         loss = matchability_loss(
-            stack.logits, stack.class_pairs, labels, quality, self.gamma, self.mal_alpha
+            stack.logits,
+            stack.class_pairs,
+            labels,
+            quality,
+            self.gamma,
+            self.mal_alpha,
+            self._query_weights(stack),
         )
         return {"loss_mal": (loss / stack.class_scale, None)}
+
+    def _query_weights(self, stack: Stack) -> Tensor | None:
+        """(L or 1, N) factors of the class losses; None where all are 1."""
+        queries = stack.logits.shape[1]
+        weights = background_weights(stack.class_pairs, queries, self.bg_loss_weight)
+        if stack.counted is None:
+            return weights
+        counted = stack.counted[None].to(stack.logits.dtype)
+        return counted if weights is None else weights * counted
 
     def _quality(self, stack: Stack) -> Tensor:
         """(L, M): how well each pair of the class losses overlaps."""
@@ -337,42 +391,3 @@ class SetCriterion(nn.Module):
                     f"{where}: unknown `{name}`{did_you_mean(name, known)}",
                     hint=f"known are {', '.join(known)}",
                 )
-
-
-def known_matching(meta: Mapping[str, Any], output: LayerOutputs, sizes: list[int]) -> Matching:
-    """Pairs of the denoising queries, (1, M).
-
-    Args:
-        meta: `dn_meta` of the outputs.
-        output: any denoising output.
-        sizes: boxes of each image.
-    """
-    num_queries, device = output["pred_boxes"].shape[1], output["pred_boxes"].device
-    queries, targets = denoising_pairs(
-        meta["dn_positive_idx"], meta["dn_num_group"], num_queries, sizes
-    )
-    return Matching(
-        queries.to(device, non_blocking=True)[None], targets.to(device, non_blocking=True)[None]
-    )
-
-
-def _decoder_outputs(outputs: Mapping[str, Any]) -> dict[str, LayerOutputs]:
-    """The last layer first: its reference boxes define the distribution targets."""
-    named: dict[str, LayerOutputs] = {"": outputs}
-    named.update((f"_aux_{i}", o) for i, o in enumerate(outputs.get("aux_outputs", ())))
-    if "pre_outputs" in outputs:
-        named["_pre"] = outputs["pre_outputs"]
-    return named
-
-
-def _encoder_outputs(outputs: Mapping[str, Any]) -> dict[str, LayerOutputs]:
-    return {f"_enc_{i}": o for i, o in enumerate(outputs.get("enc_aux_outputs", ()))}
-
-
-def _denoising_outputs(outputs: Mapping[str, Any]) -> dict[str, LayerOutputs]:
-    """RT-DETR's authors call them `dn_aux_outputs`, all others `dn_outputs`."""
-    layers = outputs.get("dn_outputs", outputs.get("dn_aux_outputs", ()))
-    named = {f"_dn_{i}": o for i, o in enumerate(layers)}
-    if "dn_pre_outputs" in outputs:
-        named["_dn_pre"] = outputs["dn_pre_outputs"]
-    return named

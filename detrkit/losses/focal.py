@@ -16,7 +16,12 @@ from detrkit.losses.matches import Matching
 
 
 def focal_loss(
-    logits: Tensor, matching: Matching, labels: Tensor, alpha: float, gamma: float
+    logits: Tensor,
+    matching: Matching,
+    labels: Tensor,
+    alpha: float,
+    gamma: float,
+    query_weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over queries and classes, per output.
 
@@ -26,6 +31,7 @@ def focal_loss(
         labels: (L, M) int64 class of each pair's box.
         alpha: weight of the positives; negative: no balance.
         gamma: exponent that silences easy examples.
+        query_weights: (L or 1, N) factor of each query; default: 1.
 
     Returns:
         (L,).
@@ -39,4 +45,6 @@ def focal_loss(
     loss = entropy * ((wrong - entropy) * gamma).exp()
     if alpha >= 0:
         loss = loss * (1 - alpha + (2 * alpha - 1) * target)
+    if query_weights is not None:
+        loss = loss * query_weights[..., None]
     return loss.sum((1, 2))

@@ -26,6 +26,7 @@ def matchability_loss(
     quality: Tensor,
     gamma: float,
     alpha: float = 1.0,
+    query_weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over queries and classes, per output.
 
@@ -37,9 +38,11 @@ def matchability_loss(
             be, it counts as 0.
         gamma: exponent of the target score, and of the score that silences easy negatives.
         alpha: weight of what is not matched.
+        query_weights: (L or 1, N) factor of each query, 1 where it has a pair; default: 1.
 
     Returns:
         (L,).
     """
     target = quality.clamp(min=0) ** gamma
-    return soft_target_loss(logits, matching, labels, torch.ones_like(target), target, alpha, gamma)
+    weight = torch.ones_like(target)
+    return soft_target_loss(logits, matching, labels, weight, target, alpha, gamma, query_weights)

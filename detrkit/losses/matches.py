@@ -71,6 +71,12 @@ class Matching(NamedTuple):
     queries: Tensor
     targets: Tensor
 
+    @classmethod
+    def empty(cls, device: torch.device) -> Matching:
+        """No pair, for one output."""
+        none = torch.zeros((1, 0), dtype=torch.int64, device=device)
+        return cls(none, none)
+
     def rows(self) -> Tensor:
         """(L, 1): indexes the outputs, as in `stack[matching.rows(), matching.queries]`."""
         return torch.arange(len(self.queries), device=self.queries.device)[:, None]

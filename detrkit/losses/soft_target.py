@@ -25,6 +25,7 @@ def soft_target_loss(
     target: Tensor,
     alpha: float,
     gamma: float,
+    query_weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over queries and classes, per output.
 
@@ -36,6 +37,7 @@ def soft_target_loss(
         target: (L, M) score that each pair should reach, 0–1, without gradient.
         alpha: weight of what is not matched.
         gamma: exponent that silences easy negatives.
+        query_weights: (L or 1, N) factor of each query, 1 where it has a pair; default: 1.
 
     Returns:
         (L,).
@@ -46,5 +48,7 @@ def soft_target_loss(
     with torch.no_grad():
         # log p = logit - softplus(logit): p^gamma needs no sigmoid and no slow general power.
         weights = torch.sub(logits, entropy).mul_(gamma).exp_().mul_(alpha)
+        if query_weights is not None:
+            weights *= query_weights[..., None]
         weights[where] = weight
     return (weights * entropy).sum((1, 2)) - (weight * target * logits[where]).sum(1)

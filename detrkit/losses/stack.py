@@ -38,6 +38,7 @@ class Stack:
         box_scale: divides the box losses.
         means_over: how many matched and how many queries in all the means of the distillation
             are taken over, N of them in this stack.
+        counted: (N,) bool, whose class losses count; None: all.
     """
 
     suffixes: list[str]
@@ -51,6 +52,7 @@ class Stack:
     class_scale: Scale
     box_scale: Scale
     means_over: tuple[float, float] = (0, 0)
+    counted: Tensor | None = None
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class Stack:
         class_scale: Scale,
         box_scale: Scale,
         means_over: tuple[float, float] = (0, 0),
+        counted: Tensor | None = None,
     ) -> Stack:
         """Stacks outputs by suffix. Pairs given for one output hold for all."""
         outputs = list(named.values())
@@ -79,6 +82,7 @@ class Stack:
             class_scale=class_scale,
             box_scale=box_scale,
             means_over=means_over,
+            counted=counted,
         )
 
     def pairs(self, matching: Matching) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,13 @@ from detrkit.losses.soft_target import soft_target_loss
 
 
 def varifocal_loss(
-    logits: Tensor, matching: Matching, labels: Tensor, quality: Tensor, alpha: float, gamma: float
+    logits: Tensor,
+    matching: Matching,
+    labels: Tensor,
+    quality: Tensor,
+    alpha: float,
+    gamma: float,
+    query_weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over queries and classes, per output.
 
@@ -29,8 +35,9 @@ def varifocal_loss(
         quality: (L, M) target score of each pair, normally the IoU; without gradient.
         alpha: weight of what is not matched.
         gamma: exponent that silences easy negatives.
+        query_weights: (L or 1, N) factor of each query, 1 where it has a pair; default: 1.
 
     Returns:
         (L,).
     """
-    return soft_target_loss(logits, matching, labels, quality, quality, alpha, gamma)
+    return soft_target_loss(logits, matching, labels, quality, quality, alpha, gamma, query_weights)

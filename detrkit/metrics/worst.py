@@ -2,7 +2,7 @@
 
 At one confidence threshold and IoU 0.5, with `confidence` the score of a detection:
 
-    false-positive  overlaps no box by 0.1 or more                                confidence
+    false_positive  overlaps no box by 0.1 or more                                confidence
     miss            a box that no detection shown overlaps by 0.5                 side · (1 - near)
     confusion       found nothing of its class but overlaps a box of another
                     that its own class did not find (the pairs of `confusion`)    confidence · IoU
@@ -14,8 +14,8 @@ that nothing suggests is worse than a small one that missed the threshold.
 What looks like an error of the detector may be one of the labels. The more so the more the detector
 is right elsewhere:
 
-    missing-label   a false positive                                confidence · precision
-    wrong-class     a confusion                                     confidence · IoU · precision
+    missing_label   a false positive                                confidence · precision
+    wrong_class     a confusion                                     confidence · IoU · precision
                                                                       · (1 - own)
     unsupported     a box that no detection shown overlaps by 0.1   (1 - near) · recall · recall of
                                                                       its size

@@ -4,12 +4,17 @@ DN-DETR, Li et al., CVPR 2022, arXiv:2203.01305; DINO, Zhang et al., ICLR 2023,
 arXiv:2203.03605, section 3.3. Each group holds every box twice: a positive with corners moved by
 up to one half side, to be restored, and a negative moved by one to two, to be rejected.
 
-Shape legend: B images, N boxes of the fullest image, G groups, D = 2·N·G denoising queries,
-Q ordinary queries, C channels, K classes.
+Negatives of this kind lie around the objects, and an image without objects has none at all. On
+request one more group of R boxes anywhere in the image, with a random class each, is to be
+rejected; those that overlap an object too much do not count.
+
+Shape legend: B images, N boxes of the fullest image, G groups, R random negatives, D = 2·N·G + R
+denoising queries, Q ordinary queries, C channels, K classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,11 +24,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detrkit.models.layers.logits import inverse_sigmoid
 from detrkit.models.outputs import DenoisingMeta
-from detrkit.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detrkit.ops.boxes import cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
 from detrkit.structures import Target
 
 #: cxcywh of RT-DETRv2's dummy pairs.
 _DUMMY_BOX = (0.5, 0.5, 0.1, 0.1)
+#: Range of the sides of random negatives; their logarithm is uniform.
+_RANDOM_SIDES = (0.02, 0.8)
+#: Boxes drawn for each random negative; the first that overlaps no object too much is taken.
+_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,8 @@ class DenoisingQueries:
             training sees the same parameters on every rank.
         box_logits: (B, D, 4) noisy boxes, cxcywh as logits.
         allowed: (D+Q, D+Q) bool, True where the row's query may see the column's: groups see
-            themselves, and ordinary queries see no denoising query. None when D is 0.
+            themselves (the random negatives are one) and the ordinary queries, and these see no
+            denoising query. None when D is 0.
         meta: the arrangement, for the criterion.
     """
 
@@ -55,6 +65,8 @@ def denoising_queries(
     box_noise_scale: float = 1.0,
     mirror_crossed: bool = True,
     dummy_pairs: bool = False,
+    random_negatives: int = 0,
+    random_negative_iou: float = 0.2,
 ) -> DenoisingQueries:
     """Makes the denoising queries of a batch.
 
@@ -64,7 +76,7 @@ def denoising_queries(
         targets: B targets.
         class_embed: (K + 1, C); the last row pads.
         num_queries: Q.
-        num_denoising: D / 2 is near this number; more boxes than this make one group.
+        num_denoising: N·G is near this number; more boxes than this make one group.
         label_noise_ratio: half of this share of the queries gets a random class, which is the
             old one once in K times.
         box_noise_scale: 1 moves corners by up to one half side; 0 moves nothing.
@@ -72,6 +84,10 @@ def denoising_queries(
             of one without extent (RT-DETRv2).
         dummy_pairs: where no image has boxes, each gets a positive and a negative of no class
             around its centre, none of them to be restored (RT-DETRv2), instead of D = 0.
+        random_negatives: R, for every image. They are drawn last, so that the other queries are
+            the same with and without them.
+        random_negative_iou: a random negative whose IoU with an object of its image is not below
+            this does not count.
     """
     counts = [len(target) for target in targets]
     fullest = max(counts, default=0)
@@ -92,17 +108,64 @@ def denoising_queries(
         negative = torch.arange(2 * groups, device=device) % 2 == 1
         negative = negative.repeat_interleave(fullest)
         boxes = _with_moved_corners(boxes, negative, box_noise_scale, mirror_crossed)
+    counted = None
+    if random_negatives:
+        drawn, counted = draw_negatives(targets, random_negatives, random_negative_iou, device)
+        boxes = torch.cat([boxes, drawn], dim=1)
+        classes = torch.randint(padding, drawn.shape[:2], device=device)
+        labels = torch.cat([labels, classes], dim=1)
+    sizes = [*[2 * fullest] * groups, *([random_negatives] if random_negatives else [])]
     meta = DenoisingMeta(
         dn_positive_idx=_positives(counts, fullest, groups, device) if fullest else None,
         dn_num_group=groups,
         dn_num_split=[labels.shape[1], num_queries],
     )
+    if counted is not None:
+        meta["dn_random"] = counted
     return DenoisingQueries(
         content=class_embed(labels),
         box_logits=inverse_sigmoid(boxes),
-        allowed=_visibility(2 * fullest, groups, num_queries, device) if fullest else None,
+        allowed=_visibility(sizes, num_queries, device) if sizes else None,
         meta=meta,
     )
+
+
+def draw_negatives(
+    targets: Sequence[Target], count: int, iou: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Boxes anywhere inside the images, away from the objects.
+
+    Args:
+        targets: B targets, on `device`.
+        count: R.
+        iou: limit of the IoU with each object of the image.
+        device: to draw on.
+
+    Returns:
+        boxes_cxcywh (B, R, 4), 0–1, and (B, R) bool, whether their IoU is below the limit: where
+        objects leave too little room, not all can be.
+    """
+    low, high = (math.log(side) for side in _RANDOM_SIDES)
+    numbers = torch.rand(len(targets), count, _DRAWS, 4, device=device)
+    place, size = numbers.split(2, dim=-1)
+    size = (low + size * (high - low)).exp()
+    boxes = torch.cat([size / 2 + place * (1 - size), size], dim=-1)  # (B, R, draws, 4)
+    corners = cxcywh_to_xyxy(boxes)
+    overlap = torch.stack(
+        [_largest_iou(c, t.boxes_cxcywh) for c, t in zip(corners, targets, strict=True)]
+    )
+    fits = overlap < iou
+    first = fits.int().argmax(-1, keepdim=True)  # where none fits: the first draw
+    chosen = boxes.gather(2, first[..., None].expand(-1, -1, 1, 4))[:, :, 0]
+    return chosen, fits.any(-1)
+
+
+def _largest_iou(corners: Tensor, boxes_cxcywh: Tensor) -> Tensor:
+    """(R, draws, 4) boxes_xyxy and (N, 4) objects -> (R, draws); 0 without objects."""
+    if not len(boxes_cxcywh):
+        return corners.new_zeros(corners.shape[:2])
+    objects = cxcywh_to_xyxy(boxes_cxcywh.to(corners))
+    return paired_iou(corners[:, :, None], objects).amax(-1)
 
 
 def _with_wrong_labels(labels: Tensor, num_classes: int, share: float) -> Tensor:
@@ -145,9 +208,13 @@ def _positives(
     )
 
 
-def _visibility(group_size: int, groups: int, num_queries: int, device: torch.device) -> Tensor:
-    """(D+Q, D+Q) bool: True where the row's query may see the column's."""
-    group = torch.arange(groups, device=device).repeat_interleave(group_size)
-    ordinary = torch.full((num_queries,), groups, device=device)
-    group = torch.cat([group, ordinary])  # ordinary queries are the last group
-    return (group[:, None] == group[None, :]) | (group[None, :] == groups)
+def _visibility(sizes: Sequence[int], num_queries: int, device: torch.device) -> Tensor:
+    """(D+Q, D+Q) bool: True where the row's query may see the column's. `sizes`: of the groups."""
+    ordinary = len(sizes)  # the last group
+    group = torch.cat(
+        [
+            torch.full((size,), number, device=device)
+            for number, size in enumerate([*sizes, num_queries])
+        ]
+    )
+    return (group[:, None] == group[None, :]) | (group[None, :] == ordinary)

@@ -35,7 +35,13 @@ class LayerOutputs(TypedDict, total=False):
     teacher_logits: Tensor
 
 
-class DenoisingMeta(TypedDict):
+class _DenoisingGroups(TypedDict):
+    dn_positive_idx: tuple[Tensor, ...] | None
+    dn_num_group: int
+    dn_num_split: list[int]
+
+
+class DenoisingMeta(_DenoisingGroups, total=False):
     """How the denoising queries are arranged.
 
     Attributes:
@@ -43,11 +49,11 @@ class DenoisingMeta(TypedDict):
             group, box by box, (groups · boxes of the image,) int64. None if no image has boxes.
         dn_num_group: number of groups; 0 if no image has boxes.
         dn_num_split: [D, Q].
+        dn_random: (B, R) bool, which of the last R of the D queries, random negatives, count.
+            Absent without them.
     """
 
-    dn_positive_idx: tuple[Tensor, ...] | None
-    dn_num_group: int
-    dn_num_split: list[int]
+    dn_random: Tensor
 
 
 class EncoderMeta(TypedDict):

@@ -8,6 +8,8 @@ no gradient and no meaning in an exported graph: `usable` says when they apply.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -31,10 +33,26 @@ def available() -> bool:
     try:
         maps = _convolution(image, kernel, bias, (0, 0), (1, 1), (1, 1), 1, "relu")
         rows = _product(image[:, 0], kernel.new_ones(4, 3), bias, "swish")
+        packed_kernel(nn.Conv2d(2, 4, 1).requires_grad_(False), image.shape)
     except (AttributeError, RuntimeError):  # neither is promised to stay
         return False
     expected = torch.nn.functional.silu(torch.tensor(2.0))
     return bool((maps == 1).all()) and torch.allclose(rows, expected.expand(1, 3, 4))
+
+
+#: Whether the plain operators run instead.
+_left_out = False
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Inside, the plain operators run: those that count operations know no others."""
+    global _left_out
+    before, _left_out = _left_out, True
+    try:
+        yield
+    finally:
+        _left_out = before
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
@@ -46,23 +64,34 @@ def usable(x: Tensor, weight: Tensor) -> bool:
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
+        and not _left_out
         and x.numel() > 0
     )
 
 
-def convolution(x: Tensor, conv: nn.Conv2d, activation: str = "none") -> Tensor:
+def packed_kernel(conv: nn.Conv2d, shape: torch.Size) -> Tensor:
+    """The kernel as oneDNN keeps it for images of a shape; otherwise it is turned in every call."""
+    kernel: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+        conv.weight, conv.padding, conv.stride, conv.dilation, conv.groups, list(shape)
+    )
+    return kernel
+
+
+def convolution(
+    x: Tensor, conv: nn.Conv2d, activation: str = "none", kernel: Tensor | None = None
+) -> Tensor:
     """(B, in, H, W) -> (B, out, H', W').
 
     Args:
         x: of which `usable` says so.
         conv: padded with zeros.
         activation: a name of `activation_name`, or "none".
+        kernel: of `packed_kernel`; default that of `conv`.
     """
+    weight = conv.weight if kernel is None else kernel
     padding, stride, dilation = conv.padding, conv.stride, conv.dilation
-    return _convolution(
-        x, conv.weight, conv.bias, padding, stride, dilation, conv.groups, activation
-    )
+    return _convolution(x, weight, conv.bias, padding, stride, dilation, conv.groups, activation)
 
 
 def product(x: Tensor, linear: nn.Linear, activation: str = "none") -> Tensor:

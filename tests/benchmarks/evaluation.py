@@ -126,12 +126,22 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def scene_parser(about: str) -> argparse.ArgumentParser:
+    """With the arguments of `scene`.
+
+    Args:
+        about: the docstring of the script.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=300, help="per image")
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--boxes", type=float, default=7.3, help="per image, on average")
+    return parser
+
+
+def main() -> None:
+    parser = scene_parser(__doc__)
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

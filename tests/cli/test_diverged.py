@@ -137,7 +137,7 @@ def test_a_layer_that_breaks_once_costs_one_step(place: Path) -> None:
     assert "the step is dropped" in done.stderr
     assert "1 step skipped" in done.stderr
     rows = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]
-    assert [row["skipped_steps"] for row in rows] == [1]
+    assert [row["train/skipped_steps"] for row in rows] == [1]
     assert not (place / "run" / "diverged").exists()
     last = Checkpoint.load(place / "run" / "last.pth")
     assert all(value.float().isfinite().all() for value in last.weights.values())

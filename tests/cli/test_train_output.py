@@ -18,25 +18,8 @@ from detrkit.engine.trainer import Trainer
 from tests.cli.conftest import Run
 from tests.conftest import REPOSITORY
 from tests.engine.fake_trackers import FakeMLflow, FakeWandB, install
-from tests.engine.tiny_data import write_coco, write_config
 
 ONE = ("train", "tiny.yml", "--data", "data", "--epochs", "1", "-o")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data/` and `tiny.yml`."""
-    folder = tmp_path_factory.mktemp("output")
-    write_coco(folder / "data", train=6, val=2)
-    write_config(folder, REPOSITORY)
-    return folder
-
-
-@pytest.fixture
-def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, as the working folder."""
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def test_the_summary_names_the_best_epoch_and_every_file(place: Path, run: Run) -> None:

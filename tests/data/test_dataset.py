@@ -55,6 +55,8 @@ def test_samples_depend_on_seed_epoch_and_index_alone(path: Path) -> None:
     assert torch.equal(first.image, second.image)
     np.testing.assert_array_equal(first.boxes_xyxy, second.boxes_xyxy)
     assert not torch.equal(first.image, data[SampleKey(5, 0, 2)].image)
+    assert not torch.equal(first.image, data[SampleKey(4, 0, 2, repeat=1)].image)
+    assert torch.equal(first.image, data[SampleKey(4, 0, 2, repeat=0)].image)
     assert not torch.equal(first.image, DetectionDataset(data.index, Compose(RECIPE))[2].image)
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detrkit.data import Compose, DetectionDataset, build_loader
+from detrkit.data.coco import read_coco
 from detrkit.data.images import read_image
-from detrkit.data.workers import start_worker
+from detrkit.data.workers import WorkerLost, start_worker
 from tests.conftest import REPOSITORY
 from tests.data.conftest import CocoMaker, box
 from tests.data.test_dataset import images
@@ -110,6 +112,26 @@ def _serve(ready: multiprocessing.synchronize.Event) -> None:
     start_worker(0)
     ready.set()
     time.sleep(60)
+
+
+@pytest.mark.parametrize("batches", [1, COUNT // 2])
+def test_a_worker_that_is_killed(path: Path, batches: int) -> None:
+    """In an epoch and between two; noticed where the next batch is waited for, not before."""
+    data = DetectionDataset(read_coco(path), Compose([{"type": "Resize", "size": [32, 32]}]))
+    loader = build_loader(data, batch_size=2, shuffle=True, num_workers=2)
+    before = signal.getsignal(signal.SIGCHLD)
+    for _ in zip(range(batches), loader, strict=False):
+        pass
+    (worker, *_) = loader._workers()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(10)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    with pytest.raises(
+        WorkerLost, match=f"{worker.pid}.* killed by SIGKILL: out of memory"
+    ) as found:
+        list(loader)
+    assert "--workers" in (found.value.hint or "")
 
 
 def test_the_parent_can_end_a_worker_and_others_cannot() -> None:

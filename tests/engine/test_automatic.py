@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detrkit.config import catalogue, load_config
-from detrkit.engine.automatic import Windows, automatic, epoch_values
+from detrkit.engine.automatic import Windows, automatic, enough_epochs, epoch_values
 from detrkit.engine.stages import stages_of
 from tests.engine.test_stages import deim
 
@@ -26,6 +26,13 @@ def put(tree: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         assert leaf in holder, f"{key}: `schedule: auto` adds nothing"
         holder[leaf] = value
     return tree
+
+
+@pytest.mark.parametrize(
+    ("batches", "epochs"), [(0, 300), (1, 300), (7, 143), (26, 39), (50, 20), (84, 12), (3000, 12)]
+)
+def test_fine_tuning_takes_steps(batches: int, epochs: int) -> None:
+    assert enough_epochs(batches) == epochs
 
 
 FLAT = {"lr_scheduler_kind": "flatcosine", "flat_epoch": 29, "no_aug_epoch": 8}

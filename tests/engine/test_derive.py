@@ -25,6 +25,26 @@ def test_no_flags_change_nothing() -> None:
     assert derive_schedule(plain, 100).tree == plain.tree
 
 
+def test_tune_takes_as_many_epochs_as_it_needs() -> None:
+    cfg = flags(choose_epochs=True)
+    assert (cfg.run.epochs, cfg.run.schedule, cfg.run.base_epochs) == (None, "auto", 160)
+    assert derive_schedule(cfg, 20).run.epochs == 50
+    assert derive_schedule(cfg, 20).tree == derive_schedule(flags(epochs=50), 20).tree
+    assert str(derive_schedule(cfg, 20).origin("epochs")) == "schedule: auto"
+
+
+def test_tune_does_not_choose_what_the_user_said(tmp_path: Path) -> None:
+    assert flags(choose_epochs=True, epochs=7).run.epochs == 7
+    said = flags(choose_epochs=True, update=("epoches=7",))
+    assert (said.run.epochs, said.run.schedule) == (7, None)
+    assert flags(REPOSITORY / "configs" / "quickstart.yml", choose_epochs=True).run.epochs == 9
+    own, inherits = tmp_path / "own.yml", tmp_path / "inherits.yml"
+    own.write_text(f"__include__: [{N.as_posix()}]\nepochs: 33\n")
+    inherits.write_text(f"__include__: [{own.as_posix()}]\n")
+    assert flags(own, choose_epochs=True).run.epochs == 33
+    assert flags(inherits, choose_epochs=True).run.epochs is None
+
+
 def test_epochs_derive_the_schedule() -> None:
     cfg = derive_schedule(flags(epochs=50), 36)
     assert cfg.get("train_dataloader.collate_fn.stop_epoch") == 44

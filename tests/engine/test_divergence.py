@@ -108,7 +108,7 @@ def test_a_bad_step_changes_nothing_that_lasts(
     assert run.ema is not None
     assert run.ema.updates == 18
     assert [report.skipped_steps for report in watcher.epochs] == [1, 1, 0, 0]
-    assert [row["skipped_steps"] for row in log_of(tmp_path)] == [1, 1, 0, 0]
+    assert [row["train/skipped_steps"] for row in log_of(tmp_path)] == [1, 1, 0, 0]
     assert all(math.isfinite(report.losses["loss"]) for report in watcher.epochs)
     assert "the loss is not finite at step 2: loss_l1 = nan" in caplog.text
     assert "images 2-0, 2-1; the step is dropped" in caplog.text
@@ -257,7 +257,7 @@ def test_a_constant_that_is_not_finite_is_dropped_though_gradients_are(tmp_path:
     run = trainer(tmp_path, epochs=1)
     run.criterion = Logged()
     run.fit()
-    assert log_of(tmp_path)[0]["skipped_steps"] == 2  # batches 0 and 3
+    assert log_of(tmp_path)[0]["train/skipped_steps"] == 2  # batches 0 and 3
 
 
 # Going back ------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_a_row_over_the_end_of_an_epoch_goes_back_to_before_it(tmp_path: Path) -
     run.fit()
     assert run.state.roll_backs == 1
     assert all(value.isfinite().all() for value in run.model.state_dict().values())
-    assert [row["skipped_steps"] for row in log_of(tmp_path)] == [0, 3, 2, 0]
+    assert [row["train/skipped_steps"] for row in log_of(tmp_path)] == [0, 3, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_fp16_that_overflows_in_the_model_goes_on_in_bf16(tmp_path: Path) -> Non
     assert run.state.amp == "bf16"
     assert run.state.roll_backs == 1
     rows = log_of(tmp_path)
-    assert [row["skipped_steps"] for row in rows] == [3, 0]
+    assert [row["train/skipped_steps"] for row in rows] == [3, 0]
     report = json.loads((tmp_path / "diverged" / "step_2" / "report.json").read_text())
     (process,) = report["processes"]
     assert report["amp"] == "fp16"
@@ -369,7 +369,7 @@ def test_a_scale_that_cannot_get_smaller_is_no_search(tmp_path: Path) -> None:
     # 2^16 … 2^0 are tried, then steps count as dropped, and after ten of them bf16 goes on
     assert run.state.amp == "bf16"
     assert run.state.roll_backs == 1
-    assert log_of(tmp_path)[0]["skipped_steps"] == 30 - 17
+    assert log_of(tmp_path)[0]["train/skipped_steps"] == 30 - 17
 
 
 def test_a_short_run_does_not_end_amid_dropped_steps(tmp_path: Path) -> None:

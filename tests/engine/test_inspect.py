@@ -42,6 +42,15 @@ def test_counts_by_hand() -> None:
     assert report.flops.unseen_attention == 0
 
 
+def test_a_model_fused_for_inference_costs_what_it_cost() -> None:
+    """Its layers run operators of oneDNN, which no counter knows."""
+    model = detrkit.build_model("deimv2_hgnetv2_atto_coco").eval()
+    plain = inspect_model(model, (64, 64)).flops
+    fused = inspect_model(model.deploy(fold_norms=True), (64, 64)).flops
+    assert fused.macs == plain.macs
+    assert fused.torch == plain.torch
+
+
 def test_layers_in_the_order_of_use() -> None:
     report = inspect_model(Small(), (8, 6))
     assert [layer.name for layer in report.layers] == ["", "conv", "tail", "tail.0", "never"]

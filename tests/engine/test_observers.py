@@ -40,7 +40,7 @@ def epoch(number: int, **more: Any) -> EpochReport:
         "lr": 1e-4,
         "metrics": {"AP": 0.25, "AP50": 0.5},
         "is_best": True,
-        "best_ap": 0.25,
+        "best_value": 0.25,
         "best_epoch": number,
         "train_seconds": 60.0,
         "eval_seconds": 1.0,

@@ -107,7 +107,7 @@ def test_what_a_tracker_is_told(tmp_path: Path) -> None:
     assert points[2][1] == {
         "epoch": 0, "val/AP": 0.25, "val/AP50": 0.5, "resources/train_seconds": 60.0,
         "resources/eval_seconds": 1.0, "resources/images_per_second": 10.0,
-        "resources/wait_seconds": 12.0, "resources/data_wait": 0.2,
+        "resources/wait_seconds": 12.0, "resources/data_wait": 0.2, "train/skipped_steps": 0,
     }  # fmt: skip
     assert [c[1] for c in tracker.calls if c[0] == "picture"] == [
         "batches/batch_0", "batches/batch_0", "curves"

@@ -176,7 +176,7 @@ def test_an_epoch_of_stage_two_that_is_not_better_goes_back(tmp_path: Path) -> N
     # stage 2 starts at 3; 0.4 < 0.5 goes back before 4; 0.3 is the first of its try and stays;
     # 0.45 > 0.3 is progress, and the last epoch anyway
     assert starts == [3, 4]
-    assert run.state.best_ap == 0.5
+    assert run.state.best_value == 0.5
     assert Checkpoint.load(tmp_path / "best.pth").last_epoch == 1
 
 
@@ -200,13 +200,13 @@ def test_without_validation_data_the_latest_is_best(tmp_path: Path) -> None:
     run.evaluator = None
     run.fit()
     assert Checkpoint.load(tmp_path / "best.pth").last_epoch == 3
-    assert run.state.best_ap is None
+    assert run.state.best_value is None
 
 
 def test_nothing_to_find_is_not_a_best_of_minus_one(tmp_path: Path) -> None:
     run = trainer(tmp_path, scores=[-1.0])
     run.fit()
-    assert run.state.best_ap is None
+    assert run.state.best_value is None
     assert Checkpoint.load(tmp_path / "best.pth").last_epoch == 3
 
 

@@ -70,3 +70,28 @@ def write_config(folder: Path, repository: Path) -> Path:
     file = folder / "tiny.yml"
     file.write_text(TINY_YAML.format(base=base.as_posix()))
     return file
+
+
+#: The smallest model, with mosaic, three stages, averaged weights and a restart from the best
+#: ones; `last.pth` is written after nearly every batch.
+SMALLEST_YAML = """
+__include__: [{base}]
+epochs: 4
+schedule: auto
+image_size: 64
+seed: 7
+use_ema: true
+HGNetv2: {{pretrained: false}}
+DEIMTransformer: {{num_queries: 20, num_denoising: 10}}
+train_dataloader: {{total_batch_size: 2, num_workers: 0}}
+val_dataloader: {{total_batch_size: 4, num_workers: 0}}
+checkpoint_freq: 3
+checkpoint_minutes: 0.0005
+"""
+
+
+def write_smallest(folder: Path, repository: Path, train: int = 6) -> None:
+    """`tiny.yml`, whose checkpoints are small, and `data/`."""
+    write_coco(folder / "data", train=train, val=3)
+    base = repository / "configs" / "deimv2" / "custom" / "deimv2_hgnetv2_atto_custom.yml"
+    (folder / "tiny.yml").write_text(SMALLEST_YAML.format(base=base.as_posix()))

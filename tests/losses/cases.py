@@ -80,13 +80,17 @@ def make_outputs(
     layers: int = 3,
     reg_max: int = 8,
     groups: int = 2,
+    negatives: int = 0,
     seed: int = 1,
 ) -> dict[str, Any]:
-    """What D-FINE returns in training for images with `sizes` boxes; its leaves want gradients."""
+    """What D-FINE returns in training for images with `sizes` boxes; its leaves want gradients.
+
+    Of the random negatives the first of each image does not count.
+    """
     generator = torch.Generator().manual_seed(seed)
     batch, most = len(sizes), max(sizes, default=0)
     groups = groups if most else 0
-    denoising = 2 * most * groups
+    denoising = 2 * most * groups + negatives
 
     def head(count: int) -> dict[str, Tensor]:
         logits = torch.randn(batch, count, num_classes, generator=generator) - 2
@@ -129,6 +133,7 @@ def make_outputs(
             "dn_positive_idx": positive if most else None,
             "dn_num_group": groups,
             "dn_num_split": [denoising, queries],
+            **({"dn_random": torch.arange(negatives).expand(batch, -1) > 0} if negatives else {}),
         },
     }
 

@@ -318,3 +318,38 @@ def test_registered_under_the_authors_names() -> None:
     assert MODULES.get("RTDETRTransformer").share == ("num_classes",)
     processors = {"DFINEPostProcessor", "PostProcessor", "RTDETRPostProcessor"}
     assert len({MODULES.get(name).factory for name in processors}) == 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("counts", [[2, 3], [0, 4], [0, 0]], ids=str)
+def test_random_negatives_are_more_denoising_queries(
+    variant: str, counts: list[int], targets: Targets
+) -> None:
+    """The ordinary queries answer as without them, and the embedding learns without boxes, too."""
+    plain, more = shaken(make(variant)).train(), shaken(make(variant, random_negatives=6)).train()
+    wanted = targets(counts)
+    torch.manual_seed(3)
+    without = plain(maps(), wanted)
+    torch.manual_seed(3)
+    out = more(maps(), wanted)
+    for key in ("pred_logits", "pred_boxes"):
+        torch.testing.assert_close(out[key], without[key])
+        assert out["dn_outputs"][0][key].shape[1] == without["dn_outputs"][0][key].shape[1] + 6
+    assert out["dn_meta"]["dn_random"].shape == (2, 6)
+    loss(out).backward()
+    assert more.denoising_class_embed.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"random_negatives": -1}, "random_negatives: must not be negative, got -1"),
+        ({"random_negatives": 5, "num_denoising": 0}, "which `num_denoising: 0` switches off"),
+        ({"random_negative_iou": 0.0}, "random_negative_iou: must lie in"),
+        ({"random_negative_iou": 1.5}, "random_negative_iou: must lie in"),
+    ],
+    ids=str,
+)
+def test_wrong_random_negatives(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make("dfine", **settings)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from detrkit.models.denoising import denoising_queries
+from detrkit.models.denoising import denoising_queries, draw_negatives
+from detrkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detrkit.structures import Target
 from tests.reference.denoising import FAMILIES, results
 
@@ -117,3 +118,63 @@ def test_dummy_pairs_stand_in_for_boxes() -> None:
     assert torch.allclose(clean.box_logits.sigmoid(), torch.tensor([0.5, 0.5, 0.1, 0.1]))
     with_boxes = denoising_queries(batch([0, 2]), embed, 7, dummy_pairs=True)
     assert with_boxes.meta["dn_num_split"] == [200, 7]  # nothing to stand in for
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    number=st.integers(1, 30),
+    limit=st.floats(0.01, 1.0),
+)
+def test_random_negatives_lie_away_from_the_objects(
+    counts: list[int], number: int, limit: float
+) -> None:
+    targets = batch(counts)
+    boxes, counted = draw_negatives(targets, number, limit, torch.device("cpu"))
+    assert boxes.shape == (len(counts), number, 4)
+    corners = cxcywh_to_xyxy(boxes)
+    assert corners.min() >= -1e-6
+    assert corners.max() <= 1 + 1e-6
+    assert boxes[..., 2:].min() > 0.019
+    for image, target in enumerate(targets):
+        overlap, _ = box_iou(corners[image], cxcywh_to_xyxy(target.boxes_cxcywh))
+        largest = overlap.amax(1) if len(target) else torch.zeros(number)
+        assert torch.equal(largest < limit, counted[image])
+        if not len(target):
+            assert counted[image].all()
+
+
+def test_where_objects_leave_no_room_negatives_do_not_count() -> None:
+    grid = torch.cartesian_prod(torch.arange(20), torch.arange(20)) / 20 + 0.025
+    sizes = torch.tensor([0.025, 0.05, 0.1, 0.2, 0.4, 0.8])
+    boxes = torch.cat([torch.cat([grid, s.expand(400, 2)], 1) for s in sizes])
+    _, counted = draw_negatives(
+        [Target(boxes, torch.zeros(len(boxes)))], 50, 0.05, torch.device("cpu")
+    )
+    assert not counted.all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=3), number=st.integers(1, 6))
+def test_random_negatives_change_nothing_else(counts: list[int], number: int) -> None:
+    targets, embed = batch(counts), nn.Embedding(6, 8, padding_idx=5)
+    torch.manual_seed(1)
+    plain = denoising_queries(targets, embed, 7, 10)
+    torch.manual_seed(1)
+    more = denoising_queries(targets, embed, 7, 10, random_negatives=number)
+    before, _ = plain.meta["dn_num_split"]
+    assert more.meta["dn_num_split"] == [before + number, 7]
+    assert torch.equal(more.content[:, :before], plain.content)
+    assert torch.equal(more.box_logits[:, :before], plain.box_logits)
+    assert more.meta["dn_num_group"] == plain.meta["dn_num_group"]
+    assert "dn_random" not in plain.meta
+    allowed, total = more.allowed, before + number
+    assert allowed is not None
+    if plain.allowed is not None:
+        kept = [*range(before), *range(total, total + 7)]
+        assert torch.equal(allowed[kept][:, kept], plain.allowed)
+    assert not allowed[total:, :total].any()  # ordinary queries see no denoising query
+    assert allowed[before:total, before:].all()  # a group of its own
+    assert not allowed[before:total, :before].any()
+    assert not allowed[:before, before:total].any()
+    assert more.content[:, before:].abs().sum() > 0  # real classes, not the padding

@@ -384,7 +384,12 @@ def test_fused_convolutions_answer_the_same(act: str | None, groups: int) -> Non
     fused, layer = fused.float(), layer.float()
     with torch.autocast("cpu", torch.bfloat16):
         assert fused(x).dtype == torch.bfloat16
-    assert torch.allclose(pickle.loads(pickle.dumps(fused))(x), layer(x), atol=1e-5)
+    for copied in (pickle.loads(pickle.dumps(fused)), copy.deepcopy(fused)):
+        assert torch.allclose(copied(x), layer(x), atol=1e-5)
+    for model in (fused, layer):  # new weights, the same memory
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert torch.allclose(fused(x), layer(x), atol=1e-4)
     with torch.enable_grad():  # no gradient is lost in silence
         free = x.clone().requires_grad_()
         fused(free).sum().backward()

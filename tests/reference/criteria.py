@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.losses.criterion import known_matching
+from detrkit.losses.judged import known_matching
 from detrkit.losses.matches import Pairs, union_of
 from detrkit.registry import MODULES
 from detrkit.structures import Target

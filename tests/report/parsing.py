@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 _VOID = {"br", "hr", "img", "input", "link", "meta"}
 
@@ -18,6 +19,7 @@ class Parsed(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.ids: list[str] = []
         self.words: list[str] = []
@@ -28,6 +30,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
         if tag not in _VOID:
             self._open.append(tag)
         for key, value in attrs:
@@ -48,8 +51,13 @@ class Parsed(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def check(page: str) -> Parsed:
-    """A page that is well formed, fetches nothing and runs no handlers of its own."""
+def check(page: str, *, links: bool = False) -> Parsed:
+    """A page that is well formed, fetches nothing and runs no handlers of its own.
+
+    Args:
+        page: its text.
+        links: whether it may lead to files beside it.
+    """
     parsed = Parsed(page)
     assert page.startswith("<!doctype html>")
     assert parsed.tags.count("script") == parsed.tags.count("style") == 1
@@ -59,7 +67,10 @@ def check(page: str) -> Parsed:
         assert not key.startswith("on"), (tag, key)
         if key in ("src", "srcset", "poster", "background", "xlink:href"):
             assert value.startswith("data:image/jpeg;base64,"), (tag, key, value[:80])
-        if key == "href":
+        if key == "href" and links and not value.startswith("#"):
+            assert value
+            assert not re.match(r"[a-z]+:|//", value), value
+        elif key == "href":
             assert value.startswith("#"), (tag, key, value[:80])
             assert value[1:] in parsed.ids
     inner = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", page, re.DOTALL)
@@ -67,3 +78,24 @@ def check(page: str) -> Parsed:
     for content in inner:
         assert not re.search(r"https?:|//[a-z]|url\(|@import|fetch|import\(|XMLHttp", content)
     return parsed
+
+
+def check_accessible(page: Parsed) -> None:
+    """Headings without gaps, words for all that is drawn, and every scrolling part reachable."""
+    headings = [int(tag[1]) for tag in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(headings))
+    assert page.tags.count("table") == page.tags.count("caption")
+    assert {"header", "nav", "main", "footer"} <= set(page.tags)
+    for tag, attributes in page.elements:
+        if tag == "html":
+            assert attributes["lang"]
+        if tag == "img":
+            assert attributes["alt"].strip()
+        if tag in ("svg", "input") or attributes.get("role") in ("img", "region"):
+            assert attributes["aria-label"].strip(), (tag, attributes)
+        if "scroll" in attributes.get("class", "").split():
+            assert attributes["tabindex"] == "0"
+        if tag == "th":
+            assert attributes["scope"] in ("row", "col")

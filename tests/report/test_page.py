@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -26,14 +29,19 @@ from detrkit.report import (
     histogram,
     join,
     jpeg_uri,
+    key,
+    lines,
+    link,
+    listing,
     matrix,
     notices,
     prose,
+    relative_url,
     table,
     tag,
     tiles,
 )
-from tests.report.parsing import check
+from tests.report.parsing import check, check_accessible
 
 NASTY = "<script>alert('1')</script>\"&<b>猫 café"
 
@@ -73,21 +81,25 @@ def everything(name: str) -> Page:
                 (histogram([name, "1", "2"], series, title=name, axis=name, marks={1: name}), name),
                 (heat_map(np.eye(3), title=name, x_axis=name, y_axis=name, x_ticks=[(1, name)],
                           y_ticks=[(0, name)]), name),
-                (matrix([name, "b"], np.array([[1, 0.5], [0, 1]]), title=name), name),
+                (matrix([name, "b"], np.array([[1, 0.5], [0, 1]]), title=name,
+                        columns=["a", name]), name),
+                (lines([0, 0.5, 1], {name: np.array([0, 1, 0.5])}, title=name, x_axis=name,
+                       y_axis=name, thin={name: np.zeros(3)}, mark=(0.7, name)), name),
             ]
         ),
     )  # fmt: skip
     picture = jpeg_uri(Image.new("RGB", (8, 8)))
     page.add("Pictures", gallery([Thumbnail(picture, name, name), Thumbnail("", name, name)]))
-    page.add("More", details(name, tag("p", name)))
+    page.add("More", details(name, tag("p", name)), listing(name, name), key([((1, 2, 3), name)]))
     return page
 
 
 @pytest.mark.parametrize("name", [NASTY, "plain", "猫\u202e{}%s\\", "`", "{a}"])
 def test_a_page_with_everything(name: str) -> None:
     page = check(everything(name).render())
+    check_accessible(page)
     assert page.tags.count("table") == 1
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 5
     assert page.tags.count("section") == 5
     assert " ".join(name.split()) in page.text
     assert "i" in page.tags  # what is meant as markup stays markup
@@ -115,6 +127,42 @@ def test_cells_say_what_they_sort_by() -> None:
 def test_undecodable_names_can_be_written() -> None:
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     assert b"caf?.jpg" in everything(name).encode()
+
+
+def test_pictures_that_lead_somewhere() -> None:
+    picture = jpeg_uri(Image.new("RGB", (8, 8)))
+    page = Page("t")
+    page.add("Pictures", gallery([Thumbnail(uri, "c", "a", "b.jpg") for uri in (picture, "")]))
+    page.add("Link", link("<here>", "b.jpg"))
+    parsed = check(page.render(), links=True)
+    check_accessible(parsed)
+    assert [v for tag_, k, v in parsed.attributes if (tag_, k, v[0]) == ("a", "href", "b")] == (
+        ["b.jpg"] * 3
+    )
+    with pytest.raises(AssertionError):
+        check(page.render())
+
+
+def test_addresses_of_files(tmp_path: Path) -> None:
+    name = "a #1 50%?<ä>.jpg"
+    address = relative_url(str(tmp_path / "images" / name), tmp_path / "runs" / "1")
+    assert address.startswith("../../images/a%20%231%2050%25%3F")
+    assert unquote(address) == f"../../images/{name}"
+    undecodable = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
+    assert relative_url(str(tmp_path / undecodable), tmp_path) == "caf%E9.jpg"
+
+
+@given(st.lists(st.floats(-0.5, 1.5), min_size=2, max_size=9))
+def test_curves_stay_inside_their_axes(values: list[float]) -> None:
+    x = np.linspace(0, 1, len(values)).tolist()
+    chart = lines(x, {"a": np.array(values)}, title="t", x_axis="x", y_axis="y")
+    (path,) = re.findall(r'd="M([\d. ]+)"', chart)
+    points = np.array(path.split(), float).reshape(-1, 2)
+    assert len(points) == len(values)
+    assert (points[:, 0] >= 44).all()
+    assert (points[:, 0] <= 548).all()
+    assert (points[:, 1] >= 26).all()
+    assert (points[:, 1] <= 286).all()
 
 
 def test_jpeg_uri() -> None:

@@ -31,6 +31,7 @@ from detrkit.engine.doctor.report import (
     ok,
     warning,
 )
+from detrkit.engine.negatives import add_negatives, open_eval_negatives
 from detrkit.engine.overheard import overheard
 from detrkit.engine.session import dataset_of, open_data
 from detrkit.errors import DetrkitError
@@ -74,6 +75,8 @@ def read_data(cfg: Config, seed: int) -> DataSeen:
             seen.parts["train"] = train.index
             if val is not None:
                 seen.parts["val"] = val.index
+            add_negatives(cfg, train, seed)
+            open_eval_negatives(cfg, train)
             seen.train, seen.val = train, val
             return seen
         except Exception as error:

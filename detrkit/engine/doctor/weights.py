@@ -12,7 +12,7 @@ from detrkit.engine.download import place_of
 from detrkit.engine.load_report import LoadReport, some
 from detrkit.engine.overheard import overheard
 from detrkit.engine.parts import build_model, is_shared_name, pretrained_source
-from detrkit.engine.weights import match_weights, read_checkpoint
+from detrkit.engine.weights import changed_queries, match_weights, read_checkpoint
 from detrkit.errors import WeightsError
 from detrkit.structures import ClassMap
 from detrkit.words import count
@@ -55,6 +55,7 @@ def _tuning(model: nn.Module, cfg: Config, class_map: ClassMap | None) -> list[C
         class_pairs=read_class_map(given) if given else None,
         source=source,
     ).report
+    report.num_queries = changed_queries(checkpoint, cfg)
     checks = [_loaded(report)]
     if report.by_class:
         checks.append(_heads(report))

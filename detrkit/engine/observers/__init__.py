@@ -1,6 +1,12 @@
 """What watches a run without changing it: progress, logs, curves, pictures, trackers, advice."""
 
-from detrkit.engine.observers.base import EpochReport, Observer, StepReport, until_the_end
+from detrkit.engine.observers.base import (
+    EpochReport,
+    LateReport,
+    Observer,
+    StepReport,
+    until_the_end,
+)
 from detrkit.engine.observers.batches import BatchPictures
 from detrkit.engine.observers.bottleneck import Bottleneck, LoaderFacts
 from detrkit.engine.observers.curves import Curves
@@ -17,6 +23,7 @@ __all__ = [
     "Curves",
     "EpochReport",
     "JSONLog",
+    "LateReport",
     "LoaderFacts",
     "Observer",
     "OriginLines",

@@ -1,4 +1,4 @@
-"""The observer's contract: four methods, no priorities, no write access to the training."""
+"""The observer's contract: five methods, no priorities, no write access to the training."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ class EpochReport:
         losses: mean of each term; `loss` is their sum.
         lr: the main rate at the end of the epoch.
         metrics: {"AP": …, "AP50": …}; empty when the epoch was not evaluated.
-        is_best: whether AP is the best so far.
-        best_ap, best_epoch: best so far.
+        is_best: whether it is the best so far.
+        best_metric: name of the number that says so.
+        best_value, best_epoch: best so far.
         train_seconds, eval_seconds: wall time.
         wait_seconds: of the training, without work because a batch was not there.
         images_per_second: of the training part.
@@ -77,7 +78,7 @@ class EpochReport:
     lr: float
     metrics: Mapping[str, float]
     is_best: bool
-    best_ap: float | None
+    best_value: float | None
     best_epoch: int
     train_seconds: float
     eval_seconds: float
@@ -88,6 +89,7 @@ class EpochReport:
     ema_decay: float | None = None
     wait_seconds: float = 0.0
     skipped_steps: int = 0
+    best_metric: str = "AP"
 
     @property
     def data_wait(self) -> float:
@@ -116,6 +118,35 @@ class EpochReport:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class LateReport:
+    """Metrics of a finished epoch that took longer: false detections, counted in the background.
+
+    Attributes:
+        epoch, epochs: epoch from 0, and how many.
+        step: optimizer steps that were done when it ended.
+        metrics: {"oa_fppi": …}, see `detrkit.metrics.over_activation`.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    metrics: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, float]:
+        """Under the names of `detrkit.engine.log_names`."""
+        return {names.metric_name(name): value for name, value in self.metrics.items()}
+
+    def describe(self) -> str:
+        """`epoch 3: 0.25 false detections per image, 80% of the images without, …`"""
+        found = self.metrics
+        return (
+            f"epoch {self.epoch + 1}: {found['oa_fppi']:.3g} false detections per image, "
+            f"{found['oa_clean_rate']:.0%} of the images without, "
+            f"highest score {found['oa_max_score']:.2f}"
+        )
+
+
 class Observer:
     """Does nothing; subclasses override what they need."""
 
@@ -124,6 +155,9 @@ class Observer:
 
     def epoch(self, report: EpochReport) -> None:
         """After each epoch and its evaluation."""
+
+    def late(self, report: LateReport) -> None:
+        """When more is known about an epoch that was told before."""
 
     def close(self) -> None:
         """When training stops, also after an error."""

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from detrkit.engine.observers.base import EpochReport, Observer
+from detrkit.engine.observers.base import EpochReport, LateReport, Observer
 from detrkit.engine.run_log import read_log
 from detrkit.errors import DetrkitError
 from detrkit.files import write_atomically
@@ -59,6 +59,13 @@ class JSONLog(_Table):
         self.rows.append(report.to_dict())
         self._write(self._text)
 
+    def late(self, report: LateReport) -> None:
+        """Adds to the epoch's line."""
+        for row in self.rows:
+            if row["epoch"] == report.epoch:
+                row.update(report.to_dict())
+        self._write(self._text)
+
     def _text(self) -> str:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
 
@@ -76,6 +83,13 @@ class CSVLog(_Table):
     def epoch(self, report: EpochReport) -> None:
         """Adds the epoch's row."""
         self.rows.append({name: _text(value) for name, value in report.to_dict().items()})
+        self._write(self._table)
+
+    def late(self, report: LateReport) -> None:
+        """Adds to the epoch's row."""
+        for row in self.rows:
+            if _epoch(row) == report.epoch:
+                row.update({name: _text(value) for name, value in report.to_dict().items()})
         self._write(self._table)
 
     def _table(self) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from detrkit.engine import log_names as names
-from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.engine.observers.base import EpochReport, LateReport, Observer, StepReport
 
 #: Steps whose median is shown.
 _WINDOW = 20
@@ -111,8 +111,14 @@ class OriginLines(Observer):
         if report.metrics:
             metrics = [f"{name}: {value:.4f}" for name, value in report.metrics.items()]
             self._line("  ".join(["Test:", *metrics]))
-        if report.best_ap is not None:
-            self._line(f"best_stat: {{'epoch': {report.best_epoch}, 'AP': {report.best_ap:.4f}}}")
+        if report.best_value is not None:
+            best = f"'{report.best_metric}': {report.best_value:.4f}"
+            self._line(f"best_stat: {{'epoch': {report.best_epoch}, {best}}}")
+
+    def late(self, report: LateReport) -> None:
+        """The metrics of an epoch that came later."""
+        metrics = [f"{name}: {value:.4f}" for name, value in report.metrics.items()]
+        self._line("  ".join([f"Negatives: [{report.epoch}/{report.epochs}]", *metrics]))
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.engine.observers.base import EpochReport, LateReport, Observer, StepReport
 from detrkit.words import count
 
 
@@ -45,7 +45,7 @@ class Progress(Observer):
         self._window = [0.0, 0.0]
         self._epoch_started = time.monotonic()
         self._seconds: list[float] = []
-        self._header = False
+        self._header: tuple[str, ...] = ()
 
     def step(self, report: StepReport) -> None:
         """Moves the bar."""
@@ -108,17 +108,17 @@ class Progress(Observer):
     def epoch(self, report: EpochReport) -> None:
         """Prints the line that stays."""
         self._stop()
-        if not self._header:
-            self._header = True
-            self.console.print(
-                "   epoch      loss        AP      AP50      time   left  waits", style="dim"
-            )
+        shown = tuple(dict.fromkeys(("AP", "AP50", report.best_metric)))
+        if shown != self._header:
+            self._header = shown
+            columns = "".join(f"{name:>10}" for name in shown)
+            self.console.print(f"   epoch      loss{columns}      time   left  waits", style="dim")
         seconds = report.train_seconds + report.eval_seconds
         self._seconds = [*self._seconds[-4:], seconds]
         left = sum(self._seconds) / len(self._seconds) * (report.epochs - report.epoch - 1)
         line = Text(f"{report.epoch + 1:>4}/{report.epochs:<4}")
         line.append(f"{report.losses.get('loss', float('nan')):>9.3f}")
-        for name in ("AP", "AP50"):
+        for name in shown:
             value = report.metrics.get(name)
             line.append(f"{value:>10.3f}" if value is not None else f"{'-':>10}")
         line.append(f"{duration(seconds):>10}{duration(left):>7}{report.data_wait:>7.0%}")
@@ -127,6 +127,10 @@ class Progress(Observer):
         if report.skipped_steps:
             line.append(f"  {count(report.skipped_steps, 'step')} skipped", style="yellow")
         self.console.print(line)
+
+    def late(self, report: LateReport) -> None:
+        """Prints a line of its own."""
+        self.console.print(report.describe(), style="dim", highlight=False)
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -25,7 +25,7 @@ import torch
 
 from detrkit.data.text import read_json
 from detrkit.engine import log_names as names
-from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.engine.observers.base import EpochReport, LateReport, Observer, StepReport
 from detrkit.engine.observers.tracker import Outcome, RunFacts, Tracker
 from detrkit.engine.run_log import best_row, read_log
 from detrkit.errors import DetrkitError, Interrupted
@@ -107,6 +107,11 @@ class Tracking(Observer):
                 self._drawn.add(path)
                 # one name for all epochs: TensorBoard and W&B leaf through them
                 self._picture(f"batches/{_OF_EPOCH.sub('', path.stem)}", path)
+
+    def late(self, report: LateReport) -> None:
+        """The numbers, at the last step of their epoch."""
+        numbers = _numbers({"epoch": report.epoch, **report.to_dict()})
+        self._tell(lambda tracker: tracker.scalars(numbers, report.step))
 
     def end(self, error: BaseException | None) -> None:
         """Hands on what a run leaves, and waits a little for all of it to arrive."""

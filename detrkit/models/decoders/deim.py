@@ -73,6 +73,8 @@ class DEIMTransformer(RefiningDecoder):
         use_gateway: bool = True,
         share_bbox_head: bool = False,
         share_score_head: bool = False,
+        random_negatives: int = 0,
+        random_negative_iou: float = 0.2,
     ) -> None:
         settings = DecoderSettings(
             owner=type(self).__name__, num_classes=num_classes, hidden_dim=hidden_dim,
@@ -82,7 +84,8 @@ class DEIMTransformer(RefiningDecoder):
             num_denoising=num_denoising, label_noise_ratio=label_noise_ratio, box_noise_scale=1.0,
             learn_query_content=learn_query_content, eval_spatial_size=eval_spatial_size,
             eval_idx=eval_idx, eps=eps, aux_loss=aux_loss, cross_attn_method=cross_attn_method,
-            query_select_method=query_select_method,
+            query_select_method=query_select_method, random_negatives=random_negatives,
+            random_negative_iou=random_negative_iou,
         )  # fmt: skip
         narrow, wide = (
             DecoderLayer(settings, scale, gated=use_gateway, rms_norm=True, swiglu=True)

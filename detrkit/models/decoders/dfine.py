@@ -66,6 +66,8 @@ class DFINETransformer(RefiningDecoder):
         reg_scale: float = 4.0,
         layer_scale: float = 1,
         mlp_act: str = "relu",
+        random_negatives: int = 0,
+        random_negative_iou: float = 0.2,
     ) -> None:
         settings = DecoderSettings(
             owner=type(self).__name__, num_classes=num_classes, hidden_dim=hidden_dim,
@@ -75,7 +77,8 @@ class DFINETransformer(RefiningDecoder):
             num_denoising=num_denoising, label_noise_ratio=label_noise_ratio, box_noise_scale=1.0,
             learn_query_content=learn_query_content, eval_spatial_size=eval_spatial_size,
             eval_idx=eval_idx, eps=eps, aux_loss=aux_loss, cross_attn_method=cross_attn_method,
-            query_select_method=query_select_method,
+            query_select_method=query_select_method, random_negatives=random_negatives,
+            random_negative_iou=random_negative_iou,
         )  # fmt: skip
         super().__init__(
             settings,

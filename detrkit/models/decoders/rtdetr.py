@@ -58,11 +58,14 @@ class RTDETRTransformer(RTDETRTransformerv2):
         eps: float = 1e-2,
         aux_loss: bool = True,
         version: Literal["v1", "v2"] = "v1",
+        random_negatives: int = 0,
+        random_negative_iou: float = 0.2,
     ) -> None:
         super().__init__(
             num_classes, hidden_dim, num_queries, feat_channels, feat_strides, num_levels,
             num_points, nhead, num_layers, dim_feedforward, dropout, activation, num_denoising,
             label_noise_ratio, box_noise_scale, learnt_init_query, None, eval_idx, eps, aux_loss,
+            random_negatives=random_negatives, random_negative_iou=random_negative_iou,
         )  # fmt: skip
         if version == "v1":
             self.enc_output = nn.Sequential(*cast(nn.Sequential, self.enc_output))

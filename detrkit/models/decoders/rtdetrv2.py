@@ -132,6 +132,8 @@ class RTDETRTransformerv2(TwoStageDecoder):
         value_shape: Literal["default", "reshape"] = "reshape",
         mlp_act: str = "relu",
         query_pos_method: Literal["default", "as_reg"] = "default",
+        random_negatives: int = 0,
+        random_negative_iou: float = 0.2,
     ) -> None:
         if query_pos_method not in _POSITION_METHODS:
             raise ConfigError(
@@ -147,6 +149,7 @@ class RTDETRTransformerv2(TwoStageDecoder):
             box_noise_scale=box_noise_scale, learn_query_content=learn_query_content,
             eval_spatial_size=eval_spatial_size, eval_idx=eval_idx, eps=eps, aux_loss=aux_loss,
             cross_attn_method=cross_attn_method, query_select_method=query_select_method,
+            random_negatives=random_negatives, random_negative_iou=random_negative_iou,
         )  # fmt: skip
         super().__init__(settings, always_project=True)
         self.mirror_crossed = False

@@ -35,6 +35,8 @@ class DecoderSettings:
         aux_loss: whether training returns the outputs of all layers.
         cross_attn_method: "default" or "discrete", see `MSDeformableAttention`.
         query_select_method: "default", "one2many" or "agnostic", see `select_positions`.
+        random_negatives, random_negative_iou: boxes per image, drawn at random, that denoising
+            learns to reject, and how much they may overlap an object; see `denoising_queries`.
 
     Raises:
         ConfigError: arguments do not fit each other; says which.
@@ -63,6 +65,8 @@ class DecoderSettings:
     aux_loss: bool
     cross_attn_method: SamplingMethod = "default"
     query_select_method: SelectMethod = "default"
+    random_negatives: int = 0
+    random_negative_iou: float = 0.2
 
     def __post_init__(self) -> None:
         channels, strides, points = self.feat_channels, self.feat_strides, self.num_points
@@ -82,6 +86,12 @@ class DecoderSettings:
             wrong = f"num_points: {list(points)} must have one entry for {self.num_levels} levels"
         elif (points if isinstance(points, int) else min(points)) < 1:
             wrong = f"num_points: every level needs at least one point, got {points}"
+        elif self.random_negatives < 0:
+            wrong = f"random_negatives: must not be negative, got {self.random_negatives}"
+        elif self.random_negatives and self.num_denoising <= 0:
+            wrong = "random_negatives: are part of denoising, which `num_denoising: 0` switches off"
+        elif not 0 < self.random_negative_iou <= 1:
+            wrong = f"random_negative_iou: must lie in 0–1, above 0, got {self.random_negative_iou}"
         else:
             wrong = _unknown("cross_attn_method", self.cross_attn_method, _SAMPLING_METHODS)
             wrong = wrong or _unknown(

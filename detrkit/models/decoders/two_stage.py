@@ -171,6 +171,8 @@ class TwoStageDecoder(nn.Module, ABC):
             self.settings.box_noise_scale,
             mirror_crossed=self.mirror_crossed,
             dummy_pairs=self.dummy_pairs,
+            random_negatives=self.settings.random_negatives,
+            random_negative_iou=self.settings.random_negative_iou,
         )
 
     def _select(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class FusedConv2d(nn.Conv2d):
     """A convolution with the activation behind it. (B, in, H, W) -> (B, out, H', W')."""
 
     act: nn.Module
+    _packed: tuple[object, Tensor] | None = None
 
     @classmethod
     def of(cls, conv: nn.Conv2d, act: nn.Module) -> FusedConv2d:
@@ -30,9 +32,24 @@ class FusedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if onednn.usable(x, self.weight):
-            return onednn.convolution(x, self, onednn.activation_name(self.act) or "none")
+            name = onednn.activation_name(self.act) or "none"
+            return onednn.convolution(x, self, name, self._kernel(x))
         out: Tensor = self.act(self._conv_forward(x, self.weight, self.bias))
         return out
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        """The kernel for images of this size: that of the latest call, if it is the same."""
+        weight = self.weight
+        version = 0 if weight.is_inference() else weight._version
+        key = (x.shape, weight.data_ptr(), version)
+        packed = self._packed  # other threads may put theirs there
+        if packed is None or packed[0] != key:
+            packed = self._packed = (key, onednn.packed_kernel(self, x.shape))
+        return packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what copies and files hold is the kernel itself
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
 
 
 class FusedLinear(nn.Linear):

@@ -54,7 +54,7 @@ def outcome(run: Trainer) -> dict[str, Any]:
     return {
         "model": unwrapped(run.model).state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        "position": (state.epoch, state.step, state.schedule_step, state.best_ap),
+        "position": (state.epoch, state.step, state.schedule_step, state.best_value),
     }
 
 
@@ -156,7 +156,7 @@ def test_processes_drop_the_same_steps_and_go_back_together(
     saved = Checkpoint.load(tmp_path / "last.pth")
     assert all(value.isfinite().all() for value in saved.weights.values())
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [row["skipped_steps"] for row in rows] == [1, 1, 2, 0, 0, 1]
+    assert [row["train/skipped_steps"] for row in rows] == [1, 1, 2, 0, 0, 1]
     assert all(math.isfinite(row["train/loss"]) for row in rows)
     report = json.loads((tmp_path / "diverged" / "step_12" / "report.json").read_text())
     assert [process["pixels"] for process in report["processes"]] == [[], ["2-0"]]
