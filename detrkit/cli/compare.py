@@ -115,7 +115,7 @@ def _write(found: Comparison, folder: Path) -> None:
         "table.tex": tables.latex(found),
     }
     for name, text in contents.items():
-        write_atomically(folder / name, partial(_put, text.encode()))
+        write_atomically(folder / name, partial(_put, text.encode("utf-8", "replace")))
     write_json(folder / "compare.json", "compare", found.to_dict())
     if curves is not None:
         write_atomically(folder / "curves.png", lambda file: curves.save(file, format="PNG"))
