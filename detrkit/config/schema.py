@@ -216,6 +216,8 @@ def run_config(tree: dict[str, Any]) -> RunConfig:
         value = tree[key]
         if value is None and type(None) not in typing.get_args(TYPES[key]):
             continue
+        if value is False and _may_be_off(TYPES[key]):
+            value = "off"
         values[key] = tuple(value) if isinstance(value, list) else value
     return RunConfig(**values)
 
@@ -238,6 +240,8 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
     if origin is Literal:
+        if value is False and _may_be_off(annotation):
+            return True
         return any(value == arg and type(value) is type(arg) for arg in args)
     if annotation is bool:
         return isinstance(value, bool)
@@ -261,6 +265,13 @@ def _fits(value: Any, annotation: Any) -> bool:
             _fits(item, args[0]) for item in value if args
         )
     return True
+
+
+def _may_be_off(annotation: Any) -> bool:
+    """Whether the text "off", which YAML takes for false unless it is quoted, is meant."""
+    if typing.get_origin(annotation) is Literal:
+        return "off" in typing.get_args(annotation)
+    return any(_may_be_off(arg) for arg in typing.get_args(annotation))
 
 
 def _tuple_fits(value: list[Any], args: tuple[Any, ...]) -> bool:

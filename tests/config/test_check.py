@@ -234,3 +234,9 @@ class Unknown:
 )
 def test_types(value: Any, annotation: Any, fits: bool) -> None:
     assert (expected(value, annotation) is None) is fits
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "false"])
+def test_off_is_what_yaml_takes_for_false(load: Load, written: str) -> None:
+    assert load(f"{GOOD}amp: {written}\n").run.amp == "off"
+    assert load(GOOD, update=[f"amp={written}"]).run.amp == "off"
