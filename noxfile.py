@@ -6,6 +6,7 @@ one would download torch each time. Only `wheel` makes its own.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -36,13 +37,20 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The default suite: no GPU, no network, minutes on two cores."""
-    session.run("pytest", *session.posargs)
+    _pytest(session)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """The long tests: real trainings, kill and resume."""
-    session.run("pytest", "-m", "slow", *session.posargs)
+    _pytest(session, "-m", "slow")
+
+
+def _pytest(session: nox.Session, *options: str) -> None:
+    """Pytest in a process per core, four at most; each file stays in one, for its fixtures."""
+    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    shared = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+    session.run("pytest", *shared, *options, *session.posargs, env=env)
 
 
 @nox.session
