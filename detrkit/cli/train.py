@@ -131,7 +131,7 @@ def run(
 
             choice = choose_batch(config, place.world_size)
             logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
-            flags = replace(flags, batch=choice.batch)
+            flags = replace(flags, batch=choice.batch, linear_rates=True)
             config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
         arguments = {"config": cfg, "update": list(update), **asdict(flags)}
         result = train_run(

@@ -35,7 +35,7 @@ Batch = Annotated[
         "--batch",
         metavar="N|auto",
         help="Images per step on all devices; learning rates follow (square root). "
-        "auto tries what fits.",
+        "auto tries what fits; rates follow linearly.",
     ),
 ]
 Accumulate = Annotated[

@@ -74,7 +74,7 @@ class BatchChoice:
         """One line: the batch, why, and what it does to the learning rates."""
         text = f"{self.batch} ({self.reason})"
         if self.rate_factor is not None and self.rate_factor != 1:
-            text += f"; learning rates x {self.rate_factor:.3g}"
+            text += f"; learning rates x {self.rate_factor:.3g}, as the batch"
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def choose_for(session: Session, probe: StepProbe, seconds: float = SECONDS) -> 
         choice.trials,
         choice.too_large,
         size,
-        rate_factor(session.config, choice.batch),
+        rate_factor(session.config, choice.batch, linear=True),
     )
 
 

@@ -6,7 +6,8 @@
   own file, its `schedule: auto` or `--update` says how long.
 - `--batch N` scales every learning rate by sqrt(N / old): for Adam the noise of an update, not its
   size, depends on the batch (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
-  Gradient Algorithms"). SGD's rates scale linearly (Goyal et al. 2017). `--lr` switches this off.
+  Gradient Algorithms"). SGD's rates scale linearly (Goyal et al. 2017), and so do all with `--batch
+  auto`, as D-FINE's authors advise for other numbers of GPUs. `--lr` switches this off.
 - `--lr X` sets the main rate; groups with their own rate keep their ratio to it.
 - `--size HxW` sets the model's input, the transforms and the collate function.
 
@@ -68,6 +69,7 @@ class TrainFlags:
         epochs: passes over the training set.
         choose_epochs: where nobody says how many, as many as fine-tuning needs.
         batch: images per step over all devices.
+        linear_rates: learning rates follow the ratio of the batches, not its root.
         accumulate: parts in which a batch goes through the model.
         size: "640" or "480x640", height first.
         lr: main learning rate.
@@ -90,6 +92,7 @@ class TrainFlags:
     epochs: int | None = None
     choose_epochs: bool = False
     batch: int | None = None
+    linear_rates: bool = False
     accumulate: int | None = None
     size: str | None = None
     lr: float | None = None
@@ -205,7 +208,7 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             raise UsageError(f"--lr must be positive, got {flags.lr}")
         _scale_rates(put, cfg, flags.lr / old if old else 1.0, "--lr", main=flags.lr)
     elif flags.batch is not None:
-        factor = rate_factor(cfg, flags.batch)
+        factor = rate_factor(cfg, flags.batch, linear=flags.linear_rates)
         if factor is not None:
             _scale_rates(put, cfg, factor, "--batch")
     return values
@@ -261,17 +264,22 @@ def cache_values(cache: str, cfg: Config) -> dict[str, Any]:
     return {"ram_cache": cache == "ram", "disk_cache": cache == "disk" and (folder or True)}
 
 
-def rate_factor(cfg: Config, batch: int) -> float | None:
+def rate_factor(cfg: Config, batch: int, *, linear: bool = False) -> float | None:
     """What `--batch` multiplies the learning rates of a configuration by.
 
     None where it does not say for which batch its rates are made.
+
+    Args:
+        cfg: the configuration.
+        batch: the new size.
+        linear: follow the ratio, whatever the optimizer.
     """
     old = cfg.get("train_dataloader.total_batch_size") or cfg.get("train_dataloader.batch_size")
     if not old:
         return None
     ratio = float(batch / old)
     adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
-    return math.sqrt(ratio) if adaptive else ratio
+    return math.sqrt(ratio) if adaptive and not linear else ratio
 
 
 def _set_batch(put: Any, batch: int, cfg: Config) -> None:

@@ -250,18 +250,21 @@ def test_train_with_the_batch_that_is_found(
     def choose(cfg: Any, processes: int) -> BatchChoice:
         assert processes == 1
         asked.append(cfg.get("train_dataloader.total_batch_size"))
-        return BatchChoice(4, "for the test", rate_factor=2**0.5)
+        return BatchChoice(4, "for the test", rate_factor=2.0)
 
     monkeypatch.setattr(batch_size, "choose_batch", choose)
     arguments = ["tiny.yml", "--data", "data", "--epochs", "1", "--batch", "auto"]
     assert main(["train", *arguments, "-o", "auto"]) == 0
-    assert "--batch auto: 4 (for the test); learning rates x 1.41" in capsys.readouterr().err
+    assert (
+        "--batch auto: 4 (for the test); learning rates x 2, as the batch"
+        in capsys.readouterr().err
+    )
     assert asked == [2]
     import yaml
 
     config = yaml.safe_load((place / "auto" / "config.yml").read_text(encoding="utf-8"))
     assert config["train_dataloader"]["total_batch_size"] == 4
-    assert config["optimizer"]["lr"] == pytest.approx(0.0008 * 2**0.5, rel=1e-3)
+    assert config["optimizer"]["lr"] == pytest.approx(0.0016, rel=1e-3)
     assert json.loads((place / "auto" / "args.json").read_text(encoding="utf-8"))["batch"] == 4
     weights = ["-w", str(place / "auto" / "best.pth")]
     assert main(["tune", *arguments, *weights, "-o", "tuned"]) == 0

@@ -208,6 +208,7 @@ def test_rates_follow_the_root_for_adam_and_the_ratio_for_sgd() -> None:
     cfg = load_with_flags("dfine_n_custom", TrainFlags())
     own = cfg.get("train_dataloader.total_batch_size")
     assert rate_factor(cfg, own * 4) == 2.0
+    assert rate_factor(cfg, own * 4, linear=True) == 4.0
     assert rate_factor(cfg.with_values({"optimizer.type": "SGD"}), own * 4) == 4.0
 
 

@@ -165,12 +165,17 @@ def test_with_a_cache_only_smaller_images_help(facts: LoaderFacts) -> None:
     assert "more cores, or fewer augmentations" in advice(replace(cached, workers=7), 0.5)
 
 
-def test_a_cache_is_not_advised_where_decoding_is_not_the_work(facts: LoaderFacts) -> None:
+def test_a_cache_is_not_advised_where_decoding_is_not_the_work(
+    facts: LoaderFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow(sample: Any, rng: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.1)  # far longer than decoding, also on a busy machine
         return sample
 
-    assert decoding_share(facts.dataset) > 0.5
+    load = facts.dataset.load
+    with monkeypatch.context() as patch:
+        patch.setattr(facts.dataset, "load", lambda key, rng: slow(load(key, rng), rng))
+        assert decoding_share(facts.dataset) > 0.5
     facts.dataset.transforms = slow
     assert decoding_share(facts.dataset) < 0.25
     assert "--cache" not in advice(facts, 0.5)

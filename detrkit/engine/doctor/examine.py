@@ -206,7 +206,7 @@ def _choose_batch(request: Request, run: _Run) -> Check:
     with overheard():
         run.probe = StepProbe(run.session)
         choice = choose_for(run.session, run.probe)
-    check = batch_check(choice, own, _rule(run.session.config))
+    check = batch_check(choice, own)
     run.costs = [cost for cost in choice.trials if cost.batch <= choice.batch][-2:]
     run.session = _with_batch(request, run.session, choice.batch)
     return check
@@ -251,17 +251,12 @@ def _cached(session: Session) -> Iterator[Check]:
         yield cache_check(kind, need, room)
 
 
-def _rule(cfg: Config) -> str:
-    adaptive = str(cfg.get("optimizer.type", "AdamW")).startswith("Adam")
-    return "the square root" if adaptive else "the ratio"
-
-
 def _with_batch(request: Request, session: Session, batch: int) -> Session:
     """The session with another batch, and with everything that hangs on it."""
     assert request.config is not None
     cfg = load_with_flags(
         request.config,
-        replace(request.flags, batch=batch),
+        replace(request.flags, batch=batch, linear_rates=True),
         update=request.update,
         plugins=request.plugins,
     )

@@ -84,13 +84,12 @@ def initial_share(ema: EMAPlan, steps: int) -> float:
     return math.exp(logs)
 
 
-def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
+def batch_check(choice: BatchChoice, own: int) -> Check:
     """What `--batch auto` came to, and what it does to the learning rates.
 
     Args:
         choice: of the search.
         own: the configuration's batch.
-        rule: how rates follow the batch.
     """
     tried = [
         f"{cost.batch}: {duration(cost.seconds)} a step, {cost.images_per_second:.3g} images/s"
@@ -100,7 +99,7 @@ def batch_check(choice: BatchChoice, own: int, rule: str) -> Check:
     tried += [f"{batch}: does not fit" for batch in sorted(choice.too_large)]
     text = f"auto: {choice.batch} ({choice.reason})"
     if choice.rate_factor and choice.batch != own:
-        text += f"; learning rates x {choice.rate_factor:.3g}, {rule} of {choice.batch} / {own}"
+        text += f"; learning rates x {choice.rate_factor:.3g}, as the batch: {choice.batch} / {own}"
     return ok("plan.batch", text, details=tried, values=choice.to_dict())
 
 

@@ -366,7 +366,7 @@ def test_what_is_left_of_the_initial_weights(ema: EMAPlan, steps: int, share: fl
 def test_the_batch_and_its_rates() -> None:
     trials = (StepCost(8, (64, 64), 1.0, GIB, 3), StepCost(4, (64, 64), 0.6, GIB // 2, 3))
     choice = BatchChoice(8, "16 do not fit", trials, (16,), (64, 64), 0.5)
-    check = batch_check(choice, own=32, rule="the square root")
-    assert "8 (16 do not fit); learning rates x 0.5, the square root of 8 / 32" in check.text
+    check = batch_check(choice, own=32)
+    assert "8 (16 do not fit); learning rates x 0.5, as the batch: 8 / 32" in check.text
     assert [line.split(":")[0] for line in check.details] == ["4", "8", "16"]
-    assert "rates" not in batch_check(replace(choice, batch=32), 32, "").text
+    assert "rates" not in batch_check(replace(choice, batch=32), 32).text
