@@ -14,11 +14,11 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import open_dataset, split_to_measure
 from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
+from detrkit.engine.data_sets import open_data
 from detrkit.engine.distributed.group import own_device, shared
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
 from detrkit.engine.model_cost import model_cost
 from detrkit.engine.runtime import Runtime, TorchRuntime
-from detrkit.engine.session import open_data
 from detrkit.errors import DataError
 from detrkit.metrics.coco import DEFAULT_BACKEND, Backend
 from detrkit.metrics.schema import ModelJson

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import detrkit
 from detrkit.config import Config
+from detrkit.engine.data_sets import transforms_of
 from detrkit.engine.parts import build_model, image_spec_of
-from detrkit.engine.session import transforms_of
 from detrkit.errors import ConfigError
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -17,6 +17,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import find_layout, open_splits
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.data_analysis import training_setup
+from detrkit.engine.data_sets import dataset_of, open_data
 from detrkit.engine.doctor.fault_checks import fault_checks, skipped_check
 from detrkit.engine.doctor.image_checks import decode_check, leak_checks
 from detrkit.engine.doctor.report import (
@@ -33,7 +34,6 @@ from detrkit.engine.doctor.report import (
 )
 from detrkit.engine.negatives import add_negatives, open_eval_negatives
 from detrkit.engine.overheard import overheard
-from detrkit.engine.session import dataset_of, open_data
 from detrkit.errors import DetrkitError
 from detrkit.words import count
 

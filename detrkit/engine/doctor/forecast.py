@@ -21,12 +21,13 @@ from detrkit.data.collate import BatchImageCollateFunction
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import build_loader
 from detrkit.engine.batch_size import climb, fitting_batch, memory_limit, predicted
+from detrkit.engine.data_sets import loader_of
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.doctor.report import in_short
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.machine import Machine
 from detrkit.engine.parts import build_postprocessor
-from detrkit.engine.session import Session, loader_of
+from detrkit.engine.session import Session
 from detrkit.engine.step_probe import StepCost, StepProbe, attempt, largest_size
 from detrkit.errors import DetrkitError
 

@@ -22,12 +22,13 @@ from detrkit.config import Config
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import build_loader
+from detrkit.engine.data_sets import transforms_of
 from detrkit.engine.doctor.report import Check, ok, problem
 from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.randomness import fixed_order
 from detrkit.engine.schedules import ConstantCurve, LRSchedule
-from detrkit.engine.session import Session, session_of, transforms_of
+from detrkit.engine.session import Session, session_of
 from detrkit.engine.step_probe import StepProbe, training_boxes
 from detrkit.errors import DataError, TrainingDiverged
 from detrkit.ops.boxes import box_iou

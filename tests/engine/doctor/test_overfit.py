@@ -13,6 +13,7 @@ from torch import nn
 from detrkit.config import Config
 from detrkit.data import open_splits
 from detrkit.data.dataset import DetectionDataset
+from detrkit.engine.data_sets import open_data
 from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.doctor.overfit import (
     PASS_AP50,
@@ -23,7 +24,6 @@ from detrkit.engine.doctor.overfit import (
     overfit_check,
 )
 from detrkit.engine.doctor.report import Status
-from detrkit.engine.session import open_data
 from detrkit.engine.step_probe import StepProbe, training_boxes
 from detrkit.errors import DataError
 from detrkit.structures import Batch, Target
