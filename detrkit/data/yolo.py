@@ -26,6 +26,9 @@ from detrkit.data.text import read_text, read_yaml
 from detrkit.errors import DataError, did_you_mean
 from detrkit.structures import ClassMap
 
+#: More classes than that in `nc` are a mistake, and would need all memory for their names.
+_MOST_CLASSES = 100_000
+
 
 @dataclass
 class YoloLayout:
@@ -311,6 +314,9 @@ def _classes(path: Path, content: Mapping[str, Any]) -> ClassMap:
         ids = sorted(names)
         return ClassMap(tuple(str(names[i]) for i in ids), tuple(ids))
     if names is None and isinstance(count, int) and count > 0:
+        if count > _MOST_CLASSES:
+            detail = f"`nc` is {count}, more than {_MOST_CLASSES:,} classes"
+            report.add(FaultKind.BAD_STRUCTURE, path, "", detail)
         return ClassMap.from_names(f"class_{i}" for i in range(count))
     if not isinstance(names, list) or not names:
         near = did_you_mean("names", [str(k) for k in content])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,8 @@ def compile_parts(model: nn.Module, device: torch.device) -> None:
             raised by the call, as a UsageError as well.
     """
     _require_compiler(device)
+    # torch's own look at the gradients of what it traces
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     parts = [part for name in _PARTS if isinstance(part := getattr(model, name, None), nn.Module)]
     for part in parts or [model]:
         part.forward = _compiled(part.forward)

@@ -137,3 +137,10 @@ def test_yaml_files_that_stop(root: Path, yaml: str, expected: str) -> None:
     with pytest.raises(DataError, match=expected) as caught:
         open_splits(root / "data.yaml")
     assert "data.yaml" in caught.value.message
+
+
+def test_a_number_of_classes_that_needs_all_memory_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "data.yaml"
+    file.write_text("train: images/train\nnc: 2147483647\n", encoding="utf-8")
+    with pytest.raises(DataError, match="`nc` is 2147483647, more than 100,000 classes"):
+        open_splits(file)
