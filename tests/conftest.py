@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from hypothesis import HealthCheck, settings
 # both bit for bit, and more threads would wait for each other on a busy machine.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+# A shell without job control lets what it starts in the background ignore Ctrl-C, and so would
+# every process of the tests; a handler of Python's is not inherited as one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests judge results, not the speed of a busy machine.
 settings.register_profile("detrkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])

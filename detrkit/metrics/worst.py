@@ -170,6 +170,8 @@ def worst(truth: Truth, outcome: Outcome, confidence: float) -> Worst:
     missed = sides.left[closely[sides.left] < confidence]
     confused = sides.confused
     unsupported = sides.left[loosely[sides.left] < confidence]
+    # boxes that nothing overlaps are missed at confidence 0 as well
+    loosely, closely, by_own = (best.clip(0) for best in (loosely, closely, by_own))
     precision, recall, recall_of_size = _successes(truth, outcome, sides)
 
     def of_detections(scores: Floats, detections: Ints) -> Cases:
@@ -207,8 +209,8 @@ def _ranked(scores: Floats, images: Ints, detections: Ints, boxes: Ints, iou: Fl
 
 
 def _best_score(truth: Truth, scores: Floats, pairs: Pairs) -> Floats:
-    """(M,) greatest score among the detections paired with each box; 0 without any."""
-    best = np.zeros(len(truth.labels))
+    """(M,) greatest score among the detections paired with each box; -1 without any."""
+    best = np.full(len(truth.labels), -1.0)
     np.maximum.at(best, pairs.boxes, scores[pairs.detections].clip(0, 1))
     return best
 
