@@ -19,6 +19,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "none"
 
 ROOT = Path(__file__).parent
+PYTEST_PLUGINS = ("xdist", "pytest_timeout", "_hypothesis_pytestplugin")
 
 
 @nox.session
@@ -47,10 +48,18 @@ def slow(session: nox.Session) -> None:
 
 
 def _pytest(session: nox.Session, *options: str) -> None:
-    """Pytest in a process per core, four at most; each file stays in one, for its fixtures."""
-    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    """Pytest in a process per core, four at most; each file stays in one, for its fixtures.
+
+    Only with the plugins that are named: one that something else has installed may warn in its own
+    way (pytest-benchmark does of several processes), and a warning is an error here.
+    """
+    env = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    plugins = [part for name in PYTEST_PLUGINS for part in ("-p", name)]
     shared = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
-    session.run("pytest", *shared, *options, *session.posargs, env=env)
+    session.run("pytest", *plugins, *shared, *options, *session.posargs, env=env)
 
 
 @nox.session

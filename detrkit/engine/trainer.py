@@ -33,13 +33,11 @@ from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.data_wait import DataWait
 from detrkit.engine.distributed.agreement import Agreement
 from detrkit.engine.distributed.group import (
-    barrier,
     copy_from_main,
     is_main,
     shared,
     world_size,
 )
-from detrkit.engine.distributed.meeting import agreed
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.divergence import Policy, Watch
 from detrkit.engine.ema import ModelEMA
@@ -49,13 +47,14 @@ from detrkit.engine.interrupt import InterruptGuard, Stop
 from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
 from detrkit.engine.oa_watch import OverActivationWatch
-from detrkit.engine.observers.base import EpochReport, Observer, StepReport
+from detrkit.engine.observers.base import Observer, StepReport
 from detrkit.engine.optim import group_names, load_optimizer_state, set_lr_factor
 from detrkit.engine.plan import Plan, Stage
 from detrkit.engine.randomness import fixed_order, seed_step
+from detrkit.engine.reporting import epoch_report, step_report
+from detrkit.engine.rescue import rescue, save_interrupted
 from detrkit.engine.safeguard import Safeguard
 from detrkit.engine.state import TrainState
-from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
 from detrkit.phases import phase
 from detrkit.structures import Batch
 
@@ -133,7 +132,7 @@ class Trainer:
         self.guard = InterruptGuard()
         self.wishes = Agreement()
         self.waits = DataWait(self.device)
-        self._begun = self.state.step
+        self.begun = self.state.step  # before the first step of this process
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.groups = group_names(self.optimizer, unwrapped(self.model))
 
@@ -146,7 +145,7 @@ class Trainer:
             TrainingDiverged: losses or gradients were not finite for too long.
             Interrupted: Ctrl-C or SIGTERM; `last.pth` holds the position inside the epoch.
         """
-        self._begun = self.state.step
+        self.begun = self.state.step
         with self.guard, fixed_order(self.device):
             try:
                 ahead = self.state.epoch < self.plan.epochs and not self.state.ended_early
@@ -163,7 +162,7 @@ class Trainer:
                 if self.over_activation:
                     self.over_activation.finish()
             except (Stop, KeyboardInterrupt) as stop:
-                self._save_interrupted(stop)
+                save_interrupted(self, stop)
             finally:
                 if self.over_activation:
                     self.over_activation.close()
@@ -198,7 +197,7 @@ class Trainer:
             wait = self.waits.take()
             state.train_seconds += seconds
             state.wait_seconds += wait
-            self._tell_step(losses, norm, batch, seconds, wait)
+            self._tell(step_report(self, losses, norm, batch, seconds, wait))
             state.batch += 1
             state.step += 1
             state.schedule_step += 1
@@ -254,7 +253,7 @@ class Trainer:
         try:
             metrics = dict(self.evaluator.run(self.averaged, self._tell_evaluation).values)
         except Exception as error:
-            self._rescue(error)
+            rescue(self, error)
             raise
         self.state.eval_seconds = time.perf_counter() - started
         return metrics
@@ -264,7 +263,7 @@ class Trainer:
         state = self.state
         state.average()
         verdict = state.judge(self.judge.value(metrics))
-        report = self._epoch_report(stage, metrics, verdict.is_best)
+        report = epoch_report(self, stage, metrics, verdict.is_best)
         goes_on_at = self.judge.next_epoch(state.epoch, state.best_epoch, self.plan)
         last_epoch = goes_on_at == self.plan.epochs
         for observer in self.observers:
@@ -368,44 +367,6 @@ class Trainer:
         if checkpoint.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.scaler)
 
-    def _save_interrupted(self, stop: BaseException) -> None:
-        # A second Ctrl-C breaks off in the middle of a step: that state is worth nothing.
-        clean = isinstance(stop, Stop)
-        if clean:
-            self.watch.settle()
-            self.keeper.save_last(self.snapshot())
-            barrier()  # whoever leaves first ends the others' connections
-        where = f"epoch {self.state.epoch + 1}, batch {self.state.batch}/{len(self.loader)}"
-        error = Interrupted(
-            f"interrupted in {where}" + ("; the state is saved" if clean else ""),
-            hint=f"continue with: detrkit resume {self.keeper.directory}"
-            if self.keeper.can_resume()
-            else "nothing was saved yet",
-        )
-        raise (agreed(error) if clean else error) from None
-
-    def _rescue(self, error: Exception) -> None:
-        """Saves the state when loading or evaluation fails, which is between two steps.
-
-        Not when this process has made no step (another configuration may be needed), nor with
-        several processes, of which the others are in the middle of one.
-        """
-        if isinstance(error, Stop) or self.state.step == self._begun or world_size() > 1:
-            return
-        try:
-            self.watch.settle()
-            self.keeper.save_last(self.snapshot())
-        except TrainingDiverged:
-            raise
-        except Exception as unsaved:
-            log.warning("the state is not saved: %s", unsaved)
-            return
-        saved = f"the state is saved; continue with: detrkit resume {self.keeper.directory}"
-        if isinstance(error, DetrkitError):
-            error.hint = f"{error.hint}; {saved}" if error.hint else saved
-        else:
-            log.warning("%s", saved)
-
     # -- small things -------------------------------------------------------------------------
 
     @property
@@ -442,67 +403,14 @@ class Trainer:
         except Exception as error:
             if self.guard.requested:
                 raise Stop from None
-            self._rescue(error)
+            rescue(self, error)
             raise
-
-    def _tell_step(
-        self,
-        losses: Mapping[str, Tensor],
-        norm: Tensor,
-        batch: Batch,
-        seconds: float,
-        wait_seconds: float,
-    ) -> None:
-        state = self.state
-        report = StepReport(
-            phase="train",
-            epoch=state.epoch,
-            epochs=self.plan.epochs,
-            batch=state.batch,
-            batches=len(self.loader),
-            step=state.step,
-            losses=losses,
-            lr=self.lr,
-            grad_norm=norm,
-            data=batch,
-            lrs=self.lrs,
-            ema_decay=self.ema.decay_now() if self.ema else None,
-            seconds=seconds,
-            wait_seconds=wait_seconds,
-        )
-        for observer in self.observers:
-            observer.step(report)
 
     def _tell_evaluation(self, done: int, batches: int) -> None:
         if self.guard.requested:
             raise Stop
-        report = StepReport("val", self.state.epoch, self.plan.epochs, done - 1, batches)
+        self._tell(StepReport("val", self.state.epoch, self.plan.epochs, done - 1, batches))
+
+    def _tell(self, report: StepReport) -> None:
         for observer in self.observers:
             observer.step(report)
-
-    def _epoch_report(self, stage: Stage, metrics: dict[str, float], best: bool) -> EpochReport:
-        state = self.state
-        memory = None
-        if self.device.type == "cuda":
-            memory = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 3)
-        return EpochReport(
-            epoch=state.epoch,
-            epochs=self.plan.epochs,
-            stage=stage.name,
-            losses=state.mean_losses(),
-            lr=self.lr,
-            metrics=metrics,
-            is_best=best,
-            best_metric=self.judge.metric,
-            best_value=state.best_value,
-            best_epoch=state.best_epoch,
-            train_seconds=state.train_seconds,
-            wait_seconds=state.wait_seconds,
-            eval_seconds=state.eval_seconds,
-            images_per_second=state.images / max(state.train_seconds, 1e-9),
-            memory_gib=memory,
-            step=state.step,
-            skipped_steps=state.skipped_steps,
-            lrs=self.lrs,
-            ema_decay=self.ema.decay_now() if self.ema else None,
-        )

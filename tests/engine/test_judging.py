@@ -13,7 +13,7 @@ from detrkit.engine.judging import Judge
 from detrkit.engine.plan import Plan
 from detrkit.engine.state import TrainState
 from detrkit.errors import UsageError
-from tests.engine.test_trainer import log_of, state_of, stop_after
+from tests.engine.test_trainer import PowerCut, log_of, state_of, stop_after
 from tests.engine.toy import Scores, equal, trainer, tree
 
 
@@ -143,7 +143,7 @@ def test_resuming_anywhere_decides_alike(tmp_path: Path, epochs_before: int) -> 
     assert (whole.epoch, whole.skipped) == (7, 2)
     first = trainer(tmp_path / "parts", **settings, judge=Judge(patience=2))
     after = {1: 1, 3: 5, 5: 7}[epochs_before]  # where the plan stands after so many epochs
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(PowerCut):
         stop_after(first, epochs=after)
     rest = trainer(tmp_path / "parts", **settings, first_epoch=after, judge=Judge(patience=2))
     rest.resume(Checkpoint.load(tmp_path / "parts" / "last.pth"))
