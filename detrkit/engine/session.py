@@ -144,6 +144,7 @@ def session_of(
             "in_channels: %d: RandomPhotometricDistort changes brightness and contrast only",
             run.in_channels,
         )
+    precision = Precision.choose(run.amp, run.use_amp, device)
     last = run.channels_last
     return Session(
         config=cfg,
@@ -153,16 +154,19 @@ def session_of(
         image_spec=image_spec_of(cfg),
         plan=Plan.from_tree(cfg.tree, batches),
         device=device,
-        precision=Precision.choose(run.amp, run.use_amp, device),
+        precision=precision,
         seed=seed,
         accumulate=run.accumulate,
-        channels_last=_prefers_channels_last(device) if last is None else last,
+        channels_last=prefers_channels_last(device, precision) if last is None else last,
     )
 
 
-def _prefers_channels_last(device: torch.device) -> bool:
-    """Where convolutions with channels last are faster: oneDNN, and cuDNN's tensor cores."""
-    return device.type in ("cpu", "cuda")
+def prefers_channels_last(device: torch.device, precision: Precision) -> bool:
+    """Where training is faster with channels last: cuDNN's tensor cores, and oneDNN in bf16.
+
+    In float32 oneDNN's backward pass is not: D-FINE-S takes 13 % longer.
+    """
+    return device.type == "cuda" or (device.type == "cpu" and precision.amp != "off")
 
 
 def with_absolute_paths(cfg: Config) -> Config:

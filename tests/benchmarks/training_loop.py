@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.config import load_config
-from detrkit.engine.accumulation import Backward
 from detrkit.engine.amp import Precision
 from detrkit.engine.ema import ModelEMA
+from detrkit.engine.keeper import Keeper
 from detrkit.engine.optim import build_optimizer
 from detrkit.engine.parts import build_criterion, build_model
+from detrkit.engine.plan import Plan
+from detrkit.engine.run_dir import RunDirectory
+from detrkit.engine.session import prefers_channels_last
+from detrkit.engine.trainer import Trainer
 from detrkit.structures import Batch, Target
 from tests.benchmarks.train_step import make_batch
 
@@ -119,35 +122,55 @@ def authors_step(checkout: Path, name: str, images: Tensor, targets: list[Target
 
 
 def trainer_step(name: str, amp: str, images: Tensor, targets: list[Target]) -> Step:
-    """What the trainer does in a step, with the settings that it chooses on a CPU."""
+    """A step of the trainer, with the settings that it chooses on a CPU."""
     cfg = load_config(name)
-    model = build_model(cfg, seed=0).to(memory_format=torch.channels_last).train()
-    criterion = build_criterion(cfg).train()
-    optimizer = build_optimizer(cfg.get("optimizer"), model)
-    ema = ModelEMA(model)
     precision = Precision(amp)  # type: ignore[arg-type]
-    backward = Backward(
+    last = prefers_channels_last(CPU, precision)
+    layout = torch.channels_last if last else torch.contiguous_format
+    model = build_model(cfg, seed=0).to(memory_format=layout).train()
+    trainer = Trainer(
         model,
-        criterion,
-        partial(precision.autocast, CPU),
-        precision.scaler(CPU),
-        lambda part: None,
+        build_criterion(cfg).train(),
+        build_optimizer(cfg.get("optimizer"), model),
+        loader=Repeated(),
+        plan=Plan.from_tree(cfg.tree, len(Repeated())),
+        keeper=Keeper(RunDirectory(Path(os.devnull))),
+        device=CPU,
+        ema=ModelEMA(model),
+        precision=precision,
+        clip_max_norm=0.1,
     )
-    parameters = list(model.parameters())
     batch = Batch(images, targets)
+    middle = 0.0
+    unscale = trainer.scaler.unscale_
+
+    def unscale_and_look_at_the_clock(optimizer: Any) -> None:
+        nonlocal middle
+        middle = time.perf_counter()  # all that follows is clipping, optimizer and averaging
+        unscale(optimizer)
+
+    trainer.scaler.unscale_ = unscale_and_look_at_the_clock  # type: ignore[method-assign]
 
     def step() -> tuple[float, float]:
         start = time.perf_counter()
-        backward(batch, 1, 0)
-        middle = time.perf_counter()
-        nn.utils.clip_grad_norm_(parameters, 0.1)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(model)
+        trainer.train_step(batch)
         end = time.perf_counter()
         return end - start, end - middle
 
     return step
+
+
+class Repeated:
+    """A loader's length; the batch is always the same."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        pass
 
 
 def compare(name: str, args: argparse.Namespace) -> None:
