@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from detrkit.models.layers.logits import inverse_sigmoid
+from detrkit.layers.logits import inverse_sigmoid
 from detrkit.models.outputs import DenoisingMeta
 from detrkit.ops.boxes import cxcywh_to_xyxy, paired_iou, xyxy_to_cxcywh
 from detrkit.structures import Target

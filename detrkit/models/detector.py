@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
+from detrkit.layers.conv import fold_sequences
+from detrkit.layers.fused import use_onednn
 from detrkit.models.decoders.two_stage import TwoStageDecoder
-from detrkit.models.layers.conv import fold_sequences
-from detrkit.models.layers.fused import use_onednn
 from detrkit.models.outputs import Outputs
 from detrkit.registry import MODULES
 from detrkit.structures import Target

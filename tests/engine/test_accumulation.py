@@ -15,8 +15,8 @@ import detrkit
 from detrkit.engine.accumulation import Backward
 from detrkit.engine.parts import build_criterion
 from detrkit.engine.randomness import seed_step
+from detrkit.layers.norm import freeze_batch_norm
 from detrkit.losses.criterion import SetCriterion
-from detrkit.models.layers.norm import freeze_batch_norm
 from detrkit.structures import Batch, Target
 from tests.engine.lively import enliven
 from tests.engine.toy import Loss

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from detrkit.errors import ConfigError
+from detrkit.layers.norm import FrozenBatchNorm2d
 from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, HGNetv2
 from detrkit.models.backbones.presnet import DEPTHS, PResNet
 from detrkit.models.detector import Detector
 from detrkit.models.encoders.hybrid_encoder import HybridEncoder
-from detrkit.models.layers.norm import FrozenBatchNorm2d
 from tests.models.test_encoders import fused
 from tests.models.waves import digest, fill, wave
 

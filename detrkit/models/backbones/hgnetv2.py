@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
-from detrkit.models.layers.activations import get_activation
-from detrkit.models.layers.affine import LearnableAffine
-from detrkit.models.layers.conv import fused_convolution
-from detrkit.models.layers.norm import FrozenBatchNorm2d, freeze_batch_norm
+from detrkit.layers.activations import get_activation
+from detrkit.layers.affine import LearnableAffine
+from detrkit.layers.conv import fused_convolution
+from detrkit.layers.norm import FrozenBatchNorm2d, freeze_batch_norm
 from detrkit.registry import MODULES
 
 _DFINE_WEIGHTS = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
-from detrkit.models.layers.activations import get_activation
-from detrkit.models.layers.conv import ConvNormAct
-from detrkit.models.layers.norm import freeze_batch_norm
+from detrkit.layers.activations import get_activation
+from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.norm import freeze_batch_norm
 from detrkit.registry import MODULES
 
 _WEIGHTS = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"

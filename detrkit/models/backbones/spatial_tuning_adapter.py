@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
+from detrkit.layers.conv import fused_convolution
 from detrkit.models.backbones.dinov3 import ARCHITECTURES, DINOv3
 from detrkit.models.backbones.vit_tiny import ViTTiny
-from detrkit.models.layers.conv import fused_convolution
 from detrkit.registry import MODULES
 
 _STRIDES = (8, 16, 32)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
+from detrkit.layers.norm import freeze_batch_norm
 from detrkit.models.backbones.pyramid import channels_first
-from detrkit.models.layers.norm import freeze_batch_norm
 from detrkit.registry import MODULES
 
 #: Height and width of the image that finds the stages: divisible by every stride, and different.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.layers.rope import RotaryEmbedding2d
-from detrkit.models.layers.vit import PatchEmbed
+from detrkit.layers.rope import RotaryEmbedding2d
+from detrkit.layers.vit import PatchEmbed
 
 
 class VisionTransformer(nn.Module, ABC):

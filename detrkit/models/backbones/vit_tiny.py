@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.rope import RotaryEmbedding2d
+from detrkit.layers.vit import Block, PatchEmbed
 from detrkit.models.backbones.vit import VisionTransformer, init_linear_layers
-from detrkit.models.layers.rope import RotaryEmbedding2d
-from detrkit.models.layers.vit import Block, PatchEmbed
 
 DEPTH = 12
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from detrkit.layers.mlp import MLP
 from detrkit.models.decoders.layer import DecoderLayer
 from detrkit.models.decoders.query_selection import SelectMethod
 from detrkit.models.decoders.refining import RefiningDecoder
 from detrkit.models.decoders.settings import DecoderSettings
 from detrkit.models.decoders.two_stage import linear_then_norm
-from detrkit.models.layers.mlp import MLP
 from detrkit.ops.deformable import SamplingMethod
 from detrkit.registry import MODULES
 

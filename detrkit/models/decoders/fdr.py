@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.models.layers.deformable import MSDeformableAttention
-from detrkit.models.layers.logits import inverse_sigmoid
-from detrkit.models.layers.mlp import MLP
+from detrkit.layers.deformable import MSDeformableAttention
+from detrkit.layers.logits import inverse_sigmoid
+from detrkit.layers.mlp import MLP
 from detrkit.ops.distribution import distance2bbox, weighting_function
 
 

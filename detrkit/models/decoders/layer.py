@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
+from detrkit.layers.activations import get_activation
+from detrkit.layers.attention import SelfAttention
+from detrkit.layers.deformable import MSDeformableAttention
+from detrkit.layers.mlp import SwiGLUFFN
+from detrkit.layers.norm import RMSNorm
 from detrkit.models.decoders.settings import DecoderSettings
-from detrkit.models.layers.activations import get_activation
-from detrkit.models.layers.attention import SelfAttention
-from detrkit.models.layers.deformable import MSDeformableAttention
-from detrkit.models.layers.mlp import SwiGLUFFN
-from detrkit.models.layers.norm import RMSNorm
 
 #: Largest finite float16; keeps half precision out of infinity.
 _HALF_MAX = 65504.0

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
+from detrkit.layers.mlp import MLP
 from detrkit.models.decoders.fdr import Heads, Integral, Refinement, RefinementDecoder
 from detrkit.models.decoders.settings import DecoderSettings
 from detrkit.models.decoders.training_outputs import training_outputs
 from detrkit.models.decoders.two_stage import Queries, TwoStageDecoder
-from detrkit.models.layers.mlp import MLP
 from detrkit.models.outputs import LayerOutputs, Outputs
 
 

@@ -15,13 +15,13 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
+from detrkit.layers.logits import inverse_sigmoid
+from detrkit.layers.mlp import MLP
 from detrkit.models.decoders.layer import DecoderLayer
 from detrkit.models.decoders.query_selection import SelectMethod
 from detrkit.models.decoders.settings import DecoderSettings
 from detrkit.models.decoders.training_outputs import training_outputs
 from detrkit.models.decoders.two_stage import Queries, TwoStageDecoder, linear_then_norm
-from detrkit.models.layers.logits import inverse_sigmoid
-from detrkit.models.layers.mlp import MLP
 from detrkit.models.outputs import LayerOutputs, Outputs
 from detrkit.ops.deformable import SamplingMethod
 from detrkit.registry import MODULES

@@ -18,12 +18,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.logits import bias_for_probability
+from detrkit.layers.mlp import MLP
+from detrkit.layers.size_cache import SizeCache
 from detrkit.models.decoders.query_selection import make_anchors, select_positions, take
 from detrkit.models.decoders.settings import DecoderSettings
 from detrkit.models.denoising import DenoisingQueries, denoising_queries
-from detrkit.models.layers.logits import bias_for_probability
-from detrkit.models.layers.mlp import MLP
-from detrkit.models.layers.size_cache import SizeCache
 from detrkit.models.outputs import LayerOutputs, Outputs
 from detrkit.structures import Target
 

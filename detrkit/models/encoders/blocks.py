@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.models.layers.activations import get_activation
-from detrkit.models.layers.attention import SelfAttention
-from detrkit.models.layers.conv import ConvNormAct, RepVGGBlock
+from detrkit.layers.activations import get_activation
+from detrkit.layers.attention import SelfAttention
+from detrkit.layers.conv import ConvNormAct, RepVGGBlock
 
 
 class TransformerEncoderLayer(nn.Module):

@@ -22,6 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
+from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.position import sincos_2d
+from detrkit.layers.size_cache import SizeCache
 from detrkit.models.encoders.blocks import (
     CSPLayer,
     RepNCSPELAN,
@@ -31,9 +34,6 @@ from detrkit.models.encoders.blocks import (
     enlarge,
     projection,
 )
-from detrkit.models.layers.conv import ConvNormAct
-from detrkit.models.layers.position import sincos_2d
-from detrkit.models.layers.size_cache import SizeCache
 from detrkit.registry import MODULES
 
 #: The versions with RT-DETR's blocks.

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
+from detrkit.layers.activations import get_activation
+from detrkit.layers.conv import ConvNormAct
 from detrkit.models.encoders.blocks import RepNCSPELAN, enlarge, projection
-from detrkit.models.layers.activations import get_activation
-from detrkit.models.layers.conv import ConvNormAct
 from detrkit.registry import MODULES
 
 

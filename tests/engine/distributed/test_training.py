@@ -20,7 +20,7 @@ from detrkit.engine.derive import TrainFlags, load_with_flags
 from detrkit.engine.distributed.group import rank
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import ConfigError, Interrupted, OtherProcessFailed, TrainingDiverged
-from detrkit.models.layers.norm import freeze_batch_norm
+from detrkit.layers.norm import freeze_batch_norm
 from tests.conftest import REPOSITORY
 from tests.engine.distributed.processes import in_processes
 from tests.engine.tiny_data import write_coco, write_config

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
-from detrkit.models.layers.attention import attend
-from detrkit.models.layers.rope import rotate
+from detrkit.layers.attention import attend
+from detrkit.layers.rope import rotate
 
 #: Cosine and sine of `RotaryEmbedding2d`.
 Turns = tuple[Tensor, Tensor]

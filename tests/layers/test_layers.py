@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from detrkit.errors import ConfigError
+from detrkit.layers.activations import get_activation
+from detrkit.layers.affine import LearnableAffine
+from detrkit.layers.attention import SelfAttention, attend
+from detrkit.layers.conv import ConvNormAct, RepVGGBlock
+from detrkit.layers.deformable import MSDeformableAttention
+from detrkit.layers.fused import FusedConv2d, FusedLinear, use_onednn
+from detrkit.layers.logits import bias_for_probability, inverse_sigmoid
+from detrkit.layers.mlp import SwiGLUFFN
+from detrkit.layers.norm import FrozenBatchNorm2d, RMSNorm, freeze_batch_norm
+from detrkit.layers.position import sincos_2d
+from detrkit.layers.size_cache import SizeCache
 from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, HGNetv2
 from detrkit.models.decoders.query_selection import make_anchors
-from detrkit.models.layers.activations import get_activation
-from detrkit.models.layers.affine import LearnableAffine
-from detrkit.models.layers.attention import SelfAttention, attend
-from detrkit.models.layers.conv import ConvNormAct, RepVGGBlock
-from detrkit.models.layers.deformable import MSDeformableAttention
-from detrkit.models.layers.fused import FusedConv2d, FusedLinear, use_onednn
-from detrkit.models.layers.logits import bias_for_probability, inverse_sigmoid
-from detrkit.models.layers.mlp import SwiGLUFFN
-from detrkit.models.layers.norm import FrozenBatchNorm2d, RMSNorm, freeze_batch_norm
-from detrkit.models.layers.position import sincos_2d
-from detrkit.models.layers.size_cache import SizeCache
 from detrkit.ops import onednn
 from detrkit.ops.deformable import deformable_attention
 

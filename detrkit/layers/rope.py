@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
-from detrkit.models.layers.size_cache import SizeCache
+from detrkit.layers.size_cache import SizeCache
 
 
 class RotaryEmbedding2d(nn.Module):

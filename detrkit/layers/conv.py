@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.models.layers.activations import get_activation
-from detrkit.models.layers.norm import FrozenBatchNorm2d
+from detrkit.layers.activations import get_activation
+from detrkit.layers.norm import FrozenBatchNorm2d
 
 
 def fused_weights(

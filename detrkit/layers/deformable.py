@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrkit.models.layers.fused import FusedLinear
+from detrkit.layers.fused import FusedLinear
 from detrkit.ops import onednn
 from detrkit.ops.deformable import SamplingMethod, deformable_attention, split_heads
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.models.layers.activations import get_activation
+from detrkit.layers.activations import get_activation
 
 
 class MLP(nn.Module):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
-from detrkit.models.layers.rope import RotaryEmbedding2d, rotate
-from detrkit.models.layers.vit import (
+from detrkit.layers.rope import RotaryEmbedding2d, rotate
+from detrkit.layers.vit import (
     Block,
     FeedForward,
     GatedFeedForward,
