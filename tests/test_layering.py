@@ -31,6 +31,7 @@ LAYERS = {
     "convert": 4,
     "analysis": 5,
     "eval_report": 5,
+    "export": 5,
     "engine": 6,
     "api": 7,
     "cli": 8,
