@@ -41,6 +41,7 @@ from detrkit.engine.session import (
     start_model,
 )
 from detrkit.engine.state import TrainState
+from detrkit.engine.teachers import open_distiller
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import UsageError, WeightsError
 
@@ -152,6 +153,7 @@ def train(
             return _continue(earlier.directory, last, {}, console)
         session = open_session(cfg)
         model, loaded = start_model(session)
+        distiller = open_distiller(session, model)
         cache_pictures(session, console)
         # everything that a user can get wrong was read by now: a failed start leaves no folder
         create = partial(RunDirectory.create, cfg.name, output)
@@ -160,7 +162,7 @@ def train(
             if is_main():
                 directory.write_start(session.config.dump(), arguments or {})
             observers = build_observers(session, directory, console)
-            trainer = build_trainer(session, model, directory, observers)
+            trainer = build_trainer(session, model, directory, observers, distiller)
             if loaded is not None:
                 log.info("%s", loaded.describe())
             _announce(session, trainer, directory)
@@ -287,10 +289,11 @@ def _continue(
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
     model, _ = start_model(session, fresh=False)
+    distiller = open_distiller(session, model, checkpoint.distiller, epoch)
     cache_pictures(session, console)
     with _owned(directory):
         observers = build_observers(session, directory, console, epoch, step)
-        trainer = build_trainer(session, model, directory, observers)
+        trainer = build_trainer(session, model, directory, observers, distiller)
         trainer.resume(checkpoint)
         trainer.keeper.settle(checkpoint)
         state = trainer.state
