@@ -10,6 +10,7 @@
     terms.py     the losses of a step
     schedule.py  when they count, and how much
     distiller.py all of it, for one training
+    names.py     of the losses in the logs
     settings.py  the `distillation` section of a configuration
 
 Models and losses lie below; the engine opens the teacher and trains.

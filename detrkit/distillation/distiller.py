@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detrkit.distillation.names import PREFIX
 from detrkit.distillation.probes import probe_boxes
 from detrkit.distillation.schedule import Window
 from detrkit.distillation.taps import Taps, split
@@ -24,9 +25,6 @@ from detrkit.phases import phase
 from detrkit.structures import Batch
 
 log = logging.getLogger("detrkit")
-
-#: What the names of its losses begin with.
-PREFIX = "distill_"
 
 
 @dataclass

@@ -194,7 +194,9 @@ class Opener:
             return []
         assert source.model is not None
         mine = [str(f.get("stage", "encoder")) for f in features]
-        theirs = [str(f.get("teacher_stage", stage)) for f, stage in zip(features, mine, strict=True)]
+        theirs = [
+            str(f.get("teacher_stage", stage)) for f, stage in zip(features, mine, strict=True)
+        ]
         size = self._size(source) or spec.size
         channels = spec.in_channels
         own = stages_of(student, mine, spec.size, channels)
