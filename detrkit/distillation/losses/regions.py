@@ -10,6 +10,9 @@ from torch import Tensor
 
 from detrkit.ops.boxes import cxcywh_to_xyxy
 
+#: In cells: an edge on the border of two cells touches one of them, whatever rounding says.
+_SLACK = 1e-3
+
 
 class Regions(NamedTuple):
     """Cells of a map, (B, 1, h, w) each.
@@ -36,8 +39,10 @@ def regions_of(boxes: Sequence[Tensor], size: tuple[int, int]) -> Regions:
     column, row = torch.arange(w, device=device), torch.arange(h, device=device)
     masks, shares = [], []
     for own in boxes:
-        corners = cxcywh_to_xyxy(own.float()).clamp(0, 1) * corners_scale(w, h, device)
-        low, high = corners[:, :2].floor(), corners[:, 2:].ceil()
+        corners = cxcywh_to_xyxy(own.float()).clamp(0, 1)
+        corners = corners * corners.new_tensor([w, h, w, h])
+        low = (corners[:, :2] + _SLACK).floor()
+        high = torch.maximum((corners[:, 2:] - _SLACK).ceil(), low + 1)
         in_x = (column >= low[:, :1]) & (column < high[:, :1])  # (N, w)
         in_y = (row >= low[:, 1:]) & (row < high[:, 1:])  # (N, h)
         inside = in_y[:, :, None] & in_x[:, None, :]  # (N, h, w)
@@ -48,8 +53,3 @@ def regions_of(boxes: Sequence[Tensor], size: tuple[int, int]) -> Regions:
         masks.append(mask)
         shares.append(torch.where(mask, share, 1 / rest))
     return Regions(torch.stack(masks)[:, None], torch.stack(shares)[:, None])
-
-
-def corners_scale(w: int, h: int, device: torch.device) -> Tensor:
-    """(4,) from fractions to cells."""
-    return torch.tensor([w, h, w, h], dtype=torch.float32, device=device)
