@@ -42,7 +42,7 @@ _LOGIT_KEYS = (
 @MODULES.register(family="distillation")
 @dataclass(frozen=True)
 class Distillation:
-    """See the module.
+    """The `distillation` section: teacher, losses, schedule.
 
     Attributes:
         teacher: configuration or catalogue name; None: the one that the weights carry.

@@ -85,7 +85,12 @@ def settings_of(cfg: Config) -> Distillation | None:
 
 
 def open_distiller(
-    session: Session, student: nn.Module, saved: Mapping[str, Any] | None = None, epoch: int = 0
+    session: Session,
+    student: nn.Module,
+    saved: Mapping[str, Any] | None = None,
+    epoch: int = 0,
+    *,
+    quiet: bool = False,
 ) -> Distiller | None:
     """The distillation that a configuration asks for; None: it asks for none.
 
@@ -94,6 +99,7 @@ def open_distiller(
         student: on its device.
         saved: `distiller` of the checkpoint that is resumed.
         epoch: in which the run goes on.
+        quiet: say nothing, and do not measure the teacher.
 
     Raises:
         ConfigError, WeightsError: teacher, stages, losses or classes make no sense.
@@ -124,7 +130,7 @@ def open_distiller(
         weight=settings.weight,
         ratio_every=settings.ratio_every,
     )
-    if saved is None:
+    if saved is None and not quiet:
         _announce(settings, opener, layout, distiller)
         preflight(session, settings, opener, student)
     return distiller
@@ -234,6 +240,8 @@ def _read_foundation(settings: Distillation, session: Session) -> Source:
     assert settings.foundation is not None
     backbone = build_component(session.config, settings.foundation)
     model = BareBackbone(backbone).eval()
+    if not getattr(backbone, "pretrained", False):
+        log.warning("the foundation model has random weights; set its `pretrained`")
     load_pretrained_backbone(model)
     given, spec = settings.foundation_images, session.image_spec
     mean, std = _IMAGENET if spec.in_channels == 3 else (spec.mean, spec.std)

@@ -18,6 +18,7 @@ from detrkit.engine.distributed.group import rank
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.session import Session, build_trainer, open_session, start_model
+from detrkit.engine.step_probe import StepProbe, worst_batch
 from detrkit.engine.teachers import open_distiller
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.weights import open_detector
@@ -128,7 +129,8 @@ def test_a_run_behind_its_window_needs_no_teacher(server: Server) -> None:
 
 
 def session(folder: Path, *update: str, **more: Any) -> Session:
-    distillation = {"weights": str(folder / "teacher" / "best.pth"), **more}
+    weights = {} if "foundation" in more else {"weights": str(folder / "teacher" / "best.pth")}
+    distillation = {**weights, **more}
     flags = TrainFlags(data=str(folder / "data"), device="cpu", distillation=distillation)
     return open_session(load_with_flags(folder / "tiny.yml", flags, update=update))
 
@@ -174,6 +176,34 @@ def test_losses_of_another_kind(server: Server) -> None:
     model, _ = start_model(opened)
     with pytest.raises(ConfigError, match="`SigmoidKL` is no FeatureLoss"):
         open_distiller(opened, model)
+
+
+def test_a_step_that_is_tried_out_has_its_teacher(server: Server) -> None:
+    """For --batch auto and the forecast of `doctor`."""
+    probe = StepProbe(session(server.folder, start_epoch=1, warmup_epochs=2))
+    losses = probe.step(worst_batch(probe.session, 2, (64, 64)))
+    assert losses["distill_pkd_encoder"] > 0
+
+
+def test_a_frozen_backbone_as_teacher(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = {"type": "HGNetv2", "name": "B0", "return_idx": [3], "pretrained": False}
+    images = {"size": [96, 64]}
+    opened = session(server.folder, foundation=backbone, foundation_images=images, mode="feature")
+    with caplog.at_level("INFO", "detrkit"):
+        trainer = trainer_of(opened, tmp_path)
+    assert "the foundation model has random weights" in caplog.text
+    assert "distill_featurecosine_encoder_1, weight 1: encoder.1 -> backbone.0" in caplog.text
+    assert trainer.distiller is not None
+    trainer.distiller.begin_epoch(0)
+    trainer.model.train()
+    opened.train.set_epoch(0)
+    losses, _ = trainer.train_step(next(iter(opened.train)))
+    assert {name for name in losses if name.startswith("distill_")} == {
+        "distill_featurecosine_encoder_1"
+    }
+    assert trainer.distiller.parameters()
 
 
 def in_two(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,7 +21,7 @@ from detrkit.registry import MODULES
 
 @MODULES.register(paper="arXiv:2308.14286")
 class SigmoidKL(nn.Module):
-    """See the module.
+    """Divergence of the class scores of paired queries.
 
     Args:
         tau: T.
@@ -44,7 +44,7 @@ class SigmoidKL(nn.Module):
 
 @MODULES.register(paper="arXiv:2006.04388")
 class QualityFocal(nn.Module):
-    """See the module.
+    """Cross entropy with the teacher's class scores, weaker where they agree already.
 
     Args:
         beta: exponent that silences what agrees already; at least 1.

@@ -19,7 +19,7 @@ from detrkit.registry import MODULES
 
 @MODULES.register(paper="arXiv:2510.25257")
 class FeatureCosine(FeatureLoss):
-    """See the module."""
+    """Angle between the feature vectors of two maps."""
 
     def forward(self, student: Tensor, teacher: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         # half the squared distance of unit vectors: exactly zero, and flat, where they agree

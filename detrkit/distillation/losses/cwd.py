@@ -20,7 +20,7 @@ from detrkit.registry import MODULES
 
 @MODULES.register(paper="arXiv:2011.13256")
 class CWD(FeatureLoss):
-    """See the module.
+    """Channels of feature maps as distributions over the positions.
 
     Args:
         tau: T, the temperature; larger ones look at more positions.

@@ -31,7 +31,9 @@ from detrkit.registry import MODULES
 
 @MODULES.register(paper="arXiv:2111.11837")
 class FGD(FeatureLoss):
-    """See the module. The weights are those that the authors use for one-stage detectors.
+    """Feature maps where objects and attention are, and relations in the whole map.
+
+    The default weights are those that the authors use for one-stage detectors.
 
     Args:
         tau: T of the attention.

@@ -22,7 +22,7 @@ from detrkit.registry import MODULES
 
 @MODULES.register(paper="arXiv:2103.14475")
 class ForegroundL2(FeatureLoss):
-    """See the module.
+    """Squared distance of feature maps, mostly where the objects are.
 
     Args:
         background: weight of the cells without an object, 0 to 1. With 0, an image without

@@ -50,7 +50,7 @@ class Edges:
 
 @MODULES.register(paper="arXiv:2102.12252")
 class LocalisationKL(nn.Module):
-    """See the module.
+    """Divergence of the distributions of box edges.
 
     Args:
         tau: T; D-FINE distils its own layers with 5.

@@ -25,7 +25,7 @@ from detrkit.registry import MODULES
 
 @MODULES.register(paper="arXiv:2205.01529")
 class MGD(FeatureLoss):
-    """See the module.
+    """A map with hidden positions has to make the whole one of the teacher.
 
     Args:
         ratio: share of the positions that are hidden.

@@ -16,7 +16,7 @@ from detrkit.registry import MODULES
 
 @MODULES.register(paper="arXiv:1412.6550")
 class FeatureMSE(FeatureLoss):
-    """See the module."""
+    """Squared distance of feature maps."""
 
     def forward(self, student: Tensor, teacher: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         return F.mse_loss(student, teacher)

@@ -25,7 +25,7 @@ _EPS = 1e-6
 
 @MODULES.register(paper="arXiv:2207.02039")
 class PKD(FeatureLoss):
-    """See the module."""
+    """Correlation of feature maps, blind to their magnitudes."""
 
     default_weight: ClassVar[float] = 6.0
 
