@@ -131,8 +131,8 @@ def _panels_of_one(run: RunCurves) -> Iterator[_Panel]:
     yield _Panel("Training loss, all terms", {names.LOSS: ""})
     yield _Panel("Loss terms of the last layer", _columns(run.rows, f"{names.LOSS}_"))
     yield _Panel("Distillation", _columns(run.rows, names.DISTILL_TERMS))
-    ratio = {names.DISTILL_GRADIENT_RATIO: "distillation / detection"}
-    yield _Panel("Norm of gradients", ratio, from_zero=True)
+    ratio = {names.DISTILL_GRADIENT_RATIO: "ratio of norms"}
+    yield _Panel("Gradient: distillation by detection", ratio, from_zero=True)
     rates = _merged(run.rows, _columns(run.rows, f"{names.LR}/"))
     yield _Panel("Learning rate", rates or {names.LR: ""}, log_scale=True)
     yield _Panel("Training images per second", {names.IMAGES_PER_SECOND: ""}, from_zero=True)

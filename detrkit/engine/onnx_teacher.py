@@ -50,8 +50,11 @@ class OnnxTeacher:
             torch.from_numpy(np.concatenate(parts)[: len(images)])
             for parts in zip(*found, strict=True)
         )
-        every = torch.full((*labels.shape, len(self.class_map)), _UNLISTED)
-        every.scatter_(2, labels.long()[..., None], scores.float()[..., None])
+        kinds = len(self.class_map)
+        every = torch.full((*labels.shape, kinds + 1), _UNLISTED)
+        # the last column takes what is no class of the file's, and goes
+        every.scatter_(2, labels.long().clamp(max=kinds)[..., None], scores.float()[..., None])
+        every = every[..., :kinds]
         every = _joined(boxes.float(), every)[..., self.classes[1]]
         return Answers(
             inverse_sigmoid(every).to(images.device),

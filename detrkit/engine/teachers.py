@@ -165,7 +165,7 @@ class Opener:
         teacher = self._teacher(source)
         if not settings.learns_logits:
             return teacher, None
-        columns = torch.tensor(source.classes[0], device=device)
+        columns = torch.tensor(source.classes[0], dtype=torch.int64, device=device)
         return teacher, _logit_losses(settings, self.session.config, columns)
 
     def _teacher(self, source: Source) -> Teacher:
@@ -177,7 +177,7 @@ class Opener:
         model = source.model.to(session.device)
         if isinstance(model, BareBackbone):
             return BackboneTeacher(model.backbone, respec, self.stages, self._autocast())
-        columns = torch.tensor(source.classes[1], device=session.device)
+        columns = torch.tensor(source.classes[1], dtype=torch.int64, device=session.device)
         return DetectorTeacher(
             model, respec, columns, self.stages, self.settings.probes > 0, self._autocast()
         )
@@ -326,8 +326,8 @@ def _terms(
     for feature, pairs in zip(settings.chosen_features, layout, strict=True):
         new_loss = partial(_loss, cfg, feature["loss"], FeatureLoss, "features")
         sample = new_loss()
-        stage = str(feature.get("stage", "encoder")).replace(".", "_").replace("-", "")
-        name = f"{type(sample).__name__.lower()}_{stage}"
+        stage = pairs[0].student if len(pairs) == 1 else str(feature.get("stage", "encoder"))
+        name = f"{type(sample).__name__.lower()}_{stage.replace('.', '_')}"
         number = 1 + sum(t.name == name or t.name.startswith(f"{name}-") for t in terms)
         weight = float(feature.get("weight", sample.default_weight))
         name = name if number == 1 else f"{name}-{number}"
@@ -400,7 +400,7 @@ def preflight(session: Session, settings: Distillation, opener: Opener, model: n
         return
     evaluator = _part_of_validation(session, settings.preflight)
     source = opener.source()
-    columns = torch.tensor(source.classes[0], device=session.device)
+    columns = torch.tensor(source.classes[0], dtype=torch.int64, device=session.device)
     teacher = AsDetector(opener._teacher(source), columns, len(session.class_map))
     theirs = evaluator.run(teacher).ap
     mine = None

@@ -32,6 +32,7 @@ from detrkit.engine.accumulation import Backward
 from detrkit.engine.amp import LossScaler, Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.data_wait import DataWait
+from detrkit.engine.distilling import GROUP as ADAPTERS
 from detrkit.engine.distilling import finish_gradients
 from detrkit.engine.distributed.agreement import Agreement
 from detrkit.engine.distributed.group import (
@@ -396,8 +397,9 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The highest rate of any group: the main one, not the backbone's."""
-        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+        """The highest rate of the model's groups: the main one, not the backbone's."""
+        groups = self.optimizer.param_groups
+        return max(float(group["lr"]) for group in groups if group.get("part") != ADAPTERS)
 
     @property
     def lrs(self) -> dict[str, float]:

@@ -112,6 +112,16 @@ def test_mistakes(
     assert not (place / "wrong").exists()
 
 
+def test_maps_of_a_teacher_of_other_things(run: Run, place: Path) -> None:
+    """Classes are not compared, so none has to be shared."""
+    write_teacher(place / "animals.pth", ("cat", "dog", "cow"))
+    flags = ("-tw", "animals.pth", "--mode", "feature", "--output", "maps")
+    result = distill(run, *flags)
+    assert result.code == 0, result.err
+    row = json.loads((place / "maps" / "log.jsonl").read_text(encoding="utf-8"))
+    assert [k for k in row if k.startswith("train_distill/")] == ["train_distill/pkd_encoder"]
+
+
 def test_no_student(run: Run, place: Path) -> None:
     result = run("distill", "-tw", "teacher.pth")
     assert result.code == 2
