@@ -45,6 +45,30 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What a module of maps does with its input; for tests, `detrkit info` and the catalogue.
+
+    A plain module takes a map (B, C, H, W) of any size and keeps H and W.
+
+    Attributes:
+        scale: side of the output relative to the first input: 2 doubles, 0.5 halves. One for each
+            output of a module that returns a list.
+        sides: of each input relative to the first, where there are several: (1, 0.5).
+        multiple: H and W must be multiples of it; others raise ValueError.
+        smallest: least H and W.
+        onnx: why it cannot be exported to ONNX; empty: it can.
+        float32: what it computes in float32 whatever autocast says, and why; empty: nothing.
+    """
+
+    scale: float | tuple[float, ...] = 1.0
+    sides: tuple[float, ...] = (1.0,)
+    multiple: int = 1
+    smallest: int = 1
+    onnx: str = ""
+    float32: str = ""
+
+
+@dataclass(frozen=True)
 class Entry:
     """A registered component.
 
@@ -55,7 +79,9 @@ class Entry:
         inject: arguments that are components.
         share: arguments filled from top-level keys of the configuration.
         paper: citation, e.g. "arXiv:1807.06521".
+        venue: where it was published, e.g. "ECCV 2018".
         example: constructor arguments for tests, `detrkit info NAME` and the catalogue.
+        traits: of a module of maps; None: it is something else.
         where: file:line of the definition.
     """
 
@@ -65,7 +91,9 @@ class Entry:
     inject: tuple[str, ...] = ()
     share: tuple[str, ...] = ()
     paper: str | None = None
+    venue: str | None = None
     example: Mapping[str, Any] | None = None
+    traits: Traits | None = None
     where: str = ""
 
     @property
@@ -95,7 +123,9 @@ class Registry:
         inject: tuple[str, ...] = (),
         share: tuple[str, ...] = (),
         paper: str | None = None,
+        venue: str | None = None,
         example: Mapping[str, Any] | None = None,
+        traits: Traits | None = None,
     ) -> Callable[[T], T]:
         """Decorator that registers a class or function under `names` (default: its own name).
 
@@ -113,7 +143,9 @@ class Registry:
                         inject=inject,
                         share=share,
                         paper=paper,
+                        venue=venue,
                         example=example,
+                        traits=traits,
                         where=_place_of(factory),
                     )
                 )
