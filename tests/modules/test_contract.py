@@ -134,7 +134,7 @@ class TestContract:
             module(torch.randn(1, widths, height, width + 1))
 
     def test_every_parameter_learns(self, entry: Entry) -> None:
-        module, x = build(entry).train(), inputs(entry)
+        module, x = build(entry).train(), watched(inputs(entry))
         outputs = listed(module(x))
         sum((y * torch.randn_like(y)).sum() for y in outputs).backward()
         idle = [
