@@ -10,7 +10,7 @@ from detrkit.cli.options import JsonOut, Plugins, Updates
 
 if TYPE_CHECKING:
     from detrkit.config import Config
-    from detrkit.engine.inspect import ModelReport
+    from detrkit.engine.inspect import GraphRow, ModelReport
     from detrkit.registry import Entry
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -200,9 +200,37 @@ def _print_report(report: ModelReport, depth: int | None) -> None:
             f"interpolation and sums (+{_count(flops.elementwise)}), which torch leaves out. "
             "Neither counts the sampling of deformable attention.[/]"
         )
+    for part, rows in report.graphs.items():
+        out.print(f"\n{part}")
+        out.print(_graph_table(rows))
     if depth is not None:
         out.print()
         out.print(_layer_table(report, depth))
+
+
+def _graph_table(rows: list[GraphRow]) -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "from", "repeats"):
+        table.add_column(title, justify="right")
+    for title in ("module", "arguments", "output"):
+        table.add_column(title)
+    for title in ("parameters", "FLOPs"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.index),
+            ", ".join("image" if i < 0 else str(i) for i in row.sources),
+            str(row.repeats),
+            row.module,
+            escape(", ".join(f"{name}={value}" for name, value in row.arguments.items())),
+            "x".join(map(str, row.output)),
+            _count(row.parameters) if row.parameters else "",
+            _count(row.flops) if row.flops else "",
+        )
+    return table
 
 
 def _layer_table(report: ModelReport, depth: int) -> object:
