@@ -71,12 +71,20 @@ def fold_sequences(model: nn.Module) -> None:
                 sequence.register_module(next_name, nn.Identity())
 
 
+def same_padding(kernel_size: int | tuple[int, int], dilation: int = 1) -> int | tuple[int, int]:
+    """Zeros on each side with which a convolution of odd sides and stride 1 keeps the size."""
+    if isinstance(kernel_size, int):
+        return dilation * (kernel_size - 1) // 2
+    return dilation * (kernel_size[0] - 1) // 2, dilation * (kernel_size[1] - 1) // 2
+
+
 class ConvNormAct(nn.Module):
     """Convolution, batch norm, activation. (B, in, H, W) -> (B, out, H', W').
 
     Args:
         in_channels, out_channels: widths.
-        kernel_size, stride, groups: of the convolution.
+        kernel_size: one side, or (h, w).
+        stride, groups, dilation: of the convolution.
         padding: on each side; None keeps the size at stride 1.
         bias: of the convolution.
         act: activation's name, or None.
@@ -88,17 +96,19 @@ class ConvNormAct(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         stride: int = 1,
         groups: int = 1,
-        padding: int | None = None,
+        padding: int | tuple[int, int] | None = None,
         bias: bool = False,
         act: str | nn.Module | None = None,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        padding = (kernel_size - 1) // 2 if padding is None else padding
+        if padding is None:
+            padding = same_padding(kernel_size, dilation)
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
         self.norm = nn.BatchNorm2d(out_channels)
         self.act = get_activation(act)
