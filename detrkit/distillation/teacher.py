@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.distillation.losses.localisation import Edges
+from detrkit.distillation.losses.base import Edges
 from detrkit.distillation.taps import Taps, split
 from detrkit.errors import ConfigError
 from detrkit.models.decoders.fdr import Refinement

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from detrkit.distillation.adapters import Adapter
 from detrkit.distillation.layout import MapPair
-from detrkit.distillation.losses.base import FeatureLoss
+from detrkit.distillation.losses.base import ClassLoss, EdgeLoss, Edges, FeatureLoss
 from detrkit.distillation.losses.classes import SigmoidKL
-from detrkit.distillation.losses.localisation import Edges, LocalisationKL
+from detrkit.distillation.losses.localisation import LocalisationKL
 from detrkit.distillation.pairing import Pairing, QueryPairs, image_mean
 from detrkit.distillation.teacher import Answers, edges_of
 from detrkit.losses.boxes import giou_loss
@@ -77,8 +77,8 @@ class LogitLosses:
     """
 
     columns: Tensor
-    classes: nn.Module = field(default_factory=SigmoidKL)
-    edges: nn.Module = field(default_factory=LocalisationKL)
+    classes: ClassLoss = field(default_factory=SigmoidKL)
+    edges: EdgeLoss = field(default_factory=LocalisationKL)
     weight_class: float = 2.0
     weight_bbox: float = 5.0
     weight_giou: float = 2.0

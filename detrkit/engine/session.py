@@ -24,7 +24,7 @@ from detrkit.engine.class_matching import read_class_map
 from detrkit.engine.compiling import compile_parts
 from detrkit.engine.data_sets import loader_of, open_data, transforms_of
 from detrkit.engine.derive import derive_schedule
-from detrkit.engine.distilling import add_adapters
+from detrkit.engine.distilling.gradients import add_adapters
 from detrkit.engine.distributed.group import is_main, own_device, rank, shared, world_size
 from detrkit.engine.distributed.replicas import replicated, unwrapped
 from detrkit.engine.divergence import Policy

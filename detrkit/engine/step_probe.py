@@ -25,12 +25,12 @@ from detrkit.data.index import DatasetIndex
 from detrkit.data.sample import Sample, SampleKey
 from detrkit.distillation.schedule import Window
 from detrkit.engine.data_sets import transforms_of
+from detrkit.engine.distilling.opening import open_distiller
 from detrkit.engine.machine import PeakMemory
 from detrkit.engine.memory import give_back, is_out_of_memory
 from detrkit.engine.randomness import fixed_order
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.session import Session, build_trainer, start_model
-from detrkit.engine.teachers import open_distiller
 from detrkit.engine.trainer import Trainer
 from detrkit.structures import Batch
 

@@ -32,8 +32,8 @@ from detrkit.engine.accumulation import Backward
 from detrkit.engine.amp import LossScaler, Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.data_wait import DataWait
-from detrkit.engine.distilling import GROUP as ADAPTERS
-from detrkit.engine.distilling import finish_gradients
+from detrkit.engine.distilling.gradients import GROUP as ADAPTERS
+from detrkit.engine.distilling.gradients import finish_gradients
 from detrkit.engine.distributed.agreement import Agreement
 from detrkit.engine.distributed.group import (
     copy_from_main,

@@ -17,6 +17,7 @@ from detrkit.data.sampling import Repeated
 from detrkit.data.sampling import describe as describe_sampling
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
+from detrkit.engine.distilling.opening import open_distiller
 from detrkit.engine.distributed.group import is_main, shared, together, world_size
 from detrkit.engine.distributed.meeting import meet, told
 from detrkit.engine.earlier_run import (
@@ -41,7 +42,6 @@ from detrkit.engine.session import (
     start_model,
 )
 from detrkit.engine.state import TrainState
-from detrkit.engine.teachers import open_distiller
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import UsageError, WeightsError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_an_onnx_teacher(run: Run, place: Path) -> None:
         ("-tw teacher.pth --logit-queries 0", 3, "must be at least 1, got 0"),
         ("-tw teacher.pth --logit-layers first", 3, "last or all, got 'first'"),
         ("-tw teacher.pth -u distillation.warmup=2", 3, "unknown argument of Distillation"),
-        ("-tw teacher.pth -u distillation.logit={quries: 3}", 3, "did you mean `queries`"),
+        ("-tw teacher.pth -u distillation.logit='{quries: 3}'", 3, "did you mean `queries`"),
+        ("-tw teacher.pth -u distillation.logit='{classes: CWD}'", 3, "`CWD` is no ClassLoss"),
+        ("-tw teacher.pth --feature-loss CWD:encoder=-1", 3, "expected a number from 0 up, got -1"),
         ("-tw animals.pth", 3, "no class in common: cat, dog, cow and red, green"),
         ("-sc other.yml -tw teacher.pth", 2, "two students, tiny.yml and other.yml"),
         ("--foundation resnet18 --mode both", 3, "a foundation model has no detections"),
@@ -105,8 +108,7 @@ def test_mistakes(
 ) -> None:
     if "animals" in flags:
         write_teacher(place / "animals.pth", ("cat", "dog", "cow"))
-    arguments = flags.replace("{quries: 3}", "{quries:3}").split()
-    result = distill(run, *(a.replace("quries:3", "quries: 3") for a in arguments), "-o", "wrong")
+    result = distill(run, *shlex.split(flags), "-o", "wrong")
     assert (result.code, message in result.err) == (code, True), result.err
     assert "Traceback" not in result.err
     assert not (place / "wrong").exists()

@@ -20,6 +20,7 @@ FAMILIES = {
     "rtdetrv2_r18vd_120e_coco": "RTDETRTransformerv2",
     "deimv2_atto_coco": "DEIMTransformer",
     "deimv2_dinov3_s_coco": "DEIMTransformer",
+    "dfine_yolo11_n_coco": "DFINETransformer",  # a graph
 }
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detrkit.distillation.losses.base import Edges
 from detrkit.distillation.losses.classes import QualityFocal, SigmoidKL
-from detrkit.distillation.losses.localisation import Edges, LocalisationKL, on_grid
+from detrkit.distillation.losses.localisation import LocalisationKL, on_grid
 from detrkit.distillation.pairing import Pairing, image_mean
 from detrkit.distillation.probes import probe_boxes
 from detrkit.distillation.teacher import Answers

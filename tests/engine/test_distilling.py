@@ -14,12 +14,12 @@ import torch
 
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import TrainFlags, load_with_flags
+from detrkit.engine.distilling.opening import open_distiller
 from detrkit.engine.distributed.group import rank
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.session import Session, build_trainer, open_session, start_model
 from detrkit.engine.step_probe import StepProbe, worst_batch
-from detrkit.engine.teachers import open_distiller
 from detrkit.engine.trainer import Trainer
 from detrkit.engine.weights import open_detector
 from detrkit.errors import ConfigError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.engine.onnx_teacher import OnnxTeacher, _joined
+from detrkit.engine.distilling.onnx_teacher import OnnxTeacher, _joined
 from detrkit.structures import ImageSpec
 from tests.engine.test_onnx_runtime import write
 

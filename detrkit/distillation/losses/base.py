@@ -1,9 +1,10 @@
-"""What all losses between feature maps have in common."""
+"""What losses of one kind have in common."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -38,3 +39,45 @@ class FeatureLoss(nn.Module, ABC):
         Returns:
             ().
         """
+
+
+class ClassLoss(nn.Module, ABC):
+    """A distance between the class scores of two queries."""
+
+    @abstractmethod
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Logits (…, K) twice, the teacher's without gradient -> (…,)."""
+
+
+class EdgeLoss(nn.Module, ABC):
+    """A distance between distributions of box edges."""
+
+    @abstractmethod
+    def forward(self, student: Edges, teacher: Edges) -> Tensor:
+        """Edges of M pairs, the teacher's without gradient -> (M,)."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Distributions of the edges of M boxes.
+
+    Attributes:
+        logits: (M, 4, R + 1): left, top, right, bottom.
+        references: (M, 4) boxes_cxcywh that the distances start from, 0–1.
+        up: (1,), with `reg_scale` the shape of the weighting function.
+        reg_scale: (1,).
+    """
+
+    logits: Tensor
+    references: Tensor
+    up: Tensor
+    reg_scale: Tensor
+
+    @property
+    def reg_max(self) -> int:
+        """R."""
+        return self.logits.shape[-1] - 1
+
+    def at(self, rows: Tensor) -> Edges:
+        """The boxes of these rows (M',)."""
+        return Edges(self.logits[rows], self.references[rows], self.up, self.reg_scale)

@@ -14,13 +14,14 @@ arXiv:2006.04388, eq. 2) with a teacher's score for the quality.
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrkit.distillation.losses.base import ClassLoss
 from detrkit.registry import MODULES
 
 
 @MODULES.register(paper="arXiv:2308.14286")
-class SigmoidKL(nn.Module):
+class SigmoidKL(ClassLoss):
     """Divergence of the class scores of paired queries.
 
     Args:
@@ -43,7 +44,7 @@ class SigmoidKL(nn.Module):
 
 
 @MODULES.register(paper="arXiv:2006.04388")
-class QualityFocal(nn.Module):
+class QualityFocal(ClassLoss):
     """Cross entropy with the teacher's class scores, weaker where they agree already.
 
     Args:

@@ -13,43 +13,16 @@ changes nothing; what lies outside the student's grid goes to its outermost bin.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from detrkit.distillation.losses.base import EdgeLoss, Edges
 from detrkit.ops.distribution import translate_gt, weighting_function
 from detrkit.registry import MODULES
 
 
-@dataclass(frozen=True)
-class Edges:
-    """Distributions of the edges of M boxes.
-
-    Attributes:
-        logits: (M, 4, R + 1): left, top, right, bottom.
-        references: (M, 4) boxes_cxcywh that the distances start from, 0–1.
-        up: (1,), with `reg_scale` the shape of the weighting function.
-        reg_scale: (1,).
-    """
-
-    logits: Tensor
-    references: Tensor
-    up: Tensor
-    reg_scale: Tensor
-
-    @property
-    def reg_max(self) -> int:
-        """R."""
-        return self.logits.shape[-1] - 1
-
-    def at(self, rows: Tensor) -> Edges:
-        """The boxes of these rows (M',)."""
-        return Edges(self.logits[rows], self.references[rows], self.up, self.reg_scale)
-
-
 @MODULES.register(paper="arXiv:2102.12252")
-class LocalisationKL(nn.Module):
+class LocalisationKL(EdgeLoss):
     """Divergence of the distributions of box edges.
 
     Args:

@@ -1,4 +1,4 @@
-"""How distillation joins a training: gradients and rates of what is trained beside the student."""
+"""Gradients and rates of what is trained beside the student."""
 
 from __future__ import annotations
 
