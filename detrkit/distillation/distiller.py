@@ -21,6 +21,7 @@ from detrkit.distillation.schedule import Window
 from detrkit.distillation.taps import Taps, split
 from detrkit.distillation.teacher import Answers, Teacher, projections
 from detrkit.distillation.terms import FeatureTerm, LogitLosses
+from detrkit.ops.precision import upcast
 from detrkit.phases import phase
 from detrkit.structures import Batch
 
@@ -99,7 +100,7 @@ class Distiller:
         names = [split(stage)[0] for stage in self._stages]
         if self.probes:
             names += projections(student)
-        if self._measures(0):
+        if self._measures(0) and hasattr(student, "backbone"):
             names.append("backbone")
         self._taps = Taps(names)
         return self._taps.watching(student)
@@ -172,7 +173,7 @@ class Distiller:
         maps = [self._taps.seen[name] for name in projections(student)]
         with autocast():
             mine = student.decoder.decode_at(maps, boxes)  # type: ignore[union-attr, operator]
-        return self.logits.at_probes(_float(mine), theirs)
+        return self.logits.at_probes(upcast(mine), theirs)
 
     def _measures(self, part: int) -> bool:
         return bool(self.ratio_every) and part == 0 and self.step % self.ratio_every == 0
@@ -214,12 +215,3 @@ class Distiller:
 def _term(module: nn.Module) -> FeatureTerm:
     assert isinstance(module, FeatureTerm)
     return module
-
-
-def _float(outputs: Any) -> Any:
-    """Floating-point tensors inside dicts and lists as float32."""
-    if isinstance(outputs, Tensor):
-        return outputs.float() if outputs.is_floating_point() else outputs
-    if isinstance(outputs, dict):
-        return {key: _float(value) for key, value in outputs.items()}
-    return [_float(value) for value in outputs] if isinstance(outputs, list) else outputs

@@ -20,6 +20,7 @@ from detrkit.distillation.losses.base import Edges
 from detrkit.distillation.taps import Taps, split
 from detrkit.errors import ConfigError
 from detrkit.models.decoders.fdr import Refinement
+from detrkit.models.decoders.refining import RefiningDecoder
 from detrkit.models.decoders.two_stage import TwoStageDecoder
 from detrkit.structures import ImageSpec
 
@@ -127,15 +128,19 @@ class DetectorTeacher:
         self.decoder = decoder if isinstance(decoder, TwoStageDecoder) else None
         if probes and self.decoder is None:
             raise ConfigError("distillation: the teacher's decoder takes no shared queries")
-        self._refines = hasattr(getattr(self.decoder, "decoder", None), "weights")
+        self.refining = decoder if isinstance(decoder, RefiningDecoder) else None
         self._projections = projections(model) if probes else ()
         self.taps = Taps(
             [
                 *(split(stage)[0] for stage in self.stages),
                 *self._projections,
-                *([_REFINEMENT] if self._refines else []),
+                *self._refinement,
             ]
         )
+
+    @property
+    def _refinement(self) -> tuple[str, ...]:
+        return (_REFINEMENT,) if self.refining is not None else ()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Answers:
@@ -149,7 +154,7 @@ class DetectorTeacher:
     def at(self, boxes_cxcywh: Tensor) -> Answers:
         assert self.decoder is not None
         maps = [self.taps.seen[name] for name in self._projections]
-        again = Taps([_REFINEMENT] if self._refines else [])
+        again = Taps(self._refinement)
         with again.watching(self.model), self.autocast():
             outputs = self.decoder.decode_at(maps, boxes_cxcywh)
         self.taps.seen |= again.seen
@@ -158,13 +163,13 @@ class DetectorTeacher:
     def _answers(self, outputs: Any) -> Answers:
         logits = outputs["pred_logits"].float()[..., self.classes]
         edges = None
-        if self._refines and self.decoder is not None:
+        if self.refining is not None:
             refined: Refinement = self.taps.seen[_REFINEMENT]
             edges = edges_of(
                 refined.corners[-1],
                 refined.reference,
-                getattr(self.decoder, "up"),  # noqa: B009 - of refining decoders only
-                getattr(self.decoder, "reg_scale"),  # noqa: B009
+                self.refining.up,
+                self.refining.reg_scale,
             )
         return Answers(logits, outputs["pred_boxes"].float(), edges)
 

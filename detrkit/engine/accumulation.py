@@ -22,9 +22,9 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from detrkit.distillation.distiller import Distiller
-from detrkit.engine.amp import upcast
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.losses.criterion import SetCriterion
+from detrkit.ops.precision import upcast
 from detrkit.phases import phase
 from detrkit.structures import Batch
 

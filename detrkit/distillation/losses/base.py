@@ -49,14 +49,6 @@ class ClassLoss(nn.Module, ABC):
         """Logits (…, K) twice, the teacher's without gradient -> (…,)."""
 
 
-class EdgeLoss(nn.Module, ABC):
-    """A distance between distributions of box edges."""
-
-    @abstractmethod
-    def forward(self, student: Edges, teacher: Edges) -> Tensor:
-        """Edges of M pairs, the teacher's without gradient -> (M,)."""
-
-
 @dataclass(frozen=True)
 class Edges:
     """Distributions of the edges of M boxes.
@@ -81,3 +73,11 @@ class Edges:
     def at(self, rows: Tensor) -> Edges:
         """The boxes of these rows (M',)."""
         return Edges(self.logits[rows], self.references[rows], self.up, self.reg_scale)
+
+
+class EdgeLoss(nn.Module, ABC):
+    """A distance between distributions of box edges."""
+
+    @abstractmethod
+    def forward(self, student: Edges, teacher: Edges) -> Tensor:
+        """Edges of M pairs, the teacher's without gradient -> (M,)."""
