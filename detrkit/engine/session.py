@@ -175,10 +175,10 @@ def with_absolute_paths(cfg: Config) -> Config:
     """Paths of data and of `disk_cache` absolute, so that `resume` finds them from anywhere."""
     run, cache = cfg.run, cfg.run.disk_cache
     paths = {key: getattr(run, key) for key in ("data", "negatives", "eval_negatives")}
-    for key in ("distillation.teacher", "distillation.weights"):
-        paths[key] = cfg.peek(key)
+    for key in ("teacher", "weights", "foundation.pretrained"):
+        paths[f"distillation.{key}"] = cfg.peek(f"distillation.{key}")
     for key, path in paths.items():
-        if path and Path(path).expanduser().exists():
+        if isinstance(path, str) and path and Path(path).expanduser().exists():
             cfg = _with_absolute(cfg, key, path)
     return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
 

@@ -100,6 +100,11 @@ def test_an_onnx_teacher(run: Run, place: Path) -> None:
         ("-tw teacher.pth --feature-loss CWD:encoder=-1", 3, "expected a number from 0 up, got -1"),
         ("-tw animals.pth", 3, "no class in common: cat, dog, cow and red, green"),
         ("-sc other.yml -tw teacher.pth", 2, "two students, tiny.yml and other.yml"),
+        (
+            "--foundation resnet18 -u distillation.foundation.pretrained=gone.pth",
+            5,
+            "foundation model: TimmBackbone: no pretrained weights at gone.pth",
+        ),
         ("--foundation resnet18 --mode both", 3, "a foundation model has no detections"),
     ],
 )

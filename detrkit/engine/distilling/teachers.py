@@ -166,7 +166,13 @@ def _read_foundation(settings: Distillation, session: Session) -> Source:
     model = BareBackbone(backbone).eval()
     if not getattr(backbone, "pretrained", False):
         log.warning("the foundation model has random weights; set its `pretrained`")
-    load_pretrained_backbone(model)
+    try:
+        load_pretrained_backbone(model)
+    except WeightsError as error:
+        raise WeightsError(
+            f"foundation model: {error.message}",
+            hint="give a file of its weights: -u distillation.foundation.pretrained=FILE",
+        ) from error
     given, spec = settings.foundation_images, session.image_spec
     mean, std = _IMAGENET if spec.in_channels == 3 else (spec.mean, spec.std)
     size = tuple(given.get("size", spec.size))
