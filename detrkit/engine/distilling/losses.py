@@ -15,6 +15,7 @@ from detrkit.distillation.layout import MapPair
 from detrkit.distillation.losses.base import ClassLoss, EdgeLoss, FeatureLoss
 from detrkit.distillation.pairing import Pairing
 from detrkit.distillation.settings import Distillation
+from detrkit.distillation.taps import split
 from detrkit.distillation.terms import FeatureTerm, LogitLosses
 from detrkit.errors import ConfigError
 
@@ -56,7 +57,9 @@ def terms_of(
     for feature, pairs in zip(settings.chosen_features, layout, strict=True):
         new_loss = partial(_loss, cfg, feature["loss"], FeatureLoss, "features")
         sample = new_loss()
-        stage = pairs[0].student if len(pairs) == 1 else str(feature.get("stage", "encoder"))
+        stage = str(feature.get("stage", "encoder"))
+        if split(stage)[1] is not None:  # encoder.-1 by its number
+            stage = pairs[0].student
         name = f"{type(sample).__name__.lower()}_{stage.replace('.', '_')}"
         number = 1 + sum(t.name == name or t.name.startswith(f"{name}-") for t in terms)
         weight = feature.get("weight", sample.default_weight)
