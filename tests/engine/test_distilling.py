@@ -36,6 +36,7 @@ DISTILL = (
     *("distill", "tiny.yml", "--data", "data", "-tw", "teacher/best.pth", "--no-preflight"),
     *("--feature-loss", "MGD", "--feature-loss", "CWD:backbone", "--probes", "6"),
     *("--stop-epoch", "3", "--distill-decay", "linear", "-u", "distillation.ratio_every=2"),
+    *("-u", "checkpoint_freq=1"),
 )
 
 
@@ -69,17 +70,20 @@ def test_a_killed_run_ends_with_the_same_bits(server: Server) -> None:
     assert [key for key in whole if not equal(whole[key], found[key])] == []
 
 
-def test_two_and_two_epochs_are_four(server: Server) -> None:
-    """From the copy of epoch 2, as a run that was stopped there has it."""
-    folder = server.folder / "halves"
-    assert server.run(*DISTILL, "-u", "checkpoint_freq=2", "--output", "halves") == 0, server.log
-    done = distilled(folder)
-    for name in ("last.pth", "best.pth", "curves.png", "detections.jpg"):
+def gone_on(server: Server, epoch: int) -> list[str]:
+    """What differs where a copy of `whole` goes on from the end of an epoch."""
+    whole, folder = server.folder / "whole", server.folder / f"from-{epoch}"
+    shutil.copytree(whole, folder)
+    for name in ("last.pth", "curves.png", "detections.jpg"):
         (folder / name).unlink()
-    assert server.run("resume", "halves/epoch_0002.pth") == 0, server.log
-    found = distilled(folder)
+    assert server.run("resume", f"{folder.name}/epoch_{epoch:04d}.pth") == 0, server.log
+    first, second = distilled(whole), distilled(folder)
     same = ("model", "ema", "optimizer", "distiller", "log")
-    assert [key for key in same if not equal(done[key], found[key])] == []
+    return [key for key in same if not equal(first[key], second[key])]
+
+
+def test_two_and_two_epochs_are_four(server: Server) -> None:
+    assert gone_on(server, 2) == []
 
 
 def test_checkpoints_hold_the_student_alone(server: Server) -> None:
@@ -109,18 +113,10 @@ def test_the_log_tells_of_it_while_it_lasts(server: Server) -> None:
 
 
 def test_a_run_behind_its_window_needs_no_teacher(server: Server) -> None:
-    folder = server.folder / "late"
-    shutil.copytree(server.folder / "whole", folder)
-    whole = distilled(folder)
-    for name in ("last.pth", "curves.png", "detections.jpg"):
-        (folder / name).unlink()
     teacher = server.folder / "teacher" / "best.pth"
     teacher.rename(teacher.with_suffix(".away"))
     try:
-        assert server.run("resume", "late/epoch_0003.pth") == 0, server.log
-        found = distilled(folder)
-        same = ("model", "ema", "optimizer", "distiller", "log")
-        assert [key for key in same if not equal(whole[key], found[key])] == []
+        assert gone_on(server, 3) == []
         assert server.run(*DISTILL, "--output", "none") == 5
         assert "teacher: weight file not found" in "".join(server.log)
         assert not (server.folder / "none").exists()
