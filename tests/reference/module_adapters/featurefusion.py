@@ -9,6 +9,7 @@ from torch import nn
 from detrkit.layers.conv import ConvNormAct
 from detrkit.modules.featurefusion.csfcn import ContextCalibration, SpatialCalibration
 from detrkit.modules.featurefusion.dpcf import DPCF
+from detrkit.modules.featurefusion.msam import IdentityBlock
 from tests.reference.module_adapters.adapter import Adapter, named
 
 
@@ -36,6 +37,28 @@ def dpcf(case: Any) -> nn.Module:
     return module
 
 
+def msam(case: Any) -> nn.Module:
+    """In the plug-in form the 1×1 convolutions of the identity blocks stay linear by mistake."""
+    kind = case.variant.split(" ")[0]
+    module = named(kind, dim_in="in_channels", dim_out="out_channels")(case)
+    if "corrected" not in case.variant:
+        for block in module.modules():
+            if isinstance(block, IdentityBlock):
+                block.layers[0].act = block.layers[2].act = nn.Identity()
+    return module
+
+
+def pst(case: Any) -> nn.Module:
+    arguments = dict(
+        c2="out_channels", n="num_blocks", e="expansion", k="top_k",
+        in_channels=[case.kwargs["c1"], case.kwargs["c_up"]],
+    )  # fmt: skip
+    module = named("PST", drop=("c1", "c_up"), **arguments)(case)
+    for block in module.blocks:  # the reference counts them whether they learn or not
+        block.attention.gate.requires_grad_(True)
+    return module
+
+
 ADAPTERS = {
     "cgfm": Adapter(named("ContextGuideFusionModule", inc="in_channels", ouc="out_channels")),
     "mfm": Adapter(named("MFM", inc="in_channels", dim="out_channels")),
@@ -43,4 +66,6 @@ ADAPTERS = {
     "CSFCN": Adapter(csfcn),
     "mpca": Adapter(mpca),
     "DPCF": Adapter(dpcf),
+    "MSAM": Adapter(msam),
+    "PST": Adapter(pst),
 }
