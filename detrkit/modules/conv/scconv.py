@@ -68,8 +68,13 @@ class ChannelReconstruction(nn.Module):
         up, low = self.squeeze_up(up), self.squeeze_low(low)
         rich = self.group_wise(up) + self.point_wise(up)
         both = torch.cat([rich, self.cheap(low), low], dim=1)  # (B, 2C, H, W)
-        first, second = (both * both.mean((2, 3), keepdim=True).softmax(1)).chunk(2, dim=1)
-        return first + second
+        return merged_halves(both)
+
+
+def merged_halves(x: Tensor) -> Tensor:
+    """Both halves of channels, weighed by a softmax of all means: (B, 2C, H, W) -> (B, C, H, W)."""
+    first, second = (x * x.mean((2, 3), keepdim=True).softmax(1)).chunk(2, dim=1)
+    return first + second
 
 
 @MODULES.register(

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detrkit.modules.conv.fadc import AdaptiveDilatedConv, FrequencySelection
 from detrkit.modules.conv.gconv import GatedConv2d
 from detrkit.modules.conv.scconv import crossed
-from tests.reference.module_adapters.adapter import Adapter, Build, named
+from tests.reference.module_adapters.adapter import Adapter, Build, filled_by_shape, named
 
 
 def plugged(name: str, drop: tuple[str, ...] = (), **renames: str) -> Build:
@@ -84,6 +85,84 @@ def gconv(case: Any) -> nn.Module:
     return named("gConv", dim="in_channels")(case)
 
 
+class OlderSelection(FrequencySelection):
+    """The earlier form: the lowest band has a weight too, without a bound."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, (3, 5, 7, 9))
+        self.lowest = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.bands(x)[-1]
+        return super().forward(x) - low + self.lowest(x) * low
+
+
+class OlderDilatedConv(AdaptiveDilatedConv):
+    """The earlier form: one kernel, zeros around, a rate that can die."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, epsilon=0.0)
+        self.select = OlderSelection(channels)
+        self.border = "constant"
+        del self.low_factors, self.high_factors
+
+    def kernels(self, x: Tensor) -> Tensor:
+        return self.weight.expand(x.shape[0], -1, -1, -1, -1)
+
+    def rates(self, padded: Tensor) -> Tensor:
+        return self.rate(padded).relu() * self.dilation
+
+
+def fadc(case: Any) -> nn.Module:
+    if case.variant.startswith("k3_no_adakern"):
+        return OlderDilatedConv(case.kwargs["in_channels"])
+    return named("AdaptiveDilatedConv", drop=("kernel_size", "padding"))(case)
+
+
+def smpconv(case: Any) -> nn.Module:
+    if "SMPCNN" in case.variant:
+        return named("SMPCNN", drop=("out_channels", "stride", "groups"))(case)
+    return named("SMPConv", drop=("stride", "padding", "groups"), planes="in_channels")(case)
+
+
+def filled_with_positive_radii(module: nn.Module, case: Any) -> None:
+    filled_by_shape(module, case)
+    radius = module.get_parameter("smp.radius" if "SMPCNN" in case.variant else "radius")
+    with torch.no_grad():
+        radius.abs_().mul_(0.5).add_(0.3)
+
+
+def fourier_conv(case: Any) -> nn.Module:
+    if "inc" in case.kwargs:
+        return named("FourierConv", inc="in_channels", ouc="out_channels")(case)
+    size = (case.kwargs["num_rows"], case.kwargs["num_cols"])
+    drop = ("output_chs", "num_rows", "num_cols")
+    return named("DeepSparse", drop, input_chs="in_channels", size=size)(case)
+
+
+def sfs_conv(case: Any) -> nn.Module:
+    """With the filters as published: reshaped from (3, 3, in, out), not transposed."""
+    module = named("SFS_Conv")(case)
+    for name, buffer in module.named_buffers():
+        if name.endswith(".filter"):
+            out, width = buffer.shape[:2]
+            plain = buffer[0, 0, :, :, None, None].expand(3, 3, width, out)
+            buffer.copy_(plain.reshape(out, width, 3, 3))
+    return module
+
+
+def converse(case: Any) -> nn.Module:
+    name = "Converse2D_Up" if case.module == "Converse2D_Up" else "Converse2D"
+    act = "gelu" if case.variant.endswith("gelu") else None
+    return named(name, drop=("out_channels",), act=act)(case)
+
+
+def conv_attn(case: Any) -> nn.Module:
+    if "pdim" in case.kwargs:
+        return named("ConvAttn", dim="in_channels", pdim="partial_channels")(case)
+    return named("ConvAttn", drop=("dim",), inc_dim="in_channels")(case)
+
+
 ADAPTERS = {
     "dbb": Adapter(named("DiverseBranchBlock", drop=("padding",))),
     "wdbb": Adapter(named("WideDiverseBranchBlock")),
@@ -126,4 +205,12 @@ ADAPTERS = {
             s="stride",
         )
     ),
+    "FDConv": Adapter(named("FDConv", drop=("padding",), mask_grid=64)),
+    "FADC": Adapter(fadc),
+    "SMPConv": Adapter(smpconv, fill=filled_with_positive_radii),
+    "FourierConv": Adapter(fourier_conv),
+    "SFSConv": Adapter(sfs_conv),
+    "MBRConv": Adapter(lambda case: named(f"MBRConv{case.variant[1]}")(case)),
+    "ConvAttn": Adapter(conv_attn),
+    "Converse2D": Adapter(converse),
 }
