@@ -34,6 +34,11 @@ def wavelet_bank(name: str = "haar") -> Tensor:
     return torch.from_numpy(np.stack(filters)).float()[:, None]
 
 
+def even(x: Tensor) -> Tensor:
+    """A map whose odd sides have a row of zeros below, or a column to the right."""
+    return F.pad(x, (0, int(x.shape[-1]) % 2, 0, int(x.shape[-2]) % 2))
+
+
 def analyse(x: Tensor, bank: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 4, H/2, W/2), rounded down; bands as in the bank.
 

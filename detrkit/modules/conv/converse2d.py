@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
-from detrkit.ops.spectrum import precise
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 

@@ -80,7 +80,13 @@ class DCNv3(nn.Module):
         weights = self.mask(query).unflatten(-1, (self.group, -1)).softmax(-1)
         offsets = self.offset(query).unflatten(-1, (self.group, -1, 2))
         out = aggregated(
-            value, offsets, weights, self.stride, self.dilation, self.offset_scale
+            value,
+            offsets,
+            weights,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.offset_scale,
         )  # (B, H', W', C)
         if self.center is not None:
             gate = self.center(query).sigmoid().repeat_interleave(value.shape[-1] // self.group, -1)
@@ -100,6 +106,7 @@ def aggregated(
     value: Tensor,
     offsets: Tensor,
     weights: Tensor,
+    kernel_size: int,
     stride: int = 1,
     dilation: int = 1,
     offset_scale: float = 1.0,
@@ -110,13 +117,14 @@ def aggregated(
         value: (B, H, W, C).
         offsets: (B, H', W', G, k², 2), dx and dy of each point, column by column.
         weights: (B, H', W', G, k²).
+        kernel_size: k.
         stride, dilation: of the points' grid.
         offset_scale: factor of grid and offsets.
 
     Returns:
         (B, H', W', C).
     """
-    side = round(offsets.shape[-2] ** 0.5)
+    side = kernel_size
     reach = dilation * (side // 2)
     # to the operator's order: row by row, dy and dx
     offsets = offsets.unflatten(-2, (side, side)).transpose(-3, -2).flatten(-3, -2).flip(-1)

@@ -56,7 +56,7 @@ class DCNv4(nn.Module):
         super().__init__()
         check_points(in_channels, kernel_size, group)
         self.out_channels = c = in_channels
-        self.points = kernel_size**2
+        self.kernel_size, self.points = kernel_size, kernel_size**2
         self.group, self.dilation, self.offset_scale = group, dilation, offset_scale
         self.value = nn.Linear(c, c)
         self.spatial: nn.Module = nn.Identity()
@@ -78,6 +78,7 @@ class DCNv4(nn.Module):
             value,
             offsets.unflatten(-1, (-1, 2)),
             weights,
+            self.kernel_size,
             dilation=self.dilation,
             offset_scale=self.offset_scale,
         )

@@ -44,7 +44,7 @@ class FrequencySelection(nn.Module):
         """Bands that add up to `x`, the lowest last."""
         return split_bands(
             x,
-            [tuple(_window(n, f, x) for n in x.shape[-2:]) for f in self.factors],  # type: ignore[misc]
+            [tuple(_window(n, f, x) for n in map(int, x.shape[-2:])) for f in self.factors],  # type: ignore[misc]
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrkit.ops.wavelets import analyse, synthesise, wavelet_bank
+from detrkit.ops.wavelets import analyse, even, synthesise, wavelet_bank
 from detrkit.registry import MODULES, Traits
 
 
@@ -84,7 +84,7 @@ class WTConv2d(nn.Module):
     def _level(self, x: Tensor, level: int) -> Tensor:
         """What this level and the coarser ones add to `x`, (B, C, h, w)."""
         height, width = x.shape[-2:]
-        bands = analyse(nn.functional.pad(x, (0, width % 2, 0, height % 2)), self.analysis)
+        bands = analyse(even(x), self.analysis)
         filtered = self.levels[level](bands.flatten(1, 2)).view_as(bands)
         if level + 1 < len(self.levels):
             low, details = filtered[:, :, :1], filtered[:, :, 1:]

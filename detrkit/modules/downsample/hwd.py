@@ -8,11 +8,10 @@ Without the authors' wavelet library, whose filters are part of the state and st
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
-from detrkit.ops.wavelets import analyse, wavelet_bank
+from detrkit.ops.wavelets import analyse, even, wavelet_bank
 from detrkit.registry import MODULES, Traits
 
 
@@ -45,10 +44,9 @@ class HWD(nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels = out_channels or in_channels
-        self.register_buffer("bank", wavelet_bank(), persistent=False)
+        self.register_buffer("bank", wavelet_bank().repeat(in_channels, 1, 1, 1), persistent=False)
         self.mix = ConvNormAct(4 * in_channels, self.out_channels, 1, bias=bias, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        bands = analyse(F.pad(x, (0, width % 2, 0, height % 2)), self.bank)  # (B, C, 4, h, w)
+        bands = analyse(even(x), self.bank)  # (B, C, 4, h, w)
         return self.mix(bands.transpose(1, 2).flatten(1, 2))

@@ -67,22 +67,23 @@ class CARAFE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         masks = F.pixel_shuffle(self.encode(self.compress(x)), self.scale)
         masks = masks.unflatten(1, (self.up_group, -1)).softmax(2)  # (B, G, k², sH, sW)
-        return reassembled(x, masks, self.scale)
+        return reassembled(x, masks, self.up_kernel, self.scale)
 
 
-def reassembled(x: Tensor, masks: Tensor, scale: int) -> Tensor:
+def reassembled(x: Tensor, masks: Tensor, side: int, scale: int) -> Tensor:
     """Sums of neighbours, tap by tap: unfolding would take k² times the memory of the result.
 
     Args:
         x: (B, C, H, W).
         masks: (B, G, k², sH, sW), the neighbours row by row.
+        side: k.
         scale: s.
 
     Returns:
         (B, C, sH, sW).
     """
     height, width = x.shape[-2:]
-    groups, side = masks.shape[1], round(masks.shape[2] ** 0.5)
+    groups = masks.shape[1]
     # (B, G, C/G, H, 1, W, 1): each pixel serves s × s of the result
     padded = F.pad(x, [side // 2] * 4).unflatten(1, (groups, -1))[:, :, :, :, None, :, None]
     cells = masks.unflatten(4, (-1, scale)).unflatten(3, (-1, scale))[:, :, :, None]

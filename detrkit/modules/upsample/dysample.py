@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.ops.deform_conv import sample
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 
@@ -77,16 +79,15 @@ class DySample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         offset = self.offsets(x)  # (B, 2·g·s², H, W)
-        precise = torch.promote_types(x.dtype, torch.float32)
-        places = (offset.to(precise) + self.start).unflatten(1, (2, -1))
-        columns = (torch.arange(width, device=x.device) + 0.5 + places[:, 0]) * (2 / width) - 1
-        rows = torch.arange(height, device=x.device)[:, None] + 0.5 + places[:, 1]
-        grid = torch.stack([columns, rows * (2 / height) - 1], dim=1)  # (B, 2, g·s², H, W)
-        grid = F.pixel_shuffle(grid.flatten(0, 1), self.scale).unflatten(0, (-1, 2))
-        grid = grid.permute(0, 2, 3, 4, 1).flatten(0, 1)  # (B·g, sH, sW, 2)
-        maps = x.to(precise).unflatten(1, (self.groups, -1)).flatten(0, 1)
-        out = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
-        return out.unflatten(0, (-1, self.groups)).flatten(1, 2).to(x.dtype)
+        places = (precise(offset) + self.start).unflatten(1, (2, -1))
+        columns = torch.arange(width, device=x.device) + places[:, 0]
+        rows = torch.arange(height, device=x.device)[:, None] + places[:, 1]
+        places = torch.stack([rows, columns], dim=1).flatten(0, 1)  # (B·2, g·s², H, W)
+        places = F.pixel_shuffle(places, self.scale).unflatten(0, (-1, 2))
+        rows, columns = places.unbind(1)  # (B, g, sH, sW)
+        maps = x.unflatten(1, (self.groups, -1)).flatten(0, 1)
+        out = sample(maps, rows.flatten(0, 1), columns.flatten(0, 1), padding_mode="border")
+        return out.unflatten(0, (-1, self.groups)).flatten(1, 2)
 
     def offsets(self, x: Tensor) -> Tensor:
         """In pixels of `x`, x then y: (B, 2·g·s², H, W)."""
