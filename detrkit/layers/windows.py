@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +19,20 @@ def windows_of(x: Tensor, side: int) -> Tensor:
 def from_windows(windows: Tensor) -> Tensor:
     """Inverse of `windows_of`: (B, n, m, C, side, side) -> (B, C, n * side, m * side)."""
     return windows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    """The four pixels of each 2 × 2 cell as channels: (B, C, H, W) -> (B, 4C, H/2, W/2).
+
+    One pixel of all channels after another, column by column; `pixel_unshuffle` goes channel by
+    channel.
+
+    Raises:
+        ValueError: H or W is odd.
+    """
+    check_multiple(x, 2)
+    cells = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    return torch.cat(cells, dim=1)
 
 
 def check_multiple(x: Tensor, multiple: int) -> None:
