@@ -1,5 +1,5 @@
-"""DuAT: Dual-Aggregation Transformer Network for Medical Image Segmentation. Tang et al., PRCV 2023,
-arXiv:2212.11677.
+"""DuAT: Dual-Aggregation Transformer Network for Medical Image Segmentation. Tang et al.,
+PRCV 2023, arXiv:2212.11677.
 
 l, g = conv(x_1), conv(x_2)                                 halves of the channels
 local  = l + l · sigmoid(u),  u of three separable layers   eq. 5–6

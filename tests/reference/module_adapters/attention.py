@@ -119,7 +119,7 @@ class ForkMCA(nn.Module):
         return x * gate.sigmoid()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        height, width = q.shape[2:]
+        height = q.shape[2]
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).flatten(2, 3) for t in (q, k, v))
         channels = q.shape[2] // height
         scores = q @ k.transpose(-2, -1) * (channels * height**-0.5)
