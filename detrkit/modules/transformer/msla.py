@@ -6,7 +6,8 @@ a_i = w_i · W_o (softmax_N(q) (softmax_c(k)ᵀ v))        one attention for all
 y   = conv([a_1, …, a_4])
 
 As in the authors' code, queries are normalised over pixels and keys over channels; the other way
-round is usual. Their tokens are viewed as maps without being transposed; not so here.
+round is usual. Their code views tokens as maps, and heads as tokens, without transposing them,
+which scatters pixels; corrected here.
 """
 
 from __future__ import annotations
@@ -70,4 +71,8 @@ class _LinearAttention(nn.Module):
         qkv = self.qkv(tokens_of(x)).chunk(3, dim=-1)
         q, k, v = (split_heads(t, self.num_heads) for t in qkv)  # (B, M, N, c)
         out = q.softmax(-2) @ (k.softmax(-1).transpose(-2, -1) @ v)
-        return from_tokens(self.proj(merge_heads(out)), size_of(x))
+        return from_tokens(self.proj(self.merge(out)), size_of(x))
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """(B, M, N, c) -> (B, N, C)."""
+        return merge_heads(heads)

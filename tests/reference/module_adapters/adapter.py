@@ -126,14 +126,14 @@ def named(name: str, drop: tuple[str, ...] = (), **arguments: Any) -> Build:
     Args:
         name: in the registry.
         drop: keywords of the reference that have no effect.
-        **arguments: keyword of the reference -> ours, as text; anything else, and what is no
-            keyword of the case, is an argument of ours.
+        **arguments: keyword of the reference -> ours, as text; what is no keyword of the case,
+            or dropped, is an argument of ours.
     """
 
     def build(case: Any) -> nn.Module:
         given = {key: value for key, value in case.kwargs.items() if key not in drop}
         renames = {k: v for k, v in arguments.items() if k in given and isinstance(v, str)}
-        fixed = {k: v for k, v in arguments.items() if k not in renames and k not in case.kwargs}
+        fixed = {k: v for k, v in arguments.items() if k not in renames and k not in given}
         ours = {renames.get(key, key): value for key, value in given.items()}
         torch.manual_seed(0)
         module: nn.Module = MODULES.create(name, **ours, **fixed)

@@ -139,6 +139,13 @@ def viewed_or_tokens(module: nn.Module, case: Any, inputs: list[Tensor]) -> list
     return [y.reshape(x.shape)]
 
 
+def msla(case: Any) -> nn.Module:
+    """Its reference, the corrected one too, reads the heads as tokens without transposing them."""
+    module: Any = named("MSLA", dim="in_channels")(case)
+    module.attention.merge = lambda heads: heads.reshape(len(heads), heads.shape[2], -1)
+    return module  # type: ignore[no-any-return]
+
+
 def cpia(case: Any) -> nn.Module:
     """With the published share, of the whole batch, and a layer that nothing uses."""
     module: Any = named("CPIA_SA", dim="in_channels")(case)
@@ -198,6 +205,6 @@ ADAPTERS = {
         tokens_or_maps,
     ),
     "SFA": Adapter(by_variant(official=sfa(), fork=sfa(spatial_reduction=2)), tokens_or_maps),
-    "MSLA": Adapter(named("MSLA", dim="in_channels"), viewed_or_tokens),
+    "MSLA": Adapter(msla, viewed_or_tokens),
     "CPIA_SA": Adapter(cpia, fill=with_gate),
 }
