@@ -56,7 +56,7 @@ class DynamicPositionBias(nn.Module):
 
     def forward(self, h: int, w: int) -> Tensor:
         """(M, N, N), N = h·w: bias of the row's pixel for the column's."""
-        weight = self.layers[0].weight
+        weight = next(self.parameters())
         dy = torch.arange(1 - h, h, device=weight.device).repeat_interleave(2 * w - 1)
         dx = torch.arange(1 - w, w, device=weight.device).repeat(2 * h - 1)
         table = self.layers(torch.stack([dy, dx], dim=1).to(weight.dtype))  # (offsets, M)

@@ -91,7 +91,8 @@ class _Rational(nn.Module):
         self.denominator_weights = nn.Parameter(b.repeat(num_groups, 1))  # (groups, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.numerator_weights[0], self.denominator_weights
+        a: Tensor = self.numerator_weights[0]
+        b: Tensor = self.denominator_weights
         with torch.autocast(x.device.type, enabled=False):
             precise = x.to(torch.promote_types(x.dtype, torch.float32))
             t = precise.unflatten(1, (b.shape[0], -1))  # (B, groups, c, H, W)

@@ -124,7 +124,8 @@ class NchwBRA(BiLevelRoutingAttention):
         q, k, v = self.qkv(x).chunk(3, dim=1)
         ones = x.new_ones(1, 1, height, width)
         counts = window_tokens(padded(ones, region), region).mean(2)  # (1, R, 1)
-        whole = [padded(t, region) for t in (q, k, v)]
-        means = [window_tokens(t, region).mean(2) / counts for t in whole[:2]]
-        out = self._attend(*whole, region, self._routes(*means))
-        return self.proj(out[:, :, :height, :width] + self.lepe(v))
+        local = self.lepe(v)
+        q, k, v = (padded(t, region) for t in (q, k, v))
+        means = [window_tokens(t, region).mean(2) / counts for t in (q, k)]
+        out = self._attend(q, k, v, region, self._routes(*means))
+        return self.proj(out[:, :, :height, :width] + local)

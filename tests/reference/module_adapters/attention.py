@@ -110,20 +110,19 @@ class ForkMCA(nn.Module):
         self.out = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        (q1, k1, v1), (q2, k2, v2) = (
-            qkv(sum(strip(norm(x)) for strip in strips)).chunk(3, dim=1)
+        (k1, q1, v1), (k2, q2, v2) = (
+            qkv(sum(strip(norm(x)) for strip in strips))
+            .unflatten(1, (self.num_heads, 3, -1))
+            .flatten(3, 4)  # (B, M, 3, c·H, W)
+            .unbind(2)
             for norm, strips, qkv in zip(self.norms, self.strips, self.qkv, strict=True)
         )
-        pairs = ((q2, k1, v1), (q1, k2, v2))
-        gate = sum(out(self.attend(*p)) for out, p in zip(self.out, pairs, strict=True))
+        channels, height = x.shape[1] // self.num_heads, x.shape[2]
+        scale = channels * height**-0.5
+        outs = [q @ k.transpose(-2, -1) * scale @ v for q, k, v in ((q1, k2, v1), (q2, k1, v2))]
+        maps = [out.unflatten(2, (channels, height)).flatten(1, 2) for out in outs]
+        gate = sum(conv(out) for conv, out in zip(self.out, maps, strict=True))
         return x * gate.sigmoid()
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        height = q.shape[2]
-        q, k, v = (t.unflatten(1, (self.num_heads, -1)).flatten(2, 3) for t in (q, k, v))
-        channels = q.shape[2] // height
-        scores = q @ k.transpose(-2, -1) * (channels * height**-0.5)
-        return (scores @ v).unflatten(2, (channels, height)).flatten(1, 2)
 
 
 def mca(case: Any) -> nn.Module:
