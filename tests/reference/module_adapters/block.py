@@ -140,6 +140,14 @@ ADAPTERS = {
     "C3": Adapter(shell("C3")),
     "C2f": Adapter(shell("C2f")),
     "C3k2": Adapter(shell("C3k2")),
+    "RepHMS": Adapter(
+        named(
+            "RepHMS",
+            width="num_slices",
+            depth_expansion="unit_expansion",
+            kersize="kernel_size",
+        )
+    ),
     "rgcspelan": Adapter(named("RGCSPELAN", **_CSP)),
     "Mona": Adapter(mona, run_mona),
     "MANet": Adapter(named("MANet", **_CSP, p="separable_expansion")),

@@ -66,6 +66,7 @@ ADAPTERS = {
     "CSFCN": Adapter(csfcn),
     "mpca": Adapter(mpca),
     "DPCF": Adapter(dpcf),
+    "wfu": Adapter(named("WFU", in_chn="in_channels", ou_chn="out_channels")),
     "MSAM": Adapter(msam),
     "PST": Adapter(pst),
 }
