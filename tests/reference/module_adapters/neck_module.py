@@ -47,7 +47,32 @@ def fill_hyper_ace(module: nn.Module, case: Any) -> None:
             module.gate.fill_(0.5)
 
 
+def gold_yolo(case: Any) -> nn.Module:
+    kind, kwargs = case.variant.split(" ")[0], case.kwargs
+    widths = [shape[1] for shape, _ in case.inputs]
+    if kind == "IFM":
+        return named(
+            kind, inc="in_channels", ouc="out_channels", embed_dim_p="hidden_channels",
+            fuse_block_num="num_blocks", out_channels=sum(kwargs["ouc"]), drop=("ouc",),
+        )(case)  # fmt: skip
+    if kind == "InjectionMultiSum_Auto_pool":
+        return named(
+            kind, drop=("inp",), in_channels=widths, oup="out_channels",
+            global_inp="global_channels", flag="part",
+        )(case)  # fmt: skip
+    if kind == "TopBasicLayer":
+        return named(
+            kind, drop=("ouc_list",), embedding_dim="in_channels", block_num="num_blocks",
+            out_channels=sum(kwargs["ouc_list"]),
+        )(case)  # fmt: skip
+    return named(
+        kind, drop=("inc", "pool_mode", "in_channel_list"), in_channels=widths,
+        ouc="out_channels",
+    )(case)  # fmt: skip
+
+
 ADAPTERS = {
     "HyperCompute": Adapter(named("HyperComputeModule", c="in_channels")),
+    "GoldYOLO": Adapter(gold_yolo),
     "HyperACE": Adapter(hyper_ace, fill=fill_hyper_ace),
 }
