@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from detrkit.modules.neck_module.hs_fpn import HFP, SDP
 from tests.reference.module_adapters.adapter import Adapter, filled_by_shape, named
 
 
@@ -71,8 +72,35 @@ def gold_yolo(case: Any) -> nn.Module:
     )(case)  # fmt: skip
 
 
+def hs_fpn(case: Any) -> nn.Module:
+    kind, kwargs = case.variant.split(" ")[0], case.kwargs
+    widths = [shape[1] for shape, _ in case.inputs]
+    if kind == "HFP":
+        ratio = kwargs["ratio"] if kwargs["isdct"] else None
+        module = HFP(kwargs["in_channels"], ratio, kwargs["patch"])
+    else:
+        module = SDP(widths, kwargs["dim"], kwargs["patch_size"])
+    return toolbox(module) if "paper" in case.variant else module
+
+
+def toolbox(module: nn.Module) -> nn.Module:
+    """The form of the detection toolbox: ReLU behind every convolution, other biases."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Sequential) and isinstance(child[0], nn.Conv2d):
+            child.insert(1, nn.ReLU())
+        elif isinstance(child, nn.Conv2d):
+            groups = 1 if name == "fuse" else child.groups
+            conv = nn.Conv2d(
+                child.in_channels, child.out_channels, child.kernel_size, padding=child.padding,
+                groups=groups, bias=name == "fuse",
+            )  # fmt: skip
+            setattr(module, name, nn.Sequential(conv, nn.ReLU()))
+    return module
+
+
 ADAPTERS = {
     "HyperCompute": Adapter(named("HyperComputeModule", c="in_channels")),
+    "HS_FPN": Adapter(hs_fpn),
     "GoldYOLO": Adapter(gold_yolo),
     "HyperACE": Adapter(hyper_ace, fill=fill_hyper_ace),
 }
