@@ -158,12 +158,11 @@ def build_app(service: Service) -> FastAPI:
         ]
         return JSONResponse({"images": images})
 
-    @app.api_route(
+    @app.head("/health", include_in_schema=False)
+    @app.get(
         "/health",
-        methods=["GET", "HEAD"],
         summary="Whether the model answers",
         responses={code: {"model": schema.HealthJson} for code in (200, 503)},
-        operation_id="health",
     )
     async def health() -> Response:
         if service.healthy:
