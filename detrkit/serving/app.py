@@ -201,8 +201,9 @@ async def _computed(request: Request, work: Coroutine[Any, Any, T], until: float
             raise ClientDisconnect
         raise Refused(504, "no answer in time", hint="the service may be busy; try again")
     finally:
-        answer.cancel()
-        gone.cancel()
+        for task in (answer, gone):
+            task.cancel()
+        await asyncio.wait({answer, gone})  # what waits for the model is out of the queue then
 
 
 async def _disconnected(request: Request) -> None:

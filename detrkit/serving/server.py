@@ -136,7 +136,7 @@ def serve(
         Interrupted: a second signal came before all was answered.
     """
     listener = listen(settings)
-    for library in ("uvicorn", "uvicorn.error"):
+    for library in ("uvicorn", "uvicorn.error", "python_multipart"):  # about what clients send
         logging.getLogger(library).setLevel(logging.ERROR)
     server = Server(Service(detector, settings, name))
     announce(url_of(listener))

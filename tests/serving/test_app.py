@@ -113,7 +113,7 @@ class TestBatch:
         assert (answer.status, answer.json["detail"]) == (413, "more than 8 images")
         two, kind = form(("a", encoded()), ("b", encoded()))
         answer = client.post(two, Content_Type=kind)
-        assert (answer.status, answer.json["hint"]) == (400, "POST /detect/batch takes several")
+        assert (answer.status, answer.json["hint"]) == (413, "POST /detect/batch takes several")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,9 @@ class TestBatch:
         ("/detect", b"", "multipart/form-data; boundary=line", 400, "holds no file"),
         ("/detect", b"x", "multipart/form-data", 400, "boundary"),
         ("/detect", b"--line--", "multipart/form-data; boundary=line", 400, "holds no file"),
-        ("/detect", b"nothing", "multipart/form-data; boundary=line", 400, ""),
+        ("/detect", b"nothing", "multipart/form-data; boundary=line", 400, "cannot be read"),
+        ("/detect", form(("a.png", b"abc"))[0][:-4], form()[1], 400, "ends too early"),
+        ("/detect", form(("", b""))[0], form()[1], 422, "the image: the file is empty"),
         ("/detect?classes=dgo", encoded(), "image/png", 422, "did you mean `dog`"),
         ("/detect?classes=7", encoded(), "image/png", 422, "outside 0 to 2"),
         ("/detect?conf=2", encoded(), "image/png", 422, "conf: "),
