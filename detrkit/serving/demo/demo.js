@@ -32,6 +32,7 @@ async function begin() {
   try {
     const info = await ask("/info");
     byId("key").hidden = true;
+    byId("api").hidden = Boolean(token); // a link cannot bring it
     const [height, width] = info.image_spec.size;
     byId("model").textContent =
       `${info.model}, ${count(info.classes.length, "class", "classes")}, input ${height} × ${width}, on ${info.device}`;
@@ -64,6 +65,7 @@ async function detect(file) {
     current = { bitmap, answer };
     hidden.clear();
     stage.classList.add("full");
+    byId("found").hidden = false;
     const took = `${Math.round(performance.now() - started)} ms`;
     say(bitmap ? took : `${took}. This browser cannot show the picture, only its boxes.`);
     show();
@@ -150,10 +152,14 @@ function draw(shown) {
   pen.lineWidth = 2 * scale;
   pen.font = `600 ${13 * scale}px system-ui, sans-serif`;
   pen.textBaseline = "top";
-  for (const one of [...shown].reverse()) { // best scores on top
+  const upwards = [...shown].reverse(); // best scores on top
+  for (const one of upwards) {
     const [x1, y1, x2, y2] = one.box_xyxy;
     pen.strokeStyle = color(one.label);
     pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
+  }
+  for (const one of upwards) {
+    const [x1, y1] = one.box_xyxy;
     const text = `${one.label} ${one.score.toFixed(2)}`;
     const [width, height] = [pen.measureText(text).width + 8 * scale, 18 * scale];
     const left = Math.max(Math.min(x1, canvas.width - width), 0);
