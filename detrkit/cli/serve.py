@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Optional
 
 import typer
 
 from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+
+log = logging.getLogger("detrkit")
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
@@ -72,7 +75,7 @@ def serve(
     from urllib.parse import urlsplit
 
     from detrkit.api import load
-    from detrkit.cli.console import err, out, print_json
+    from detrkit.cli.console import out, print_json
     from detrkit.engine.derive import parse_size
     from detrkit.errors import MissingExtraError
     from detrkit.serving.settings import Settings
@@ -90,11 +93,11 @@ def serve(
         raise MissingExtraError(error.name or "fastapi", "serve", "`detrkit serve`") from error
     detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
     if token is None and not settings.is_loopback:
-        err.print(
-            f"warning: whoever reaches {host} may use this service; --token, or the variable "
-            "DETRKIT_TOKEN, asks for a password",
-            style="yellow", soft_wrap=True,
-        )  # fmt: skip
+        log.warning(
+            "whoever reaches %s may use this service; --token, or the variable DETRKIT_TOKEN, asks "
+            "for a password",
+            host,
+        )
     name = Path(urlsplit(weights).path).name or weights
 
     def announce(url: str) -> None:
@@ -103,7 +106,7 @@ def serve(
             print_json("serve", {"url": url, "model": name, "device": device})
             out.file.flush()
         else:
-            err.print(f"{name} on {device}; Ctrl-C ends it", markup=False, soft_wrap=True)
+            log.info("%s on %s; Ctrl-C ends it", name, device)
             out.print(url, markup=False, soft_wrap=True)
             out.file.flush()
 

@@ -22,6 +22,10 @@ from tests.engine.bright import small_detector
 from tests.engine.test_onnx_runtime import write as write_onnx
 from tests.serving.running import Answer, Client, encoded, until
 
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows cannot send another process Ctrl-C alone"
+)
+
 
 @pytest.fixture(scope="module")
 def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -72,7 +76,6 @@ def test_serves_a_checkpoint(tmp_path: Path) -> None:
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal for processes")
 def test_the_last_requests_are_answered(onnx: Path) -> None:
     """A request whose upload is under way when the signal comes."""
     with served(onnx) as (process, client):
@@ -93,7 +96,6 @@ def test_the_last_requests_are_answered(onnx: Path) -> None:
     assert "finishing the requests" in said
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal for processes")
 def test_a_second_signal_ends_it_at_once(onnx: Path) -> None:
     with served(onnx) as (process, client):
         connection = client.connect()
