@@ -65,11 +65,12 @@ def serve(
 ) -> None:
     """Serve a detector over HTTP, with a page to try it in the browser.
 
-    POST an image to /detect, several to /detect/batch; /health, /metrics (Prometheus), /info and
-    /openapi.json tell the rest. Requests that come together share a forward pass.
+    POST an image to /detect, several to /detect/batch; /health, /metrics
+    (Prometheus), /info and /openapi.json tell the rest. Requests that come
+    together share a forward pass.
 
-    Ctrl-C and SIGTERM end it when all requests are answered: exit code 0. A second one ends it at
-    once: 130.
+    Ctrl-C and SIGTERM end it when all requests are answered: exit code 0.
+    A second one ends it at once: 130.
     """  # fmt: skip
     from pathlib import Path
     from urllib.parse import urlsplit

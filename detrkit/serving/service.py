@@ -7,9 +7,11 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,6 +117,8 @@ class Service:
         Raises:
             Refused: 503, the whole request would have to wait too long.
         """
+        if self.batcher.waiting + len(uploads) > self.settings.queue:
+            raise busy("the queue is full")  # before anything is decoded in vain
         loop = asyncio.get_running_loop()
         with self.batcher.announced():
             images = await asyncio.gather(
@@ -167,7 +171,11 @@ class Service:
 
 
 def _answer(found: Detections | BaseException) -> Detections | Refused:
-    if isinstance(found, Detections):
-        return found
-    log.error("the model failed: %s: %s", type(found).__name__, found)
-    return Refused(500, "the model failed on this image")
+    if isinstance(found, BaseException):
+        log.error("the model failed: %s: %s", type(found).__name__, found)
+        log.debug("%s", "".join(traceback.format_exception(found)))
+        return Refused(500, "the model failed on this image")
+    finite = np.isfinite(found.boxes_xyxy).all(axis=1)
+    if not finite.all():  # JSON has no word for them
+        log.warning("left out, for they are no numbers: %d boxes of the model", (~finite).sum())
+    return found.select(finite)

@@ -6,8 +6,8 @@
 Two services run as processes, one of them with `--batch 1`; clients of this process keep one
 connection each and ask again as soon as they have an answer. Services take turns, and between them
 the model alone: decoding, resizing, forward pass and postprocessing in a loop, as `predict` does
-it. Clients and services share the processor, as they do where both run on one machine. Without
-weights a model of the catalogue serves with random ones, which costs the same.
+it. Clients and services share the processor, as they do where both run on one machine; the processor time of the service itself is
+shown where the system tells it (Linux), and counts the same on a busy machine. Without weights a model of the catalogue serves with random ones, which costs the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import io
+import math
 import os
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ from PIL import Image
 import detrkit
 from detrkit.data.image_bytes import ImageBytes
 from detrkit.data.images import read_image
+from detrkit.engine.predictor import Predictor
 
 
 @dataclass
@@ -42,11 +44,23 @@ class Load:
     """What some clients saw in one turn."""
 
     seconds: float
+    cpu: float
     latencies: list[float]
 
     @property
     def rate(self) -> float:
         return len(self.latencies) / self.seconds
+
+
+def cpu_seconds(process: int) -> float:
+    """Processor time of a process so far; NaN where the system does not tell."""
+    try:
+        fields = (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        )
+    except OSError:
+        return math.nan
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def random_weights(folder: Path, name: str) -> Path:
@@ -76,8 +90,8 @@ def photo() -> bytes:
 
 
 @contextmanager
-def service(weights: Path, *options: str) -> Iterator[str]:
-    """A service as a process; its URL."""
+def service(weights: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """A service as a process: its URL and number."""
     process = subprocess.Popen(
         [sys.executable, "-m", "detrkit", "serve", "-q", "-w", str(weights), "--port", "0",
          "--queue", "1000", *options],
@@ -88,7 +102,7 @@ def service(weights: Path, *options: str) -> Iterator[str]:
         url = process.stdout.readline().strip()
         while http_get(url, "/health") != 200:
             time.sleep(0.1)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         process.wait(60)
@@ -102,7 +116,7 @@ def http_get(url: str, path: str) -> int:
     return status
 
 
-def asked(url: str, body: bytes, clients: int, seconds: float) -> Load:
+def asked(url: str, process: int, body: bytes, clients: int, seconds: float) -> Load:
     """Clients that ask for some time."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
@@ -118,23 +132,25 @@ def asked(url: str, body: bytes, clients: int, seconds: float) -> Load:
             latencies.append(time.perf_counter() - started)
         connection.close()
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), cpu_seconds(process)
     threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return Load(time.perf_counter() - started, latencies)
+    return Load(time.perf_counter() - started, cpu_seconds(process) - used, latencies)
 
 
-def alone(detector: detrkit.api.Predictor, body: bytes, batch: int, seconds: float) -> float:
-    """Images per second of the model in a loop."""
-    done, started = 0, time.perf_counter()
+def alone(detector: Predictor, body: bytes, batch: int, seconds: float) -> Load:
+    """The model in a loop."""
+    latencies: list[float] = []
+    started, used = time.perf_counter(), time.process_time()
     while time.perf_counter() - started < seconds:
+        turn = time.perf_counter()
         images = [read_image(ImageBytes(body)) for _ in range(batch)]
         detector.runtime.predict(images)
-        done += batch
-    return done / (time.perf_counter() - started)
+        latencies += [time.perf_counter() - turn] * batch
+    return Load(time.perf_counter() - started, time.process_time() - used, latencies)
 
 
 def main() -> None:
@@ -154,30 +170,28 @@ def main() -> None:
         batched = ("--batch", str(given.batch))
         with service(weights, "--batch", "1") as plain, service(weights, *batched) as shared:
             detector = detrkit.load(weights)
-            rates: dict[object, list[float]] = {}
-            loads: dict[object, list[float]] = {}
+            turns: dict[tuple[str, int, int], list[Load]] = {}
             for _ in range(given.repeats):
                 for batch in (1, given.batch):
-                    rate = alone(detector, body, batch, given.seconds)
-                    rates.setdefault(("model", batch), []).append(rate)
+                    load = alone(detector, body, batch, given.seconds)
+                    turns.setdefault(("model alone", batch, 1), []).append(load)
                 for clients in given.clients:
-                    for name, url in (("1", plain), (str(given.batch), shared)):
-                        load = asked(url, body, clients, given.seconds)
-                        rates.setdefault((name, clients), []).append(load.rate)
-                        loads.setdefault((name, clients), []).extend(load.latencies)
-    best = max(statistics.median(rates["model", b]) for b in (1, given.batch))
+                    for batch, (url, process) in ((1, plain), (given.batch, shared)):
+                        load = asked(url, process, body, clients, given.seconds)
+                        turns.setdefault(("service", batch, clients), []).append(load)
+    rates = {key: statistics.median(load.rate for load in loads) for key, loads in turns.items()}
+    best = max(rate for (what, _, _), rate in rates.items() if what == "model alone")
     say(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for batch in (1, given.batch):
-        rate = statistics.median(rates["model", batch])
-        say(f"model alone, batch {batch:2d}   {rate:6.1f} images/s")
-    for clients in given.clients:
-        for name in ("1", str(given.batch)):
-            rate = statistics.median(rates[name, clients])
-            p50, p99 = np.percentile(loads[name, clients], [50, 99]) * 1000
-            say(
-                f"{clients:3d} clients, --batch {name:2s} {rate:6.1f} requests/s "
-                f"({rate / best:4.0%} of the model)  p50 {p50:6.0f} ms  p99 {p99:6.0f} ms"
-            )
+    for key, loads in turns.items():
+        what, batch, clients = key
+        latencies = [seconds for load in loads for seconds in load.latencies]
+        p50, p99 = np.percentile(latencies, [50, 99]) * 1000
+        cpu = sum(load.cpu for load in loads) / len(latencies) * 1000
+        say(
+            f"{what:11s}  --batch {batch:2d}  {clients:3d} clients  {rates[key]:6.1f} images/s "
+            f"({rates[key] / best:4.0%})  {cpu:5.1f} ms of processor each  "
+            f"p50 {p50:5.0f} ms  p99 {p99:5.0f} ms"
+        )
 
 
 def say(line: str) -> None:

@@ -6,10 +6,13 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from detrkit.structures import Detections
 from tests.serving.running import Answer, Client, GatedRuntime, encoded, form, running, until
 
 
@@ -130,6 +133,24 @@ def test_a_failing_model_is_a_500_that_says_nothing_of_the_inside() -> None:
         runtime.failing = True
         answer = client.post(encoded())
         assert (answer.status, answer.json) == (500, {"detail": "the model failed on this image"})
+
+
+class NotNumbers(GatedRuntime):
+    """Its first box is lost in an overflow."""
+
+    def predict(self, *arguments: Any, **options: Any) -> list[Detections]:
+        found = super().predict(*arguments, **options)
+        for detections in found:
+            detections.boxes_xyxy[0, 2] = np.inf
+            detections.scores[1] = np.nan
+        return found
+
+
+def test_boxes_that_are_no_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    with running(NotNumbers()) as client:
+        answer = client.post(encoded(), "/detect?conf=0")
+        assert (answer.status, len(answer.json["detections"])) == (200, 7)
+    assert "no numbers: 1 boxes" in caplog.text
 
 
 def test_stopping_answers_those_who_wait() -> None:
