@@ -6,8 +6,9 @@
 Two services run as processes, one of them with `--batch 1`; clients of this process keep one
 connection each and ask again as soon as they have an answer. Services take turns, and between them
 the model alone: decoding, resizing, forward pass and postprocessing in a loop, as `predict` does
-it. Clients and services share the processor, as they do where both run on one machine; the processor time of the service itself is
-shown where the system tells it (Linux), and counts the same on a busy machine. Without weights a model of the catalogue serves with random ones, which costs the same.
+it. Clients and services share the processor, as they do where both run on one machine; the
+processor time of the service itself is shown where the system tells it (Linux). Without weights a
+model of the catalogue serves with random ones, which costs the same.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def cpu_seconds(process: int) -> float:
         )
     except OSError:
         return math.nan
+    fields = line.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
