@@ -56,9 +56,7 @@ class Load:
 def cpu_seconds(process: int) -> float:
     """Processor time of a process so far; NaN where the system does not tell."""
     try:
-        fields = (
-            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        )
+        line = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
     except OSError:
         return math.nan
     fields = line.rpartition(")")[2].split()
