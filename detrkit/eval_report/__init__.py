@@ -10,10 +10,11 @@ from pathlib import Path
 from detrkit.data.index import DatasetIndex
 from detrkit.eval_report.cases import Gallery, detector_errors, label_errors
 from detrkit.eval_report.curves import calibration, confusion, curves, errors, sizes_and_densities
+from detrkit.eval_report.false_detections import false_detections
 from detrkit.eval_report.numbers import classes, coco_numbers, headline
-from detrkit.eval_report.remarks import remarks
+from detrkit.eval_report.remarks import on_negatives, remarks
 from detrkit.eval_report.setting import Setting, costs, settings
-from detrkit.metrics import EvaluationReport
+from detrkit.metrics import EvaluationReport, Negatives
 from detrkit.report import Page, notices, prose, tag
 
 __all__ = ["Setting", "report"]
@@ -24,6 +25,7 @@ def report(
     setting: Setting,
     index: DatasetIndex,
     folder: Path,
+    negatives: Negatives | None = None,
 ) -> Page:
     """The page.
 
@@ -32,11 +34,15 @@ def report(
         setting: what was evaluated, where and how fast.
         index: of the data set, whose images are shown where they are readable.
         folder: where the page will lie; links to the images start there.
+        negatives: images without targets that were looked at as well.
     """
     confidence, gallery = found.confusion.confidence, Gallery(found, index, folder)
     page = Page(setting.title, setting.subtitle)
     page.add("Overview", headline(found, setting), coco_numbers(found.metrics))
+    empty = None if negatives is None else negatives.to_dict(found.yolo.confidence)
     noticed = [*setting.remarks, *remarks(found)]
+    if empty is not None:
+        noticed += on_negatives(empty)
     page.add(
         "What stands out",
         notices((r.level, r.code, prose(r.text), "") for r in noticed)
@@ -72,6 +78,13 @@ def report(
         lead="Errors that may be those of the labels, likeliest first: the surer the detector and "
         "the more often it is right about such objects elsewhere. None is known to be wrong.",
     )
+    if negatives is not None and empty is not None:
+        page.add(
+            "False detections",
+            *false_detections(negatives, empty, folder),
+            lead=f"What is detected in images in which there is nothing to find ({empty['source']})"
+            ": from each score on how often, and in how many of them.",
+        )
     page.add("Speed and size", *costs(setting))
     page.add("Configuration and environment", *settings(setting))
     return page

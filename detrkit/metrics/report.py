@@ -18,6 +18,7 @@ from detrkit.metrics.schema import (
     CurvesJson,
     EvaluationJson,
     ModelJson,
+    OverActivationJson,
     SpeedJson,
     WorstJson,
 )
@@ -65,12 +66,14 @@ class EvaluationReport:
         speed: SpeedJson | None = None,
         model: ModelJson | None = None,
         sources: Sources | None = None,
+        over_activation: OverActivationJson | None = None,
     ) -> EvaluationJson:
         """Plain values for JSON.
 
         Args:
             speed, model: of the model that was run; None where there was none.
             sources: the data set, for files and ids of annotations.
+            over_activation: on images without targets, where they were looked at.
         """
         numbers = self.metrics.to_dict()
         return {
@@ -92,6 +95,7 @@ class EvaluationReport:
             "calibration": _plain(self.calibration),
             "breakdown": _plain(self.breakdown),
             "worst": self._worst(sources),
+            "over_activation": over_activation,
             "speed": speed,
             "model": model,
         }
