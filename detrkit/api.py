@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from detrkit.engine.predictor import Predictor
-    from detrkit.engine.training import RunResult
+    from detrkit.engine.run_result import RunResult
     from detrkit.metrics import Metrics
     from detrkit.metrics.coco import Backend
 

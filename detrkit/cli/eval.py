@@ -294,10 +294,9 @@ def _tell(
         negatives: where false detections were counted.
     """
     from detrkit import words
-    from detrkit.cli.console import err, out, print_json, write_json
+    from detrkit.cli.console import err, out, print_json
     from detrkit.cli.eval_tables import everything, negatives_table, speed_line, summary
     from detrkit.engine.fiftyone_export import to_fiftyone
-    from detrkit.files import write_atomically
     from detrkit.metrics.results_file import write_results
     from detrkit.metrics.review import write_review
 
@@ -316,18 +315,16 @@ def _tell(
     if wanted.fiftyone is not None:
         to_fiftyone(wanted.fiftyone, report, index)
         files.append(f"FiftyOne data set {wanted.fiftyone}: fiftyone app launch {wanted.fiftyone}")
-    over_activation = negatives and negatives.to_dict(report.yolo.confidence)
+    over_activation = negatives.to_dict(report.yolo.confidence) if negatives else None
     numbers = report.to_dict(speed, model, index, over_activation)
     payload = {**about, "predictions": wanted.predictions, **numbers}
     if wanted.output is not None:
         from detrkit import eval_report  # draws, for which it needs torch
 
-        write_json(wanted.output / "metrics.json", "eval", payload)
-        setting = eval_report.Setting.of(subject, payload)
-        page = eval_report.report(report, setting, index, wanted.output, negatives).encode()
-        write_atomically(wanted.output / "report.html", lambda file: file.write(page))
-        files.append(f"report in {wanted.output / 'report.html'}")
-        files.append(f"all numbers in {wanted.output / 'metrics.json'}")
+        page, file = eval_report.write(
+            wanted.output, report, subject, payload, index, negatives=negatives
+        )
+        files += [f"report in {page}", f"all numbers in {file}"]
     if wanted.json:
         print_json("eval", payload)
         return

@@ -34,6 +34,7 @@ class RunConfig:
         patience: epochs without a better `best_metric` after which the run ends; None: never.
         yolo_metrics: every evaluation also gives precision, recall, F1 and mAP, in all and per
             class.
+        report: the run ends with `report.html` and `metrics.json` on its best epoch.
         best_metric: what makes an epoch the best one: a name of the metrics ("AP", "AP50", …).
         freeze: parts of the model that keep their weights: names of its modules ("backbone",
             "backbone.stages.0"), with `*` for any.
@@ -117,6 +118,7 @@ class RunConfig:
     checkpoint_minutes: float = 30.0
     patience: int | None = None
     yolo_metrics: bool = False
+    report: bool = True
     best_metric: str = "AP"
     freeze: tuple[str, ...] = ()
     freeze_bn: bool = False

@@ -55,6 +55,7 @@ _SETTINGS = {
         "compile",
         "channels_last",
         "profile",
+        "report",
     )
 }
 
@@ -83,7 +84,7 @@ class TrainFlags:
         class_map: file of lines `class of the data: class of these weights`.
         loggers: where curves go as well; each one name, or several with commas between.
         patience, best_metric, freeze_bn, layer_decay, sampling, negatives, eval_negatives, compile,
-        channels_last, profile: the settings of these names.
+        channels_last, profile, report: the settings of these names.
         freeze: parts that keep their weights; each one name, or several with commas between.
     """
 
@@ -116,6 +117,7 @@ class TrainFlags:
     compile: bool | None = None
     channels_last: bool | None = None
     profile: int | None = None
+    report: bool | None = None
 
 
 def load_with_flags(

@@ -109,7 +109,8 @@ class FalseDetections:
     @classmethod
     def joined(cls, parts: Iterable[FalseDetections]) -> FalseDetections:
         """Those of several processes, in the order of the paths."""
-        every, broken = [], {}
+        every: list[tuple[str, npt.NDArray[np.float32], Detections]] = []
+        broken: dict[str, str] = {}
         for part in parts:
             every += zip(part.paths, part.scores, part.shown, strict=True)
             broken |= part.broken
