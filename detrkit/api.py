@@ -114,7 +114,7 @@ def evaluate(
     device: str | torch.device | None = None,
     batch: int = 8,
     size: tuple[int, int] | None = None,
-    backend: Backend = "detrkit",
+    backend: Backend | None = None,
 ) -> Metrics:
     """Measures weights on a data set.
 
@@ -129,9 +129,11 @@ def evaluate(
         device: default the best one there is.
         batch: images per forward pass.
         size: (h, w) of the input, where it is not to be that of the weights.
-        backend: "detrkit", or "hotcoco" or "pycocotools" as a cross-check.
+        backend: what counts, "hotcoco", "pycocotools" or "detrkit"; the first by default, the last
+            where it is not installed.
     """
     from detrkit.engine.evaluation import evaluate_weights
+    from detrkit.metrics.coco import checked_backend
 
     return evaluate_weights(
         weights,
@@ -142,5 +144,5 @@ def evaluate(
         device=device,
         batch=batch,
         size=size,
-        backend=backend,
+        backend=checked_backend(backend),
     ).result.metrics

@@ -99,8 +99,14 @@ def eval(
         ),
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="detrkit, or hotcoco or pycocotools as a cross-check.")
-    ] = "detrkit",
+        Optional[str],
+        typer.Option(
+            metavar="hotcoco|pycocotools|detrkit",
+            help="What counts COCO's numbers; all give the same ones. hotcoco by default, detrkit "
+            "where it is not installed.",
+            show_default=False,
+        ),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option("--full", help="All tables and classes; also count parameters and FLOPs."),
@@ -199,6 +205,7 @@ def eval(
     from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.evaluation import evaluate_weights
     from detrkit.engine.run_dir import environment
+    from detrkit.metrics.coco import checked_backend
 
     with (
         meet() as place,
@@ -208,8 +215,8 @@ def eval(
         evaluation = evaluate_weights(
             weights, data=data, split=split, config=config, update=update or (), device=device,
             batch=batch, size=parse_size(size) if size else None,
-            backend=backend,  # type: ignore[arg-type]
-            cost=full or json or output is not None, negatives=negatives, progress=progress,
+            backend=checked_backend(backend), cost=full or json or output is not None,
+            negatives=negatives, progress=progress,
         )  # fmt: skip
     if place.rank > 0:
         return
@@ -244,16 +251,17 @@ def _of_predictions(
     predictions: Path,
     annotations: str,
     split: str | None,
-    backend: str,
+    backend: str | None,
     wanted: _Wanted,
 ) -> None:
     from detrkit.cli.console import out
     from detrkit.engine.run_dir import counting_environment
     from detrkit.engine.scoring import score_predictions
+    from detrkit.metrics.coco import checked_backend
 
     scoring = score_predictions(
-        predictions, annotations, split=split, backend=backend,  # type: ignore[arg-type]
-    )  # fmt: skip
+        predictions, annotations, split=split, backend=checked_backend(backend)
+    )
     metrics = scoring.report.metrics
     if not wanted.json:
         out.print(

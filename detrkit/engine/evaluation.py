@@ -79,7 +79,7 @@ def evaluate_weights(
         device: default the best one there is.
         batch: images per forward pass.
         size: (h, w) of the input, where it is not to be that of the weights.
-        backend: "detrkit", "hotcoco" or "pycocotools".
+        backend: what counts COCO's numbers.
         cost: also count parameters and FLOPs, which takes seconds.
         negatives: images without targets, to count false detections on.
         progress: called after each batch.

@@ -91,12 +91,12 @@ def costs(setting: Setting) -> Iterable[Html]:
         yield table(
             [Column("stage"), Column("ms per image", True)],
             [
-                (stage, cell(speed[key], "{:.2f}"))  # type: ignore[literal-required]
-                for stage, key in (
-                    ("preprocessing", "preprocess"),
-                    ("model", "model"),
-                    ("postprocessing", "postprocess"),
-                    ("total", "total"),
+                (stage, cell(milliseconds, "{:.2f}"))
+                for stage, milliseconds in (
+                    ("preprocessing", speed["preprocess"]),
+                    ("model", speed["model"]),
+                    ("postprocessing", speed["postprocess"]),
+                    ("total", speed["total"]),
                 )
             ],
             caption=f"{speed['fps']:.1f} images per second on {speed['device']}, batch "

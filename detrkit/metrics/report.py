@@ -17,6 +17,7 @@ from detrkit.metrics.schema import (
     SCHEMA,
     CurvesJson,
     EvaluationJson,
+    KindJson,
     ModelJson,
     OverActivationJson,
     SpeedJson,
@@ -24,7 +25,7 @@ from detrkit.metrics.schema import (
 )
 from detrkit.metrics.tide import Tide, tide
 from detrkit.metrics.truth import Truth
-from detrkit.metrics.worst import Sources, Worst, worst
+from detrkit.metrics.worst import Kind, Sources, Worst, worst
 from detrkit.metrics.yolo_table import YoloTable, yolo_table
 
 #: Of the thresholds that are counted, so many apart are written to JSON.
@@ -113,12 +114,22 @@ class EvaluationReport:
 
     def _worst(self, sources: Sources | None) -> WorstJson:
         truth = self.matches.truth
-        return {  # type: ignore[return-value]  # the kinds are the keys
-            kind.value: {
+
+        def of(kind: Kind) -> KindJson:
+            cases = self.worst[kind]
+            first = cases.first(_CASES)
+            return {
                 "total": len(cases),
-                "cases": cases.first(_CASES).describe(truth, self.predictions, sources),
+                "cases": first.describe(truth, self.predictions, sources),
             }
-            for kind, cases in self.worst.items()
+
+        return {
+            "false_positive": of(Kind.FALSE_POSITIVE),
+            "miss": of(Kind.MISS),
+            "confusion": of(Kind.CONFUSION),
+            "missing_label": of(Kind.MISSING_LABEL),
+            "wrong_class": of(Kind.WRONG_CLASS),
+            "unsupported": of(Kind.UNSUPPORTED),
         }
 
 

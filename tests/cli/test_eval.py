@@ -112,4 +112,4 @@ def test_no_data_at_all(weights: str, capsys: Any) -> None:
 
 def test_unknown_backend(weights: str, data: str, capsys: Any) -> None:
     assert run(weights, "--data", data, "--backend", "fast") == 2
-    assert "detrkit, hotcoco, pycocotools" in capsys.readouterr().err
+    assert "choose one of: detrkit, hotcoco, pycocotools" in capsys.readouterr().err
