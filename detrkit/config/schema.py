@@ -89,6 +89,7 @@ class RunConfig:
         base_epochs: with "auto", the `epochs` that the file's other epochs were made for: what
             `--epochs`, or `schedule: auto` over an include, replaced.
         restart_from_best: stage 2 starts from the best weights of stage 1; RT-DETRv2's does not.
+            "decline", which `schedule: auto` sets: only where the latest epochs are worse.
         recipe: "detrkit" switches the authors' quirks off; None keeps them.
         lr_scheduler_kind: "flatcosine" or None (the `lr_scheduler` section).
         lr_gamma, warmup_iter, flat_epoch, no_aug_epoch: of the flat-cosine schedule.
@@ -162,7 +163,7 @@ class RunConfig:
     num_workers: int | None = None
     schedule: Literal["auto"] | None = None
     base_epochs: int | None = None
-    restart_from_best: bool = True
+    restart_from_best: bool | Literal["decline"] = True
     recipe: Literal["authors", "detrkit"] | None = None
     lr_scheduler_kind: str | None = None
     lr_gamma: float | None = None

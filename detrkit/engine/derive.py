@@ -395,7 +395,10 @@ def _derived(
     values["warmup_iter" if flat else "lr_warmup_scheduler.warmup_duration"] = auto.warmup_steps
     values["ema.decay"] = auto.ema_decay
     values["ema.warmups"] = auto.ema_warmups
-    late = collate_of(tree).get("ema_restart_decay")
+    collate = collate_of(tree)
+    if collate.get("stop_epoch") is not None and tree.get("restart_from_best") is not False:
+        values["restart_from_best"] = "decline"
+    late = collate.get("ema_restart_decay")
     if late is not None:
         values["train_dataloader.collate_fn.ema_restart_decay"] = min(late, auto.ema_decay)
     return values

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from PIL import Image
-
+from detrkit.engine.curves import read_curves
 from detrkit.engine.run_dir import RunDirectory, environment
 from detrkit.engine.session import Session
 from detrkit.metrics import Truth, evaluate
@@ -54,18 +53,8 @@ def write_final_report(session: Session, directory: RunDirectory) -> None:
             str(directory.path),
             numbers,
             index,
-            curves_over_epochs=curves_of(directory),
+            curves_over_epochs=read_curves(directory.curves),
         )
     except Exception as error:
         # the run is done and saved; a report must not make it look failed
         log.warning("no report on the best epoch: %s", error)
-
-
-def curves_of(directory: RunDirectory) -> Image.Image | None:
-    """The picture of the run's curves, if it can be read."""
-    try:
-        with Image.open(directory.curves) as picture:
-            picture.load()
-            return picture
-    except OSError:
-        return None

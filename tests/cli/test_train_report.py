@@ -11,6 +11,7 @@ import pytest
 
 from detrkit.cli.app import main
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.curves import read_curves
 from detrkit.errors import DetrkitError
 from detrkit.metrics import METRIC_NAMES
 from detrkit.metrics.schema import EvaluationJson
@@ -99,11 +100,8 @@ def test_damaged_detections_are_a_warning(run: Path, capsys: Any) -> None:
 
 
 def test_a_picture_of_curves_that_is_damaged_is_left_out(run: Path) -> None:
-    from detrkit.engine.final_report import curves_of
-    from detrkit.engine.run_dir import RunDirectory
-
-    assert curves_of(RunDirectory(run)) is not None
+    assert read_curves(run / "curves.png") is not None
     (run / "curves.png").write_bytes((run / "curves.png").read_bytes()[:500])
-    assert curves_of(RunDirectory(run)) is None
+    assert read_curves(run / "curves.png") is None
     (run / "curves.png").unlink()
-    assert curves_of(RunDirectory(run)) is None
+    assert read_curves(run / "curves.png") is None

@@ -111,6 +111,7 @@ def trainer(
     batches: int = 5,
     observers: list[Observer] | None = None,
     first_epoch: int = 0,
+    restarts: bool | str = True,
     **more: Any,
 ) -> Trainer:
     """A new trainer in `folder`, always with the same initial weights."""
@@ -124,7 +125,7 @@ def trainer(
         criterion=Loss(),
         optimizer=build_optimizer({"type": "AdamW", "lr": 0.01}, model),
         loader=Loader(batches),
-        plan=Plan.from_tree(tree(epochs, stop), batches),
+        plan=Plan.from_tree(tree(epochs, stop, restart_from_best=restarts), batches),
         keeper=Keeper(run, config={"epochs": epochs}),
         device=torch.device("cpu"),
         evaluator=Scores(scores or [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
