@@ -213,6 +213,8 @@ def model_line(model: ModelJson) -> str:
     if model["flops"] is not None:
         height, width = model["input"][2:]
         parts.append(f"{model['flops'] / 1e9:.2f} GFLOPs at {height}x{width}")
+    if model["flops"] is None:
+        parts.append("FLOPs not counted: the file is no checkpoint")
     return ", ".join(parts)
 
 

@@ -99,10 +99,10 @@ def evaluate_weights(
         index, name = validation_index(cfg)
     else:
         raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
+    empty = None if negatives is None else _open_empty(negatives, index, runtime)
     index = _with_classes_by_order(index, runtime.class_map, name)
     check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
-    empty = None if negatives is None else _open_empty(negatives, index, runtime)
     result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
     found = None
     if empty is not None:

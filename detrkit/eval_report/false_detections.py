@@ -29,8 +29,8 @@ from detrkit.report import (
 )
 from detrkit.report.cells import cell
 
-#: Images with a picture; with those of the other sections they stay within 5 MB.
-_PICTURES = 20
+#: Images with a picture: with the 120 of the other sections, 30 kB each, they stay within 5 MB.
+_PICTURES = 12
 #: Of the confidences, so many apart are drawn.
 _EVERY = 10
 #: Orange of Okabe and Ito, as detections elsewhere in the report.

@@ -113,7 +113,9 @@ def costs(setting: Setting) -> Iterable[Html]:
         yield table(
             [Column("what"), Column("number", True)],
             [(what, cell(value / unit, "{:.3g}")) for what, value, unit in facts if value],
-            caption="The model, for an input of " + " × ".join(map(str, model["input"])),
+            caption="The model, for an input of "
+            + " × ".join(map(str, model["input"]))
+            + ("" if model["flops"] else "; FLOPs not counted: the file is no checkpoint"),
             sortable=False,
         )
 

@@ -248,8 +248,8 @@ class ModelJson(TypedDict):
     """What the model costs."""
 
     file_bytes: int | None  # on disk, with external data
-    parameters: int | None
-    flops: int | None  # of one image, by calflops; see `detrkit info`
+    parameters: int | None  # null where a kind of file does not say
+    flops: int | None  # of one image, by calflops; see `detrkit info`; null for exported files
     macs: int | None
     input: list[int]  # (1, C, h, w)
 

@@ -64,6 +64,10 @@ def test_onnx_files(data: str, tmp_path: Path, capsys: Any) -> None:
     assert answer["model"]["parameters"] > 0
     assert answer["model"]["flops"] is None
     assert "ms per image" in capsys.readouterr().err
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "FLOPs not counted: the file is no checkpoint" in html
+    assert run(str(file), "--data", data, "--full") == 0
+    assert "FLOPs not counted: the file is no checkpoint" in capsys.readouterr().out
 
 
 def test_backends_agree(weights: str, data: str) -> None:
