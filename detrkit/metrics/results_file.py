@@ -74,8 +74,8 @@ class Results:
 def read_results(path: str | Path, truth: Truth) -> Results:
     """Reads a results file.
 
-    Rows of images or categories that the data set lacks, and rows with values that are no finite numbers,
-    are left out and counted, with one warning for each reason.
+    Rows of images or categories that the data set lacks, and rows with values that are no finite
+    numbers, are left out and counted, with one warning for each reason.
 
     Raises:
         DataError: it is missing, not JSON, no list, of another task, an entry lacks a key, or

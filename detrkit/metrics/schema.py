@@ -1,4 +1,5 @@
-"""`metrics.json`: what an evaluation says, key by key. `detrkit eval --json` prints the same.
+"""`metrics.json`: what an evaluation says, key by key. `detrkit eval --json` prints the same, and
+a training ends with that of its best epoch, in which speed and model are null.
 
 Shares, precisions and APs are 0–1; -1 means that there is nothing to count, null that something
 was not measured or does not exist. Areas are square pixels, times milliseconds. IoU is 0.5 where
