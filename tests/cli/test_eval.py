@@ -11,20 +11,7 @@ import pytest
 import detrkit
 from detrkit.cli.app import main
 from detrkit.metrics import METRIC_NAMES
-from tests.engine.bright import small_detector
-from tests.engine.test_evaluator import write_coco
 from tests.engine.test_onnx_runtime import write as write_onnx
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(small_detector(tmp_path_factory.mktemp("weights") / "best.pth"))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> str:
-    write_coco(tmp_path, [7, 3, 12, 5])
-    return str(tmp_path / "instances_val.json")
 
 
 def run(weights: str, *args: str) -> int:

@@ -137,6 +137,19 @@ def trainer(
     )
 
 
+def restarts_of(run: Trainer) -> list[int]:
+    """The epochs that begin with the best weights, filled while the run goes on."""
+    epochs: list[int] = []
+    restart = run.restart
+
+    def watch() -> None:
+        restart()
+        epochs.append(run.state.epoch)
+
+    run.restart = watch  # type: ignore[method-assign]
+    return epochs
+
+
 def equal(a: Any, b: Any) -> bool:
     """Whether nested data with tensors is the same, bit for bit."""
     if isinstance(a, Tensor):
