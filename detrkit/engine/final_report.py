@@ -41,7 +41,7 @@ def write_final_report(session: Session, directory: RunDirectory) -> None:
         found = evaluate(truth, read_results(directory.best_predictions, truth).predictions)
         numbers = {
             "weights": str(directory.best),
-            "data": f"{session.config.run.data or session.config.name}, validation",
+            "data": _name_of_data(session),
             "environment": environment(),
             "config": session.config.dump(),
             "predictions": str(directory.best_predictions),
@@ -58,3 +58,8 @@ def write_final_report(session: Session, directory: RunDirectory) -> None:
     except Exception as error:
         # the run is done and saved; a report must not make it look failed
         log.warning("no report on the best epoch: %s", error)
+
+
+def _name_of_data(session: Session) -> str:
+    data = session.config.run.data
+    return f"{data}, validation" if data else f"validation data of {session.config.name}"

@@ -17,6 +17,7 @@ from detrkit.metrics import METRIC_NAMES
 from detrkit.metrics.schema import EvaluationJson
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_data import write_coco, write_config
+from tests.report.browser import opened
 from tests.report.parsing import check, check_accessible
 
 
@@ -53,6 +54,10 @@ def test_it_explains_the_best_epoch(run: Path) -> None:
     check_accessible(page)
     assert "Evaluation of run" in page.text
     assert "Losses, metrics and learning rates over the epochs" in str(page.attributes)
+
+
+def test_a_browser_shows_it_without_complaints(run: Path) -> None:
+    assert opened(run / "report.html")[1] == []
 
 
 def test_it_is_named_among_the_files(place: Path, capsys: Any) -> None:

@@ -14,6 +14,7 @@ from detrkit.eval_report.remarks import on_negatives
 from detrkit.metrics import Negatives
 from detrkit.report import Page
 from tests.engine.bright import CLASSES, bright_runtime, picture
+from tests.report.browser import opened
 from tests.report.parsing import check, check_accessible
 
 #: sigmoid(3) and sigmoid(2): how sure it is of a cat and of a 猫.
@@ -65,6 +66,8 @@ def test_section(negatives: Negatives, tmp_path: Path) -> None:
     assert f"cat {CAT:.2f}, in e.png" in [v for _, k, v in found.attributes if k == "alt"]
     assert "empty/b%20%231.png" in [v for t, k, v in found.attributes if (t, k) == ("a", "href")]
     assert "All 3 of them" in found.text
+    (tmp_path / "report.html").write_bytes(page.encode())
+    assert opened(tmp_path / "report.html")[1] == []
 
 
 def test_remarks(negatives: Negatives) -> None:
