@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from detrkit.engine.predictor import Predictor
-    from detrkit.engine.training import RunResult
+    from detrkit.engine.run_result import RunResult
     from detrkit.metrics import Metrics
     from detrkit.metrics.coco import Backend
 
@@ -118,7 +118,7 @@ def evaluate(
     device: str | torch.device | None = None,
     batch: int = 8,
     size: tuple[int, int] | None = None,
-    backend: Backend = "detrkit",
+    backend: Backend | None = None,
 ) -> Metrics:
     """Measures weights on a data set.
 
@@ -133,9 +133,11 @@ def evaluate(
         device: default the best one there is.
         batch: images per forward pass.
         size: (h, w) of the input, where it is not to be that of the weights.
-        backend: "detrkit", or "hotcoco" or "pycocotools" as a cross-check.
+        backend: what counts, "hotcoco", "pycocotools" or "detrkit"; the first by default, the last
+            where it is not installed.
     """
     from detrkit.engine.evaluation import evaluate_weights
+    from detrkit.metrics.coco import checked_backend
 
     return evaluate_weights(
         weights,
@@ -146,5 +148,5 @@ def evaluate(
         device=device,
         batch=batch,
         size=size,
-        backend=backend,
+        backend=checked_backend(backend),
     ).result.metrics

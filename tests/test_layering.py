@@ -14,6 +14,7 @@ LAYERS = {
     "errors": 0,
     "lazy": 0,
     "files": 1,
+    "json_output": 2,
     "phases": 1,
     "words": 0,
     "registry": 1,
