@@ -178,4 +178,4 @@ def _answer(found: Detections | BaseException) -> Detections | Refused:
     finite = np.isfinite(found.boxes_xyxy).all(axis=1)
     if not finite.all():  # JSON has no word for them
         log.warning("left out, for they are no numbers: %d boxes of the model", (~finite).sum())
-    return found.select(finite)
+    return found.select(np.asarray(finite))

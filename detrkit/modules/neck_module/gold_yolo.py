@@ -14,6 +14,7 @@ Their attention does not scale q kᵀ either.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,9 @@ from detrkit.layers.conv import ConvNormAct, fused_weights
 from detrkit.layers.drop_path import DropPath
 from detrkit.registry import MODULES, Traits
 
-_PAPER = {"paper": "arXiv:2309.11331", "venue": "NeurIPS 2023"}
+_register = partial(
+    MODULES.register, family="neck_module", paper="arXiv:2309.11331", venue="NeurIPS 2023"
+)
 _POOLED = "adaptive pooling to sizes that do not divide the map"
 
 
@@ -38,13 +41,11 @@ def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
 
 
-@MODULES.register(
+@_register(
     "SimFusion4In",
     "SimFusion_4in",
-    family="neck_module",
     example={"in_channels": [4, 6, 8, 10]},
     traits=Traits(scale=0.25, sides=(1, 0.5, 0.25, 0.125), onnx=_POOLED),
-    **_PAPER,
 )
 class SimFusion4In(nn.Module):
     """[P2, P3, P4, P5] at the size of P4, concatenated. -> (B, sum of C_i, h, w).
@@ -97,11 +98,9 @@ class RepVGG(nn.Module):
         del self.conv3, self.conv1, self.identity
 
 
-@MODULES.register(
-    family="neck_module",
+@_register(
     example={"in_channels": 16, "out_channels": 12, "hidden_channels": 8, "num_blocks": 2},
     traits=Traits(),
-    **_PAPER,
 )
 class IFM(nn.Module):
     """Mixes a gathered map by convolutions. (B, C, H, W) -> (B, out_channels, H, W).
@@ -132,13 +131,11 @@ class IFM(nn.Module):
         return self.layers(x)
 
 
-@MODULES.register(
+@_register(
     "SimFusion3In",
     "SimFusion_3in",
-    family="neck_module",
     example={"in_channels": [8, 12, 16], "out_channels": 12},
     traits=Traits(scale=0.5, sides=(1, 0.5, 0.25), onnx=_POOLED),
-    **_PAPER,
 )
 class SimFusion3In(nn.Module):
     """Three levels at the size of the middle one. [fine, middle, coarse] -> (B, out, h, w).
@@ -163,13 +160,11 @@ class SimFusion3In(nn.Module):
         return self.fuse(torch.cat(brought, dim=1))
 
 
-@MODULES.register(
+@_register(
     "InjectionMultiSum",
     "InjectionMultiSum_Auto_pool",
-    family="neck_module",
     example={"in_channels": [8, 20], "out_channels": 12, "global_channels": [12, 8], "part": 1},
     traits=Traits(sides=(1, 0.5)),
-    **_PAPER,
 )
 class InjectionMultiSum(nn.Module):
     """Injects a part of the global map. [(B, C₀, h, w), (B, C₁, H, W)] -> (B, out, h, w).
@@ -215,11 +210,9 @@ class InjectionMultiSum(nn.Module):
         return self.local(local) * gate + embedded
 
 
-@MODULES.register(
-    family="neck_module",
+@_register(
     example={"in_channels": [8, 12, 16], "out_channels": 24},
     traits=Traits(scale=0.125, sides=(1, 0.5, 0.25), onnx=_POOLED),
-    **_PAPER,
 )
 class PyramidPoolAgg(nn.Module):
     """Levels pooled below the last one, concatenated. [(B, C_i, h_i, w_i)] -> (B, out, h, w).
@@ -298,11 +291,9 @@ class GatherBlock(nn.Module):
         return x + self.drop(self.mlp(x))
 
 
-@MODULES.register(
-    family="neck_module",
+@_register(
     example={"in_channels": 16, "out_channels": 24, "num_blocks": 1},
     traits=Traits(),
-    **_PAPER,
 )
 class TopBasicLayer(nn.Module):
     """Mixes a gathered map by attention. (B, C, H, W) -> (B, out_channels, H, W).
@@ -342,11 +333,9 @@ class TopBasicLayer(nn.Module):
         return self.project(self.blocks(x))
 
 
-@MODULES.register(
-    family="neck_module",
+@_register(
     example={"in_channels": [8, 12]},
     traits=Traits(scale=0.5, sides=(1, 0.5), onnx=_POOLED),
-    **_PAPER,
 )
 class AdvPoolFusion(nn.Module):
     """A fine map pooled to a coarse one, concatenated. [fine, coarse] -> (B, C₀ + C₁, h, w).
