@@ -132,6 +132,7 @@ class DilatedMWSA(nn.Module):
         """(B, n, M, w², o²): scores of the distances, a table for each axis."""
         index = self._distance() + self.overlap_size - 1
         q = q.unflatten(3, (self.window_size, self.window_size))  # (B, n, M, y, x, d)
-        down = q.transpose(3, 4) @ self.rel_height[index].transpose(1, 2)  # (…, x, y, o)
-        along = q @ self.rel_width[index].transpose(1, 2)  # (…, y, x, o)
-        return (down.transpose(3, 4)[..., None] + along[..., None, :]).flatten(5).flatten(3, 4)
+        down = q @ self.rel_height[index].transpose(1, 2)  # (…, y, x, o)
+        along = q.transpose(3, 4) @ self.rel_width[index].transpose(1, 2)  # (…, x, y, o)
+        along = along.transpose(3, 4)
+        return (down[..., None] + along[..., None, :]).flatten(5).flatten(3, 4)
