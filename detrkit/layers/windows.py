@@ -31,6 +31,20 @@ def from_windows(windows: Tensor) -> Tensor:
     return windows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
+def space_to_depth(x: Tensor) -> Tensor:
+    """The four pixels of each 2 × 2 cell as channels: (B, C, H, W) -> (B, 4C, H/2, W/2).
+
+    One pixel of all channels after another, column by column; `pixel_unshuffle` goes channel by
+    channel.
+
+    Raises:
+        ValueError: H or W is odd.
+    """
+    check_multiple(x, 2)
+    cells = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    return torch.cat(cells, dim=1)
+
+
 def window_tokens(x: Tensor, side: Side) -> Tensor:
     """The pixels of each window, row by row. (B, C, H, W) -> (B, H/h · W/w, h·w, C)."""
     return windows_of(x, side).flatten(4).transpose(3, 4).flatten(1, 2)

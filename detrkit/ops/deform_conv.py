@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
+from detrkit.ops.precision import precise
+
 
 def sample(x: Tensor, rows: Tensor, columns: Tensor, padding_mode: str = "zeros") -> Tensor:
     """Values of maps between pixels, bilinear, in at least float32.
@@ -27,11 +29,10 @@ def sample(x: Tensor, rows: Tensor, columns: Tensor, padding_mode: str = "zeros"
         (N, C, …) in the precision of `x`.
     """
     height, width = x.shape[-2:]
-    precise = torch.promote_types(x.dtype, torch.float32)
-    rows, columns = rows.to(precise), columns.to(precise)
+    rows, columns = precise(rows), precise(columns)
     grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], dim=-1)
     values = F.grid_sample(
-        x.to(precise), grid.flatten(1, -2)[:, None], padding_mode=padding_mode, align_corners=False
+        precise(x), grid.flatten(1, -2)[:, None], padding_mode=padding_mode, align_corners=False
     )
     return values.to(x.dtype).squeeze(2).unflatten(2, rows.shape[1:])
 

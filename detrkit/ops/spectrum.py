@@ -13,10 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def precise(x: Tensor) -> Tensor:
-    """float32, or float64 as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from detrkit.ops.precision import precise
 
 
 def rfft2(x: Tensor, norm: str = "backward") -> Tensor:

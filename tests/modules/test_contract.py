@@ -183,11 +183,11 @@ class TestContract:
                 module(x)
             module.eval()
             expected = module(x)
-            before = sum(p.numel() for p in module.parameters())
+            before = len(list(module.parameters()))
             for layer in convertible:
                 layer.convert_to_deploy()
             near(module(x), expected, 1e-5)
-        assert sum(p.numel() for p in module.parameters()) < before
+        assert len(list(module.parameters())) < before
 
 
 @pytest.mark.slow

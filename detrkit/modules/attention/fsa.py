@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrkit.ops.spectrum import precise
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.spectral_gate import SpectralGate
-from detrkit.ops.spectrum import precise
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 

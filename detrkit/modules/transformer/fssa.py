@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from detrkit.layers.channel_attention import ChannelAttention, check_heads, from_heads, heads_of
 from detrkit.layers.spectral_gate import SpectralGate
 from detrkit.layers.tokens import size_of
-from detrkit.ops.spectrum import precise
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 

@@ -126,14 +126,19 @@ def named(name: str, drop: tuple[str, ...] = (), **arguments: Any) -> Build:
     Args:
         name: in the registry.
         drop: keywords of the reference that have no effect.
-        **arguments: keyword of the reference -> ours, as text; what is no keyword of the case,
-            or dropped, is an argument of ours.
+        **arguments: keyword of the reference -> ours, as text, where a case has it; what is no
+            keyword of the case, or dropped, but a parameter of ours, is an argument.
     """
 
     def build(case: Any) -> nn.Module:
         given = {key: value for key, value in case.kwargs.items() if key not in drop}
         renames = {k: v for k, v in arguments.items() if k in given and isinstance(v, str)}
-        fixed = {k: v for k, v in arguments.items() if k not in renames and k not in given}
+        parameters = MODULES.get(name).parameters
+        fixed = {
+            k: v
+            for k, v in arguments.items()
+            if k not in renames and k not in given and k in parameters
+        }
         ours = {renames.get(key, key): value for key, value in given.items()}
         torch.manual_seed(0)
         module: nn.Module = MODULES.create(name, **ours, **fixed)
