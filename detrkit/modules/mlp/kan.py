@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 Denominator = Literal["paper", "kernel"]
@@ -94,8 +95,7 @@ class _Rational(nn.Module):
         a: Tensor = self.numerator_weights[0]
         b: Tensor = self.denominator_weights
         with torch.autocast(x.device.type, enabled=False):
-            precise = x.to(torch.promote_types(x.dtype, torch.float32))
-            t = precise.unflatten(1, (b.shape[0], -1))  # (B, groups, c, H, W)
+            t = precise(x).unflatten(1, (b.shape[0], -1))  # (B, groups, c, H, W)
             top = a[5]
             for weight in a[:5].flip(0):
                 top = top * t + weight
