@@ -1,7 +1,7 @@
 """Attention among the channels of a head, with cost linear in the number of pixels.
 
-XCiT, El-Nouby et al., NeurIPS 2021, arXiv:2106.09681, eq. 3; Restormer, Zamir et al., CVPR 2022,
-arXiv:2111.09881, eq. 1. Channels are head-major: channel = head · c + j.
+XCiT, El-Nouby et al., NeurIPS 2021, arXiv:2106.09681; Restormer, Zamir et al., CVPR 2022,
+arXiv:2111.09881. Channels are head-major: channel = head · c + j.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class RelativePositionBias(nn.Module):
 class DynamicPositionBias(nn.Module):
     """A small perceptron of the offset, so that windows may have any size.
 
-    CrossFormer, Wang et al., ICLR 2022, arXiv:2108.00154, section 3.2.2.
+    CrossFormer, Wang et al., ICLR 2022, arXiv:2108.00154.
 
     Args:
         hidden_channels: width of the perceptron.

@@ -1,7 +1,7 @@
 """Spatial-Frequency Dual Domain Attention Network for Medical Image Segmentation (SF-UNet).
 Zhou et al., BIBM 2024, arXiv:2406.07952.
 
-y = ifft(filter(fft(x))) + x · sigmoid(conv7x7([mean_c(x), max_c(x)]))      section II-C
+y = ifft(filter(fft(x))) + x · sigmoid(conv7x7([mean_c(x), max_c(x)]))
 
 The filter multiplies the 2r x 2r lowest frequencies by learnt complex numbers. The published code
 shifts channels and images along with the frequencies and scales its inverse by 1 / sqrt(H·W);

@@ -1,11 +1,11 @@
 """MCANet: Medical Image Segmentation with Multi-Scale Cross-Axis Attention. Shao et al., 2023,
 arXiv:2312.08866.
 
-n = layernorm(x);  r = Σ_k dw1xk(n),  c = Σ_k dwkx1(n),  k = 7, 11, 21      eq. 1–2
+n = layernorm(x);  r = Σ_k dw1xk(n),  c = Σ_k dwkx1(n),  k = 7, 11, 21
 o1 = P(r),  o2 = P(c)                                                      one 1x1 convolution P
-y_rows    = attend(q = o2, k = v = o1) among rows                          eq. 3
-y_columns = attend(q = o1, k = v = o2) among columns                       eq. 4
-y = P(y_rows) + P(y_columns) + x                                           eq. 5
+y_rows    = attend(q = o2, k = v = o1) among rows
+y_columns = attend(q = o1, k = v = o2) among columns
+y = P(y_rows) + P(y_columns) + x
 attend(q, k, v) = softmax(q̂ k̂ᵀ) v + q̂,  ˆ of unit length; no temperature
 
 A copy for detectors under this name differs: dense kernels and no softmax.

@@ -1,6 +1,6 @@
 """Kolmogorov-Arnold Transformer (GR-KAN). Yang and Wang, ICLR 2025, arXiv:2409.10594.
 
-R(x) = (a0 + a1 x + … + a5 x⁵) / (1 + |b1 x + … + b4 x⁴|)      eq. 9, per group of channels
+R(x) = (a0 + a1 x + … + a5 x⁵) / (1 + |b1 x + … + b4 x⁴|), per group of channels
 y = W2 R2(W1 R1(x))
 
 The released kernels divide by 1 + |b1| |x| + … + |b4| |x|⁴ instead: `denominator="kernel"`, for

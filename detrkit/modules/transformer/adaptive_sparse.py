@@ -1,8 +1,8 @@
 """Adapt or Perish: Adaptive Sparse Transformer with Attentive Feature Refinement for Image
 Restoration (AST). Zhou et al., CVPR 2024.
 
-S = q kᵀ / sqrt(d) + B                                         eq. 2
-A = w1 softmax(S) + w2 relu(S)²,  w = softmax of two numbers   eq. 4–6
+S = q kᵀ / sqrt(d) + B
+A = w1 softmax(S) + w2 relu(S)²,  w = softmax of two numbers
 y = W A v,  in shifted windows
 
 Padded pixels are masked. The squares are not normalised: values can be in the hundreds.

@@ -1,7 +1,7 @@
 """Vision Transformer with Deformable Attention (DAT). Xia et al., CVPR 2022, arXiv:2201.00520.
 
-Δp = s · tanh(θ_offset(q));   x~ = sample(x, p + Δp)                    eq. 4–7
-y  = W (softmax(q k(x~)ᵀ / sqrt(d) + bias) v(x~))                       eq. 8–9
+Δp = s · tanh(θ_offset(q));   x~ = sample(x, p + Δp)
+y  = W (softmax(q k(x~)ᵀ / sqrt(d) + bias) v(x~))
 
 As in the authors' code the centres of the cells are divided by H - 1, so that those of the last
 row and column lie outside, where zeros are sampled.

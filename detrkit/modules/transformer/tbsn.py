@@ -1,8 +1,8 @@
 """Rethinking Transformer-Based Blind-Spot Network for Self-Supervised Image Denoising (TBSN).
 Li et al., AAAI 2025, arXiv:2404.07846.
 
-G-CSA: softmax(t · cos(q, k)) v among channels,  q, k, v = dilated dw3x3(conv(x))      eq. 4
-M-WSA: softmax(q kᵀ / sqrt(d) + rel + mask) v,  windows of queries, larger ones of keys  eq. 5–6
+G-CSA: softmax(t · cos(q, k)) v among channels,  q, k, v = dilated dw3x3(conv(x))
+M-WSA: softmax(q kᵀ / sqrt(d) + rel + mask) v,  windows of queries, larger ones of keys
 
 The mask lets a pixel see those at even distances along both axes, itself included. The published
 one does so only where the keys' window exceeds the queries' by a multiple of 4; elsewhere, with

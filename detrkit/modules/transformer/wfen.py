@@ -2,7 +2,7 @@
 ACM MM 2024, arXiv:2407.19768.
 
 q, k, v = dw3x3(conv(x))
-GSA: A = relu(t · cos(q, k)) of a head's channels, y = W shuffle(A v)           section 3.3
+GSA: A = relu(t · cos(q, k)) of a head's channels, y = W shuffle(A v)
 RSA: A = relu(t · qᵀ k) of all channels within a window, pixels of unit length, y = W (v A)
 No softmax. t is one learnt number.
 """

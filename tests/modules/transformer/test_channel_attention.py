@@ -82,7 +82,7 @@ def test_fssa_frequency_branch():
         weights = torch.complex(softmax(scores.real, 1), softmax(scores.imag, 1))
         parts.append((weights @ part).reshape(8, 4, 3))
     attended = torch.fft.ifft2(torch.cat(parts)).abs()
-    gated = torch.fft.ifft2(module.gate(spectrum[None]))[0].abs()
+    gated = torch.fft.ifft2(module.gate(spectrum.real[None])[0] * spectrum).abs()
     same(module(x)[0], per_pixel(module.project_out, torch.cat([attended, gated])))
 
 
