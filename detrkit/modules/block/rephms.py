@@ -108,7 +108,7 @@ class RepHMS(nn.Module):
         cascade = [slices[0]]  # what the next slice is added to, unit by unit
         for part, units in zip(slices[1:], self.units, strict=True):
             made: list[Tensor] = []
-            for j, unit in enumerate(units):
+            for j, unit in enumerate(units):  # type: ignore[arg-type, var-annotated]
                 part = unit(part + cascade[j] if j < len(cascade) else part)
                 made.append(part)
             kept += made
