@@ -1,7 +1,7 @@
 """Attention among the channels of a head, with cost linear in the number of pixels.
 
-XCiT, El-Nouby et al., NeurIPS 2021, arXiv:2106.09681, eq. 3; Restormer, Zamir et al., CVPR 2022,
-arXiv:2111.09881, eq. 1. Channels are head-major: channel = head · c + j.
+XCiT, El-Nouby et al., NeurIPS 2021, arXiv:2106.09681; Restormer, Zamir et al., CVPR 2022,
+arXiv:2111.09881. Channels are head-major: channel = head · c + j.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.depthwise import depthwise
+from detrkit.ops.precision import precise
 
 
 def heads_of(x: Tensor, num_heads: int) -> Tensor:
@@ -25,7 +26,12 @@ def from_heads(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def channel_similarity(q: Tensor, k: Tensor) -> Tensor:
     """Cosines of every two channels of a head: two (B, M, c, N) -> (B, M, c, c)."""
-    return F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+    return unit_length(q) @ unit_length(k).transpose(-2, -1)
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """`x` / its length along the last dimension; zeros stay zeros, in half precision too."""
+    return F.normalize(precise(x), dim=-1).to(x.dtype)
 
 
 class ChannelAttention(nn.Module):

@@ -13,9 +13,8 @@ def offset_index(h: int, w: int, like: Tensor) -> Tensor:
     """
     rows = torch.arange(h, device=like.device).repeat_interleave(w)
     columns = torch.arange(w, device=like.device).repeat(h)
-    dy = rows[:, None] - rows + (h - 1)
-    dx = columns[:, None] - columns + (w - 1)
-    return dy * (2 * w - 1) + dx
+    place = rows * (2 * w - 1) + columns
+    return place[:, None] - place + (h - 1) * (2 * w - 1) + w - 1
 
 
 class RelativePositionBias(nn.Module):
@@ -34,13 +33,13 @@ class RelativePositionBias(nn.Module):
 
     def forward(self) -> Tensor:
         """(M, N, N), N = side²."""
-        return self.table[offset_index(self.side, self.side, self.table)].permute(2, 0, 1)
+        return self.table.T[:, offset_index(self.side, self.side, self.table)]
 
 
 class DynamicPositionBias(nn.Module):
     """A small perceptron of the offset, so that windows may have any size.
 
-    CrossFormer, Wang et al., ICLR 2022, arXiv:2108.00154, section 3.2.2.
+    CrossFormer, Wang et al., ICLR 2022, arXiv:2108.00154.
 
     Args:
         hidden_channels: width of the perceptron.
@@ -60,4 +59,4 @@ class DynamicPositionBias(nn.Module):
         dy = torch.arange(1 - h, h, device=weight.device).repeat_interleave(2 * w - 1)
         dx = torch.arange(1 - w, w, device=weight.device).repeat(2 * h - 1)
         table = self.layers(torch.stack([dy, dx], dim=1).to(weight.dtype))  # (offsets, M)
-        return table[offset_index(h, w, weight)].permute(2, 0, 1)
+        return table.T.contiguous()[:, offset_index(h, w, weight)]

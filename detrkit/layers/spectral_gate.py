@@ -8,10 +8,10 @@ from detrkit.layers.conv import ConvNormAct
 
 
 class SpectralGate(nn.Module):
-    """sigmoid(conv(relu(bn(conv(Re F))))) · F, 1x1 convolutions. (B, C, H, W) complex -> the same.
+    """sigmoid(conv(relu(bn(conv(Re F))))), 1x1 convolutions. (B, C, H, W) -> (B, C, H, W).
 
     Frequency-Spatial Entanglement Learning for Camouflaged Object Detection, Sun et al.,
-    ECCV 2024, arXiv:2409.01686, eq. 3.
+    ECCV 2024, arXiv:2409.01686.
 
     Args:
         channels: C.
@@ -26,5 +26,5 @@ class SpectralGate(nn.Module):
             nn.Sigmoid(),
         )
 
-    def forward(self, spectrum: Tensor) -> Tensor:
-        return self.layers(spectrum.real) * spectrum
+    def forward(self, real: Tensor) -> Tensor:
+        return self.layers(real)

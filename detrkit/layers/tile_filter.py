@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from detrkit.layers.windows import from_window_tokens, window_tokens
+from detrkit.ops.precision import precise
 
 
 def filter_tiles(x: Tensor, side: int, real: Tensor, imaginary: Tensor | None = None) -> Tensor:
@@ -28,7 +29,7 @@ def filter_tiles(x: Tensor, side: int, real: Tensor, imaginary: Tensor | None = 
         ValueError: H or W is not a multiple of s.
     """
     with torch.autocast(x.device.type, enabled=False):
-        kernel = _kernel(side, real.to(torch.promote_types(real.dtype, torch.float32)), imaginary)
+        kernel = _kernel(side, precise(real), imaginary)
         matrix = kernel.flatten(1)[:, _circulant_index(side, x)]  # (C, s², s²)
         tiles = window_tokens(x.to(kernel.dtype), side)  # (B, n, s², C)
         out = (tiles.permute(3, 0, 1, 2).flatten(1, 2) @ matrix.transpose(1, 2)).permute(1, 2, 0)

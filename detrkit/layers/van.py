@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class ProjectedAttention(nn.Module):
     """x + conv(unit(gelu(conv(x)))), both 1x1. (B, C, H, W) -> (B, C, H, W).
 
-    Visual Attention Network, Guo et al., CVMJ 2023, arXiv:2202.09741, figure 3.
+    Visual Attention Network, Guo et al., CVMJ 2023, arXiv:2202.09741.
 
     Args:
         in_channels: C.

@@ -28,6 +28,53 @@ def irfft2(spectrum: Tensor, size: Sequence[int], norm: str = "backward") -> Ten
         return torch.fft.irfft2(spectrum, s=tuple(size), norm=norm)
 
 
+def fft2_parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of the transform of real maps; in an export, as matrix products.
+
+    Args:
+        x: (…, H, W).
+
+    Returns:
+        two (…, H, W) in at least float32.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = precise(x)
+        if not torch.onnx.is_in_onnx_export():
+            spectrum = torch.fft.fft2(x)
+            return spectrum.real, spectrum.imag
+        return _products(x, torch.zeros_like(x), inverse=False)
+
+
+def ifft2_magnitude(real: Tensor, imaginary: Tensor) -> Tensor:
+    """|ifft2(real + i imaginary)|, (…, H, W); in an export, as matrix products."""
+    with torch.autocast(real.device.type, enabled=False):
+        if not torch.onnx.is_in_onnx_export():
+            return torch.fft.ifft2(torch.complex(real, imaginary)).abs()
+        size = real.shape[-2] * real.shape[-1]
+        return magnitude(*_products(real, imaginary, inverse=True)) / size
+
+
+def magnitude(real: Tensor, imaginary: Tensor) -> Tensor:
+    """sqrt(real² + imaginary²), with gradient 0 where both are."""
+    if torch.onnx.is_in_onnx_export():
+        return (real.square() + imaginary.square()).sqrt()
+    return torch.complex(real, imaginary).abs()
+
+
+def _products(real: Tensor, imaginary: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """The transform of (…, H, W), or H · W times its inverse."""
+    (cos_y, sin_y), (cos_x, sin_x) = (_turns(n, real, inverse) for n in real.shape[-2:])
+    real, imaginary = cos_y @ real - sin_y @ imaginary, cos_y @ imaginary + sin_y @ real
+    return real @ cos_x - imaginary @ sin_x, imaginary @ cos_x + real @ sin_x
+
+
+def _turns(length: int, like: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of the transform's matrix (length, length), which is symmetric."""
+    index = torch.arange(length, device=like.device)
+    angle = (index[:, None] * index % length).to(like.dtype) * (2 * math.pi / length)
+    return angle.cos(), angle.sin() if inverse else -angle.sin()
+
+
 def frequencies(length: int, like: Tensor) -> Tensor:
     """(length,) in cycles per pixel, -0.5 to 0.5, in the order of the transform."""
     index = torch.arange(length, device=like.device)

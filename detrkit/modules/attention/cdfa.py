@@ -1,8 +1,8 @@
 """ConDSeg: A General Medical Image Segmentation Framework via Contrast-Driven Feature Enhancement.
 Lei et al., AAAI 2025, arXiv:2412.08345.
 
-v = W x;   A_s = softmax(W_s s / sqrt(d))  (K² x K² per place and head), s = fg, bg     eq. 4–5
-y = P fold(A_fg unfold(v));   y = P fold(A_bg unfold(y))                                eq. 6–7
+v = W x;   A_s = softmax(W_s s / sqrt(d))  (K² x K² per place and head), s = fg, bg
+y = P fold(A_fg unfold(v));   y = P fold(A_bg unfold(y))
 with two convolutions in front and behind
 
 Overlapping places add up in `fold`. The weights come from the place in the middle alone (outlook

@@ -1,7 +1,7 @@
 """Beyond Self-Attention: Deformable Large Kernel Attention for Medical Image Segmentation.
 Azad et al., WACV 2024, arXiv:2309.00121.
 
-a = conv1x1(deform_dw7x7,d3(deform_dw5x5(x)))      section 3.1
+a = conv1x1(deform_dw7x7,d3(deform_dw5x5(x)))
 y = x · a
 
 Offsets come from a dense convolution of the same size and dilation; it starts at zero, so that

@@ -4,7 +4,7 @@ arXiv:2305.13563.
 On each of `factor` groups of c channels, with shared layers:
     [a_h, a_w] = conv1x1([mean_w(x), mean_h(x)])
     x1 = groupnorm(x · sigmoid(a_h) · sigmoid(a_w)),   x2 = conv3x3(x)
-    w  = softmax(mean(x1)) · x2 + softmax(mean(x2)) · x1      sums over channels, figure 3
+    w  = softmax(mean(x1)) · x2 + softmax(mean(x2)) · x1      sums over channels
     y  = x · sigmoid(w)
 
 The norm has one channel per group, as in the authors' code: mean(x1) is the norm's bias.

@@ -1,15 +1,18 @@
 """Spatial-Frequency Dual Domain Attention Network for Medical Image Segmentation (SF-UNet).
 Zhou et al., BIBM 2024, arXiv:2406.07952.
 
-y = ifft(filter(fft(x))) + x · sigmoid(conv7x7([mean_c(x), max_c(x)]))      section II-C
+y = ifft(filter(fft(x))) + x · sigmoid(conv7x7([mean_c(x), max_c(x)]))
 
 The filter multiplies the 2r x 2r lowest frequencies by learnt complex numbers. The published code
 shifts channels and images along with the frequencies and scales its inverse by 1 / sqrt(H·W);
 both are corrected here. Only the window is stored, in place of a table as large as the map, so
-that maps may have any size; smaller ones have a part of the window.
+that maps may have any size; smaller ones have a part of the window. Its few frequencies are
+products with sines and cosines, which export.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,7 @@ from detrkit.registry import MODULES, Traits
     paper="arXiv:2406.07952",
     venue="BIBM 2024",
     example={"in_channels": 8, "ratio": 4},
-    traits=Traits(onnx="a Fourier transform of the map", float32="the transform"),
+    traits=Traits(float32="the transform"),
 )
 class FSA(nn.Module):
     """A learnt filter of low frequencies beside spatial attention. (B, C, H, W) -> (B, C, H, W).
@@ -50,21 +53,33 @@ class FSA(nn.Module):
         return self.filtered(x) + x * self.spatial(maps).sigmoid()
 
     def filtered(self, x: Tensor) -> Tensor:
-        """`x` with its low frequencies multiplied."""
+        """`x` with its low frequencies multiplied: those of the window only are computed."""
+        half = self.window.shape[1] // 2
         with torch.autocast(x.device.type, enabled=False):
-            spectrum = torch.fft.fftshift(torch.fft.fft2(precise(x)), dim=(2, 3))
-            factor = torch.ones_like(spectrum[0])
-            rows, columns = (_shared(n, self.window.shape[1]) for n in x.shape[2:])
-            window = torch.view_as_complex(precise(self.window))
-            factor[:, rows[0], columns[0]] = window[:, rows[1], columns[1]]
-            spectrum = torch.fft.ifftshift(spectrum * factor, dim=(2, 3))
-            return torch.fft.ifft2(spectrum).real.to(x.dtype)
+            maps = precise(x)
+            rows, cos_y, sin_y = _waves(x.shape[2], half, maps)
+            columns, cos_x, sin_x = _waves(x.shape[3], half, maps)
+            # F = exp(-i y) x exp(-i x), of which `real` and `imag` are the parts
+            real, imag = cos_y @ maps, -sin_y @ maps
+            real, imag = real @ cos_x.T + imag @ sin_x.T, imag @ cos_x.T - real @ sin_x.T
+            # (w - 1) F, what the filter adds
+            factor, turn = precise(self.window[:, rows, columns]).unbind(-1)
+            factor = factor - 1
+            real, imag = factor * real - turn * imag, factor * imag + turn * real
+            # Re(exp(i y) (w - 1) F exp(i x)) / (H W)
+            real, imag = cos_y.T @ real - sin_y.T @ imag, cos_y.T @ imag + sin_y.T @ real
+            change = (real @ cos_x - imag @ sin_x) / (x.shape[2] * x.shape[3])
+            return (maps + change).to(x.dtype)
 
 
-def _shared(length: int, window: int) -> tuple[slice, slice]:
-    """Where frequencies known to both lie in a centred spectrum and in the window."""
-    low, high = min(length // 2, window // 2), min((length + 1) // 2, window // 2)
-    return (
-        slice(length // 2 - low, length // 2 + high),
-        slice(window // 2 - low, window // 2 + high),
-    )
+def _waves(length: int, half: int, like: Tensor) -> tuple[slice, Tensor, Tensor]:
+    """Frequencies from -half to half - 1 that a side of `length` pixels has.
+
+    Returns:
+        their places in a window of 2 · half; cosines and sines (frequencies, length).
+    """
+    low, high = min(length // 2, half), min((length + 1) // 2, half)
+    frequency = torch.arange(-low, high, device=like.device)
+    turns = frequency[:, None] * torch.arange(length, device=like.device) % length
+    angle = turns.to(like.dtype) * (2 * math.pi / length)
+    return slice(half - low, half + high), angle.cos(), angle.sin()

@@ -2,10 +2,10 @@
 PRCV 2023, arXiv:2212.11677.
 
 l, g = conv(x_1), conv(x_2)                                 halves of the channels
-local  = l + l · sigmoid(u),  u of three separable layers   eq. 5–6
-global = g + g · sigmoid(conv(relu(ln(conv(c)))))           eq. 3–4
+local  = l + l · sigmoid(u),  u of three separable layers
+global = g + g · sigmoid(conv(relu(ln(conv(c)))))
          c = sum of g weighed by softmax over places of conv(g)
-y = relu(bn(conv([local, global])))                         eq. 2
+y = relu(bn(conv([local, global])))
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _LocalAttention(nn.Module):
 class _GlobalContext(nn.Module):
     """x + x · sigmoid(perceptron(c)), c the mean of x weighed by softmax over places.
 
-    GCNet, Cao et al., arXiv:1904.11492, eq. 3, as a gate.
+    GCNet, Cao et al., arXiv:1904.11492, as a gate.
     """
 
     def __init__(self, channels: int) -> None:

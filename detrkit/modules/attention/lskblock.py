@@ -1,9 +1,9 @@
 """Large Selective Kernel Network for Remote Sensing Object Detection. Li et al., ICCV 2023,
 arXiv:2303.09030.
 
-u1 = dw5x5(x),  u2 = dw7x7,d3(u1),  a1 = conv(u1),  a2 = conv(u2)      eq. 2–3
-[s1, s2] = sigmoid(conv7x7([mean_c([a1, a2]), max_c([a1, a2])]))       eq. 4–7
-y = x · conv(a1 · s1 + a2 · s2)                                        eq. 8–9
+u1 = dw5x5(x),  u2 = dw7x7,d3(u1),  a1 = conv(u1),  a2 = conv(u2)
+[s1, s2] = sigmoid(conv7x7([mean_c([a1, a2]), max_c([a1, a2])]))
+y = x · conv(a1 · s1 + a2 · s2)
 """
 
 from __future__ import annotations

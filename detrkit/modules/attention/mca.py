@@ -1,11 +1,11 @@
 """MCANet: Medical Image Segmentation with Multi-Scale Cross-Axis Attention. Shao et al., 2023,
 arXiv:2312.08866.
 
-n = layernorm(x);  r = Σ_k dw1xk(n),  c = Σ_k dwkx1(n),  k = 7, 11, 21      eq. 1–2
+n = layernorm(x);  r = Σ_k dw1xk(n),  c = Σ_k dwkx1(n),  k = 7, 11, 21
 o1 = P(r),  o2 = P(c)                                                      one 1x1 convolution P
-y_rows    = attend(q = o2, k = v = o1) among rows                          eq. 3
-y_columns = attend(q = o1, k = v = o2) among columns                       eq. 4
-y = P(y_rows) + P(y_columns) + x                                           eq. 5
+y_rows    = attend(q = o2, k = v = o1) among rows
+y_columns = attend(q = o1, k = v = o2) among columns
+y = P(y_rows) + P(y_columns) + x
 attend(q, k, v) = softmax(q̂ k̂ᵀ) v + q̂,  ˆ of unit length; no temperature
 
 A copy for detectors under this name differs: dense kernels and no softmax.
@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.layers.channel_attention import check_heads
+from detrkit.layers.channel_attention import check_heads, unit_length
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
 from detrkit.registry import MODULES, Traits
@@ -68,7 +67,7 @@ class MCA(nn.Module):
             t.unflatten(1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2).flatten(3)
             for t in (query, key)
         )  # (B, M, H, W·c)
-        v, q, k = k, F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        v, q, k = k, unit_length(q), unit_length(k)
         out = (q @ k.transpose(-2, -1)).softmax(-1) @ v + q
         channels = query.shape[1] // self.num_heads
         return out.unflatten(3, (-1, channels)).permute(0, 1, 4, 2, 3).flatten(1, 2)

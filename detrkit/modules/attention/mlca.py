@@ -2,10 +2,10 @@
 123 (2023) 106442.
 
 L = pool_sxs(x),  G = mean(L)
-A = (1 - w) · sigmoid(conv1d(G)) + w · sigmoid(conv1d(L))      figure 3
+A = (1 - w) · sigmoid(conv1d(G)) + w · sigmoid(conv1d(L))
 y = x · spread(A)
 
-The kernel is that of ECA-Net, arXiv:1910.03151, eq. 12: |log2(C) + b| / γ, made odd. The local
+The kernel is that of ECA-Net, arXiv:1910.03151: |log2(C) + b| / γ, made odd. The local
 kernel runs over the channels of one cell after the other. `spread` gives every pixel the mean of
 the cells that its bin touches. Older copies of the code averaged over the batch.
 """

@@ -2,7 +2,7 @@
 arXiv:2208.02019.
 
 y = x, then `depth` times:
-    y = y + bn(gelu(depthwise(y)));  y = bn(gelu(conv(y)))          figure 5
+    y = y + bn(gelu(depthwise(y)));  y = bn(gelu(conv(y)))
 SEAM:       g = mean(y)
 MultiSEAM:  g = (mean(y3) + mean(y5) + mean(y7) + mean(x)) / 4      y_p of p x p patches of x
 out = x · exp(sigmoid(W2 relu(W1 g)))

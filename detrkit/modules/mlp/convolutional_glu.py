@@ -1,7 +1,7 @@
 """TransNeXt: Robust Foveal Visual Perception for Vision Transformers. Shi, CVPR 2024,
 arXiv:2311.17132.
 
-[a, v] = W x;   y = P (gelu(dw3x3(a)) · v)      section 3.3
+[a, v] = W x;   y = P (gelu(dw3x3(a)) · v)
 
 Hidden width 2/3 of an ordinary feed-forward net's, so that the parameters are as many.
 """

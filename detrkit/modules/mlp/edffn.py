@@ -2,7 +2,7 @@
 arXiv:2405.14343.
 
 [a, b] = dw3x3(W x);   t = P (gelu(a) · b)
-y = irfft2(w · rfft2(t)) in tiles of 8 x 8, w learnt and real      section 3.3, figure 4
+y = irfft2(w · rfft2(t)) in tiles of 8 x 8, w learnt and real
 
 Maps are padded to whole tiles by reflection.
 """

@@ -1,9 +1,9 @@
 """Frequency-Spatial Entanglement Learning for Camouflaged Object Detection (FSEL). Sun et al.,
 ECCV 2024, arXiv:2409.01686.
 
-f = |g(F) · F|,  F = fft2(x);   s = dw3x3(x);   f, s = gelu(f) · f, gelu(s) · s
-c = [f, s];   f' = |ifft2(g(Fc) · Fc)|,  Fc = fft2(c);   s' = conv3x3(c), two channels a group
-y = P [f', s']                                                                  eq. 9–11
+f = |g(Re F) · F|,  F = fft2(x);   s = dw3x3(x);   f, s = gelu(f) · f, gelu(s) · s
+c = [f, s];   f' = |ifft2(g(Re Fc) · Fc)|,  Fc = fft2(c);   s' = conv3x3(c), two channels a group
+y = P [f', s']
 g: `SpectralGate`
 
 As in the authors' code f is a magnitude of frequencies, beside pixels, and transforms are not
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.spectral_gate import SpectralGate
 from detrkit.ops.precision import precise
+from detrkit.ops.spectrum import fft2_parts, ifft2_magnitude, magnitude
 from detrkit.registry import MODULES, Traits
 
 
@@ -27,10 +28,7 @@ from detrkit.registry import MODULES, Traits
     paper="arXiv:2409.01686",
     venue="ECCV 2024",
     example={"in_channels": 32},
-    traits=Traits(
-        onnx="a Fourier transform of the map",
-        float32="all: squares of unnormalised spectra",
-    ),
+    traits=Traits(float32="all: squares of unnormalised spectra"),
 )
 class EFFN(nn.Module):
     """Magnitudes of frequencies and pixels, entangled twice. (B, C, H, W) -> (B, out, H, W).
@@ -58,8 +56,11 @@ class EFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             pixels = precise(x)
-            parts = [self.gate(torch.fft.fft2(pixels)).abs(), self.spatial(pixels)]
+            real, imaginary = fft2_parts(pixels)
+            parts = [self.gate(real) * magnitude(real, imaginary), self.spatial(pixels)]
             both = torch.cat([F.gelu(part) * part for part in parts], dim=1)
-            frequency = torch.fft.ifft2(self.gate_both(torch.fft.fft2(both))).abs()
+            real, imaginary = fft2_parts(both)
+            gate = self.gate_both(real)
+            frequency = ifft2_magnitude(gate * real, gate * imaginary)
             out = self.project(torch.cat([frequency, self.spatial_both(both)], dim=1))
         return out.to(x.dtype)

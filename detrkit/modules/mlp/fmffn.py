@@ -2,7 +2,7 @@
 arXiv:2310.16387.
 
 t = W2 gelu(W1 x)
-y = irfft2(w · rfft2(t)) in tiles, w learnt per frequency and channel      section 3.3
+y = irfft2(w · rfft2(t)) in tiles, w learnt per frequency and channel
 
 Maps are padded with zeros to whole tiles.
 """

@@ -2,7 +2,7 @@
 Restoration (AST). Zhou et al., CVPR 2024.
 
 x' = [conv3x3(x_first quarter), x_rest]                   partial convolution
-[t1, t2] = gelu(W x');   y = P (gelu(dw3x3(t1)) · t2)     eq. 7–8
+[t1, t2] = gelu(W x');   y = P (gelu(dw3x3(t1)) · t2)
 """
 
 from __future__ import annotations

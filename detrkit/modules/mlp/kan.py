@@ -1,6 +1,6 @@
 """Kolmogorov-Arnold Transformer (GR-KAN). Yang and Wang, ICLR 2025, arXiv:2409.10594.
 
-R(x) = (a0 + a1 x + … + a5 x⁵) / (1 + |b1 x + … + b4 x⁴|)      eq. 9, per group of channels
+R(x) = (a0 + a1 x + … + a5 x⁵) / (1 + |b1 x + … + b4 x⁴|), per group of channels
 y = W2 R2(W1 R1(x))
 
 The released kernels divide by 1 + |b1| |x| + … + |b4| |x|⁴ instead: `denominator="kernel"`, for
@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 Denominator = Literal["paper", "kernel"]
@@ -94,8 +95,7 @@ class _Rational(nn.Module):
         a: Tensor = self.numerator_weights[0]
         b: Tensor = self.denominator_weights
         with torch.autocast(x.device.type, enabled=False):
-            precise = x.to(torch.promote_types(x.dtype, torch.float32))
-            t = precise.unflatten(1, (b.shape[0], -1))  # (B, groups, c, H, W)
+            t = precise(x).unflatten(1, (b.shape[0], -1))  # (B, groups, c, H, W)
             top = a[5]
             for weight in a[:5].flip(0):
                 top = top * t + weight

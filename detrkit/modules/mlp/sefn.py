@@ -3,7 +3,7 @@ WACV 2025, arXiv:2411.06318.
 
 [a, b] = dw3x3(W x)
 s' = up(twice relu(layernorm(conv3x3(·))) of avgpool2(s))      s: the block's own input
-y  = P (gelu(dw3x3(conv([a, s']))) · b)                        section 3.4
+y  = P (gelu(dw3x3(conv([a, s']))) · b)
 
 s' is brought to the size of a, so that odd sides are allowed too.
 """

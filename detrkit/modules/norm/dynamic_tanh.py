@@ -1,6 +1,6 @@
 """Transformers without Normalization. Zhu et al., CVPR 2025, arXiv:2503.10622.
 
-y = γ · tanh(α x) + β      section 4
+y = γ · tanh(α x) + β
 """
 
 from __future__ import annotations

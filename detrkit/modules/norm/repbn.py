@@ -1,8 +1,8 @@
 """SLAB: Efficient Transformers with Simplified Linear Attention and Progressive Re-parameterized
 Batch Normalization. Guo et al., ICML 2024, arXiv:2405.11582.
 
-RepBN(x) = BN(x) + η x                                      eq. 5
-LinearNorm(x) = λ LN(x) + (1 - λ) RepBN(x)                  eq. 3, λ falls linearly to 0
+RepBN(x) = BN(x) + η x
+LinearNorm(x) = λ LN(x) + (1 - λ) RepBN(x), λ falls linearly to 0
 """
 
 from __future__ import annotations

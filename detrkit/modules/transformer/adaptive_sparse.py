@@ -1,8 +1,8 @@
 """Adapt or Perish: Adaptive Sparse Transformer with Attentive Feature Refinement for Image
 Restoration (AST). Zhou et al., CVPR 2024.
 
-S = q kᵀ / sqrt(d) + B                                         eq. 2
-A = w1 softmax(S) + w2 relu(S)²,  w = softmax of two numbers   eq. 4–6
+S = q kᵀ / sqrt(d) + B
+A = w1 softmax(S) + w2 relu(S)²,  w = softmax of two numbers
 y = W A v,  in shifted windows
 
 Padded pixels are masked. The squares are not normalised: values can be in the hundreds.
@@ -22,6 +22,7 @@ from detrkit.layers.windows import (
     padded,
     window_tokens,
 )
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 
@@ -83,9 +84,8 @@ class AdaptiveSparseSA(nn.Module):
 
     def _weights(self, q: Tensor, k: Tensor, allowed: Tensor) -> Tensor:
         """(B, n, M, t, t) in at least float32."""
-        precise = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(q.device.type, enabled=False):
-            scores = q.to(precise) * q.shape[-1] ** -0.5 @ k.to(precise).transpose(-2, -1)
+            scores = precise(q) * q.shape[-1] ** -0.5 @ precise(k).transpose(-2, -1)
             scores = (scores + self.bias()).masked_fill(~allowed, -torch.inf)
             if self.mix is None:
                 return scores.softmax(-1)

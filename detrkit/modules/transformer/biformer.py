@@ -1,8 +1,8 @@
 """BiFormer: Vision Transformer with Bi-Level Routing Attention. Zhu et al., CVPR 2023,
 arXiv:2303.08810.
 
-Q_r, K_r = means of q and k in each region;  I = topk(Q_r K_rᵀ)          eq. 4–5
-y = W (softmax(q k_Iᵀ / sqrt(C)) v_I + dwconv(v))                        eq. 6–8
+Q_r, K_r = means of q and k in each region;  I = topk(Q_r K_rᵀ)
+y = W (softmax(q k_Iᵀ / sqrt(C)) v_I + dwconv(v))
 
 Scores are scaled by the full width, as in the authors' code. Padded pixels take part in attention.
 """

@@ -1,7 +1,7 @@
 """CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention. Wang et al.,
 ICLR 2022, arXiv:2108.00154.
 
-y = W softmax(q kᵀ / sqrt(d) + b(dy, dx)) v,  b a perceptron of the offset      eq. 1, section 3.2.2
+y = W softmax(q kᵀ / sqrt(d) + b(dy, dx)) v,  b a perceptron of the offset
 
 The group is the whole map here. Offsets are pixels: biases of maps larger than those of training
 are extrapolated.

@@ -1,7 +1,7 @@
 """Vision Transformer with Deformable Attention (DAT). Xia et al., CVPR 2022, arXiv:2201.00520.
 
-Δp = s · tanh(θ_offset(q));   x~ = sample(x, p + Δp)                    eq. 4–7
-y  = W (softmax(q k(x~)ᵀ / sqrt(d) + bias) v(x~))                       eq. 8–9
+Δp = s · tanh(θ_offset(q));   x~ = sample(x, p + Δp)
+y  = W (softmax(q k(x~)ᵀ / sqrt(d) + bias) v(x~))
 
 As in the authors' code the centres of the cells are divided by H - 1, so that those of the last
 row and column lie outside, where zeros are sampled.
@@ -20,6 +20,7 @@ from detrkit.layers.channel_attention import check_heads, from_heads
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
 from detrkit.layers.tokens import size_of, split_heads, tokens_of
+from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 Position = Literal["dwc", "table", "log_cpb", "none"]
@@ -117,8 +118,7 @@ class DAttention(nn.Module):
 
     def _places(self, query: Tensor) -> Tensor:
         """(B·G, h, w, 2): y and x of the samples; -1 and 1 are the first and the last pixel."""
-        offset = self.offset(self._groups(query)).permute(0, 2, 3, 1)
-        offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
+        offset = precise(self.offset(self._groups(query))).permute(0, 2, 3, 1)
         height, width = offset.shape[1:3]
         if height < 2 or width < 2:
             raise ValueError(

@@ -1,8 +1,8 @@
 """EfficientViT: Memory Efficient Vision Transformer with Cascaded Group Attention. Liu et al.,
 CVPR 2023, arXiv:2305.07027.
 
-f_1 = x_1,  f_j = x_j + y_{j-1}                                   chunks of the channels, eq. 3
-y_j = softmax(dw(q_j)ᵀ k_j / sqrt(d) + b_j) v_j                   eq. 2
+f_1 = x_1,  f_j = x_j + y_{j-1}      x_j: chunks of the channels
+y_j = softmax(dw(q_j)ᵀ k_j / sqrt(d) + b_j) v_j
 y   = bn(conv(relu([y_1, …, y_h])))
 
 The window's bias depends on (|dy|, |dx|). Padded pixels take part in attention.

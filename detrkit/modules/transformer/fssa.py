@@ -2,9 +2,9 @@
 ECCV 2024, arXiv:2409.01686.
 
 frequency: F = fft2(x),  A = softmax(t F̂ F̂ᵀ) of a head's channels, for Re and Im apart
-           y_f = W [|ifft2(A F)|, |ifft2(g(F))|]                              eq. 1–3
+           y_f = W [|ifft2(A F)|, |ifft2(g(Re F) · F)|]
 spatial:   q, k, v = [conv3x3, conv5x5](W_qkv x),  channel attention a
-           y_s = W [a, [conv3x3, conv5x5](x)]                                 eq. 4–5
+           y_s = W [a, [conv3x3, conv5x5](x)]
 y = y_f + y_s;  g: `SpectralGate`
 
 The published code transforms A F back over (channels of a head, pixels); here it is (H, W).
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from detrkit.layers.channel_attention import ChannelAttention, check_heads, from_heads, heads_of
 from detrkit.layers.spectral_gate import SpectralGate
 from detrkit.layers.tokens import size_of
-from detrkit.ops.precision import precise
+from detrkit.ops.spectrum import fft2_parts, ifft2_magnitude
 from detrkit.registry import MODULES, Traits
 
 
@@ -28,7 +28,7 @@ from detrkit.registry import MODULES, Traits
     paper="arXiv:2409.01686",
     venue="ECCV 2024",
     example={"in_channels": 32, "num_heads": 4},
-    traits=Traits(onnx="a Fourier transform of the map", float32="the frequency branch"),
+    traits=Traits(float32="the frequency branch"),
 )
 class FSSA(nn.Module):
     """Channel attention of frequencies and of pixels, summed. (B, C, H, W) -> (B, C, H, W).
@@ -64,19 +64,30 @@ class FrequencyAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            spectrum = torch.fft.fft2(precise(x))
-            v = heads_of(spectrum, self.num_heads)  # (B, M, c, N)
-            unit = F.normalize(v, dim=-1)
-            scores = unit @ unit.transpose(-2, -1) * self.temperature
-            weights = torch.complex(scores.real.softmax(-1), scores.imag.softmax(-1))
-            attended = self.inverse(weights @ v, size_of(x)).abs()
-            gated = torch.fft.ifft2(self.gate(spectrum)).abs()
+            real, imag = fft2_parts(x)
+            gate = self.gate(real)
+            gated = ifft2_magnitude(gate * real, gate * imag)
+            attended = self.inverse(*self._attend(real, imag), size_of(x))
             out = self.project_out(torch.cat([attended, gated], dim=1))
         return out.to(x.dtype)
 
-    def inverse(self, spectrum: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, M, c, N) -> (B, C, H, W), complex."""
-        return torch.fft.ifft2(from_heads(spectrum, size))
+    def _attend(self, real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor]:
+        """Parts of the spectra (B, C, H, W) -> of A F, (B, M, c, N)."""
+        real, imag = (heads_of(t, self.num_heads) for t in (real, imag))
+        unit = F.normalize(torch.cat([real, imag], dim=-1), dim=-1)
+        a, b = unit.chunk(2, dim=-1)
+        # (a + i b)(a + i b)ᵀ, without conjugation
+        crossed = a @ b.transpose(-2, -1)
+        scores = (
+            a @ a.transpose(-2, -1) - b @ b.transpose(-2, -1),
+            crossed + crossed.transpose(-2, -1),
+        )
+        of_real, of_imag = ((score * self.temperature).softmax(-1) for score in scores)
+        return of_real @ real - of_imag @ imag, of_real @ imag + of_imag @ real
+
+    def inverse(self, real: Tensor, imag: Tensor, size: tuple[int, int]) -> Tensor:
+        """|ifft2| of parts (B, M, c, N): (B, C, H, W)."""
+        return ifft2_magnitude(from_heads(real, size), from_heads(imag, size))
 
 
 class SpatialAttention(nn.Module):

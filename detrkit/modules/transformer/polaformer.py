@@ -1,10 +1,10 @@
 """PolaFormer: Polarity-aware Linear Attention for Vision Transformers. Meng et al., ICLR 2025,
 arXiv:2501.15061.
 
-q⁺ = relu(q)^p, q⁻ = relu(-q)^p,  k alike;  p = 1 + α sigmoid(w) per channel      eq. 5, 8
+q⁺ = relu(q)^p, q⁻ = relu(-q)^p,  k alike;  p = 1 + α sigmoid(w) per channel
 Q1 = [q⁺, q⁻],  Q2 = [q⁻, q⁺],  K = [k⁺, k⁻],  v = [v1, v2]
-o_i = Q_i (Kᵀ v_i) / (Q_i · Σ K)                                                  eq. 6
-y = W ((o + dwconv(v)) · g)                                                       eq. 7
+o_i = Q_i (Kᵀ v_i) / (Q_i · Σ K)
+y = W ((o + dwconv(v)) · g)
 
 As in the authors' code, reduced values are stretched along the row of tokens, not in two
 dimensions, before the convolution. Positions of other map sizes are interpolated.

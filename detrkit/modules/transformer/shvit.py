@@ -2,7 +2,7 @@
 arXiv:2401.16456.
 
 x1, x2 = split(x);   q, k, v = bn(conv(gn(x1)))
-y = bn(conv(relu([softmax(qᵀ k / sqrt(d)) v, x2])))      eq. 1–3
+y = bn(conv(relu([softmax(qᵀ k / sqrt(d)) v, x2])))
 """
 
 from __future__ import annotations

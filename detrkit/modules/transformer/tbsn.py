@@ -1,8 +1,8 @@
 """Rethinking Transformer-Based Blind-Spot Network for Self-Supervised Image Denoising (TBSN).
 Li et al., AAAI 2025, arXiv:2404.07846.
 
-G-CSA: softmax(t · cos(q, k)) v among channels,  q, k, v = dilated dw3x3(conv(x))      eq. 4
-M-WSA: softmax(q kᵀ / sqrt(d) + rel + mask) v,  windows of queries, larger ones of keys  eq. 5–6
+G-CSA: softmax(t · cos(q, k)) v among channels,  q, k, v = dilated dw3x3(conv(x))
+M-WSA: softmax(q kᵀ / sqrt(d) + rel + mask) v,  windows of queries, larger ones of keys
 
 The mask lets a pixel see those at even distances along both axes, itself included. The published
 one does so only where the keys' window exceeds the queries' by a multiple of 4; elsewhere, with
@@ -132,6 +132,7 @@ class DilatedMWSA(nn.Module):
         """(B, n, M, w², o²): scores of the distances, a table for each axis."""
         index = self._distance() + self.overlap_size - 1
         q = q.unflatten(3, (self.window_size, self.window_size))  # (B, n, M, y, x, d)
-        down = q.transpose(3, 4) @ self.rel_height[index].transpose(1, 2)  # (…, x, y, o)
-        along = q @ self.rel_width[index].transpose(1, 2)  # (…, y, x, o)
-        return (down.transpose(3, 4)[..., None] + along[..., None, :]).flatten(5).flatten(3, 4)
+        down = q @ self.rel_height[index].transpose(1, 2)  # (…, y, x, o)
+        along = q.transpose(3, 4) @ self.rel_width[index].transpose(1, 2)  # (…, x, y, o)
+        along = along.transpose(3, 4)
+        return (down[..., None] + along[..., None, :]).flatten(5).flatten(3, 4)

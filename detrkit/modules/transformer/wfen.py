@@ -2,7 +2,7 @@
 ACM MM 2024, arXiv:2407.19768.
 
 q, k, v = dw3x3(conv(x))
-GSA: A = relu(t · cos(q, k)) of a head's channels, y = W shuffle(A v)           section 3.3
+GSA: A = relu(t · cos(q, k)) of a head's channels, y = W shuffle(A v)
 RSA: A = relu(t · qᵀ k) of all channels within a window, pixels of unit length, y = W (v A)
 No softmax. t is one learnt number.
 """
@@ -10,10 +10,15 @@ No softmax. t is one learnt number.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.layers.channel_attention import ConvQKV, channel_similarity, check_heads, heads_of
+from detrkit.layers.channel_attention import (
+    ConvQKV,
+    channel_similarity,
+    check_heads,
+    heads_of,
+    unit_length,
+)
 from detrkit.layers.tokens import size_of
 from detrkit.layers.windows import from_window_tokens, padded, window_tokens
 from detrkit.registry import MODULES, Traits
@@ -83,7 +88,7 @@ class RSA(nn.Module):
         size = size_of(x)
         x = self.qkv(x.roll((-self.shift, -self.shift), (2, 3)))
         q, k, v = (window_tokens(t, self.window_size) for t in x.chunk(3, dim=1))  # (B, n, t, C)
-        weights = F.normalize(q, dim=-1).transpose(2, 3) @ F.normalize(k, dim=-1)  # (B, n, C, C)
+        weights = unit_length(q).transpose(2, 3) @ unit_length(k)  # (B, n, C, C)
         out = v @ (weights * self.temperature).relu()
         out = from_window_tokens(out, self.window_size, size)
         out = out.roll((self.shift, self.shift), (2, 3))[:, :, :height, :width]

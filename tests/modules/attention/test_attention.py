@@ -97,9 +97,9 @@ def test_lsk_selects_by_mean_and_maximum():
     same(module(x)[0], x[0] * per_pixel(module.widen, a[0] * s[0] + a[1] * s[1]))
 
 
-@pytest.mark.parametrize("name", ["LSK", "DeformableLKA"])
+@pytest.mark.parametrize("name", ["LSKBlock", "DeformableLKAAttention"])
 def test_the_block_projects_around_the_unit(name):
-    block = made({"LSK": "LSKBlock"}.get(name, "DeformableLKAAttention"), in_channels=4)
+    block = made(name, in_channels=4)
     x = image(1, 4, 5, 6)
     inner = F.gelu(per_pixel(block.project_in[0], x[0]))
     same(block(x)[0], x[0] + per_pixel(block.project_out, block.unit(inner[None])[0]))

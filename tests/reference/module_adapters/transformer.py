@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from detrkit.layers.tokens import from_tokens, tokens_of
 from detrkit.modules.transformer.fssa import FSSA, FrequencyAttention, SpatialAttention
+from detrkit.ops.spectrum import ifft2_magnitude
 from tests.reference.module_adapters.adapter import (
     Adapter,
     Build,
@@ -79,8 +79,8 @@ def adaptive_sparse(case: Any) -> nn.Module:
 class LiteralFrequencyAttention(FrequencyAttention):
     """The published inverse: over a head's channels and all pixels."""
 
-    def inverse(self, spectrum: Tensor, size: tuple[int, int]) -> Tensor:
-        return torch.fft.ifft2(spectrum).flatten(1, 2).unflatten(2, size)
+    def inverse(self, real: Tensor, imag: Tensor, size: tuple[int, int]) -> Tensor:
+        return ifft2_magnitude(real, imag).flatten(1, 2).unflatten(2, size)
 
 
 def frequency(case: Any) -> nn.Module:
