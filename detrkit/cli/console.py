@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,21 +97,35 @@ def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(
+    what: str, *, quiet: bool = False, rate: str | None = None
+) -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar on stderr while something runs; its value is the callback for (done, total).
 
     Args:
         what: is being done.
         quiet: show none; nor is one shown where stderr is no terminal. The value is None then.
+        rate: unit of what is done, "FPS", to show how many there are per second.
     """
     if quiet or not err.is_terminal:
         yield None
         return
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = [*Progress.get_default_columns()]
+    if rate is not None:
+        columns += [TextColumn("{task.completed:.0f}"), TextColumn("{task.fields[rate]}")]
+    started = time.monotonic()
+    # lines on stdout go above the bar where both are the terminal, and nowhere else where not
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=err, transient=True, redirect_stdout=shared) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def update(done: int, total: int | None) -> None:
+            speed = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {rate}")
+
+        yield update
 
 
 def json_text(kind: str, payload: Mapping[str, Any]) -> str:

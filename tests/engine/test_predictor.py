@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import detrkit
-from detrkit.engine.predictor import Predictor, read_ahead
+from detrkit.engine.predictor import Predictor
+from detrkit.engine.read_ahead import read_ahead
 from detrkit.engine.runtime import Runtime, choose_device
 from detrkit.engine.sources import expand, load_image
 from detrkit.errors import DataError, UsageError, WeightsError
