@@ -181,6 +181,13 @@ class _Reading:
             self.first_bad = self.seconds
         self.bad += 1
 
+    def _is_short(self, length: float) -> bool:
+        """Whether frames are missing at the end; the last one may be shown for a long time."""
+        expected = self.stream.frames  # 0: not known; AVI counts pauses as well
+        complete = expected and self.count + self.bad >= (1 - _MISSING_PART) * expected
+        missing = length - self._next()
+        return not complete and missing > max(_MISSING_SECONDS, _MISSING_PART * length)
+
     def judge(self, container: Any) -> None:
         """Says what was wrong with a video that has come to its end.
 
@@ -197,13 +204,7 @@ class _Reading:
             faults.append(f"{self.bad} {what} damaged, the first at {self.first_bad:.1f} s")
         if self.ended_by:
             faults.append(f"ends at {where} with an error: {self.ended_by}")
-        elif self.stream.frames:
-            missing = self.stream.frames - self.count - self.bad
-            if missing > max(2, _MISSING_PART * self.stream.frames):
-                faults.append(f"ends at {where}, after {self.count} of {self.stream.frames} frames")
-        elif length := _length(container, self.stream):
-            missing_s = length - self._next()
-            if missing_s > max(_MISSING_SECONDS, _MISSING_PART * length):
-                faults.append(f"ends at {where} of {length:.1f} s")
+        elif self._is_short(length := _length(container, self.stream) or 0.0):
+            faults.append(f"ends at {where} of {length:.1f} s")
         if faults:
             raise DataError(f"{name}: {'; '.join(faults)}; the {self.count} frames read are done")

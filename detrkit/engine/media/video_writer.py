@@ -9,6 +9,7 @@ file      whole under its name, or not there: it is written beside it and rename
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,12 +24,16 @@ from detrkit.engine.media.pyav import import_av, reason
 from detrkit.errors import DetrkitError
 from detrkit.files import cannot_write
 
+log = logging.getLogger("detrkit")
+
 #: Encoders of H.264, best first; which of them there are depends on the build of FFmpeg.
 _ENCODERS = ("libx264", "h264_videotoolbox", "h264_mf", "libopenh264", "h264")
 #: Quick, and hardly to be told from the source.
 _X264 = {"preset": "veryfast", "crf": "20"}
 #: Sound that MP4 holds as it is.
 _COPIED = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
+#: Layouts of sound without one, by the number of channels.
+_LAYOUTS = {1: "mono", 2: "stereo"}
 #: BT.709 with values 16–235, which players assume for H.264.
 _COLOURS = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
 
@@ -140,6 +145,13 @@ def _fitted(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray
     return np.ascontiguousarray(pixels)
 
 
+def _check_aac(av: Any, rate: int, layout: str) -> None:
+    """Raises an error of PyAV where such a sound cannot be encoded."""
+    context = av.CodecContext.create("aac", "w")
+    context.sample_rate, context.layout, context.format = rate, layout, "fltp"
+    context.open()
+
+
 class _Sound:
     """The sound of a source on its way into a file.
 
@@ -170,10 +182,13 @@ class _Sound:
             if copied:
                 target = file.add_stream_from_template(stream)
             else:
-                target = file.add_stream("aac", rate=stream.rate, layout=stream.layout.name)
+                layout = _LAYOUTS.get(stream.channels, stream.layout.name)
+                _check_aac(av, stream.rate, layout)  # a stream once added cannot be taken back
+                target = file.add_stream("aac", rate=stream.rate, layout=layout)
             begin = float((video.start_time or 0) * video.time_base)
             return cls(container, stream, file, target, copied, begin)
-        except (av.FFmpegError, OSError, ValueError, IndexError):
+        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+            log.warning("%s: its sound is left out: %s", place, reason(error))
             return None
 
     def until(self, seconds: float, last: bool = False) -> None:
