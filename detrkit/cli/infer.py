@@ -182,6 +182,7 @@ def infer(
         with ExitStack() as stack:
             advance = stack.enter_context(progress_bar("detecting", quiet=json, rate="FPS"))
             stack.enter_context(closing(frames))
+            report.begun = time.monotonic()  # opening the model is not its speed
             for found, frame in frames:
                 if report.outputs is None:  # now that weights and sources have proved good
                     folder = RunDirectory.create("infer", output).path
@@ -235,7 +236,7 @@ class _Report:
     images: int = 0
     frames: int = 0
     detections: int = 0
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
     entries: list[dict[str, Any]] = field(default_factory=list)
     clips: dict[Clip, _ClipCount] = field(default_factory=dict)
     faults: list[tuple[Path, DetrkitError]] = field(default_factory=list)
@@ -250,8 +251,6 @@ class _Report:
     def add(self, record: Record) -> None:
         from detrkit.cli.console import out
 
-        if self.frames + self.images == 0:
-            self.begun = time.monotonic()  # opening the model is not its speed
         found, clip = record.found, record.frame.clip
         self.detections += len(found)
         if self.silent:

@@ -99,9 +99,8 @@ def read_address(
             return
 
     def connect() -> Iterator[Pixels]:
-        wishes = {"rtsp_transport": "tcp"} if url.startswith("rtsp") else {}
         try:
-            with av.open(url, options=wishes, timeout=timeout) as container:
+            with _opened(av, url, timeout) as container:
                 for frame in container.decode(video=0):
                     yield partial(upright, frame)
         except (av.FFmpegError, IndexError) as error:
@@ -110,6 +109,16 @@ def read_address(
     yield from read_live(
         Clip(name, live=True), connect, step=step, channels=channels, timeout=timeout, **options
     )
+
+
+def _opened(av: Any, url: str, timeout: float) -> Any:
+    """A container; RTSP over TCP, which loses nothing, or over UDP where the server lacks that."""
+    if not url.lower().startswith("rtsp"):
+        return av.open(url, timeout=timeout)
+    try:
+        return av.open(url, options={"rtsp_transport": "tcp"}, timeout=timeout)
+    except (av.FFmpegError, OSError):
+        return av.open(url, options={"rtsp_transport": "udp"}, timeout=timeout)
 
 
 def without_password(url: str) -> str:
