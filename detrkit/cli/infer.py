@@ -140,7 +140,7 @@ def infer(
     """  # fmt: skip
     from detrkit.api import load
     from detrkit.cli.console import progress_bar
-    from detrkit.engine.derive import parse_size
+    from detrkit.engine.derive import parse_sides, parse_size
     from detrkit.engine.interrupt import InterruptGuard
     from detrkit.engine.names_file import read_names
     from detrkit.engine.run_dir import RunDirectory
@@ -152,7 +152,7 @@ def infer(
 
     # mistakes are found before anything is opened
     kinds = parse_kinds(save) if save else None
-    tiling = Tiling.parse(slice_, overlap) if slice_ else None
+    tiling = Tiling(parse_sides(slice_, "--slice"), overlap) if slice_ else None
     other_names = read_names(names) if names else None
     inputs = parse_size(size) if size else None
     if track:

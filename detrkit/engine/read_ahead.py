@@ -24,24 +24,22 @@ def read_ahead(
     Reading and decoding images leave Python's lock, so threads suffice.
     """
     pending: deque[tuple[T, Future[R]]] = deque()
+
+    def first() -> tuple[T, R | DataError]:
+        item, image = pending.popleft()
+        try:
+            return item, image.result()
+        except DataError as error:
+            return item, error
+
     with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="read") as readers:
         try:
             for item in items:
                 pending.append((item, readers.submit(load, item)))
                 if len(pending) >= depth:
-                    first = _first(pending)
-                    yield first
+                    yield first()
             while pending:
-                first = _first(pending)
-                yield first
+                yield first()
         finally:
             for _, image in pending:
                 image.cancel()
-
-
-def _first(pending: deque[tuple[T, Future[R]]]) -> tuple[T, R | DataError]:
-    item, image = pending.popleft()
-    try:
-        return item, image.result()
-    except DataError as error:
-        return item, error

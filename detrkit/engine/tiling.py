@@ -16,7 +16,6 @@ is detected on as without tiling.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -56,20 +55,6 @@ class Tiling:
             raise UsageError(f"tiles must be at least 32 pixels wide and high, got {self.size}")
         if not 0 <= self.overlap < 0.9:
             raise UsageError(f"the overlap must be at least 0 and below 0.9, got {self.overlap}")
-
-    @classmethod
-    def parse(cls, text: str, overlap: float = 0.2) -> Tiling:
-        """`640`, or `480x640`, height first.
-
-        Raises:
-            UsageError: it is neither.
-        """
-        match = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", text)
-        if not match:
-            raise UsageError(
-                f"--slice {text}: expected a number of pixels or HxW", hint="e.g. --slice 640"
-            )
-        return cls((int(match[1]), int(match[2] or match[1])), overlap)
 
     def windows(self, size: tuple[int, int]) -> list[Window]:
         """The tiles of a picture of `size` (h, w), row by row; they cover every pixel.

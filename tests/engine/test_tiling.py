@@ -74,16 +74,12 @@ class TestWindows:
             for left, top, right, bottom in tiling.windows((h, w))
         )
 
-    def test_as_the_user_writes_it(self) -> None:
-        assert Tiling.parse("640").size == (640, 640)
-        assert Tiling.parse("480x640", 0.3) == Tiling((480, 640), 0.3)
-        for text, lap, message in (
-            ("big", 0.2, "expected a number of pixels"),
-            ("16", 0.2, "at least 32"),
-            ("640", 0.95, "below 0.9"),
-        ):
-            with pytest.raises(UsageError, match=message):
-                Tiling.parse(text, lap)
+    @pytest.mark.parametrize(
+        ("size", "lap", "message"), [(16, 0.2, "at least 32"), (640, 0.95, "below 0.9")]
+    )
+    def test_mistakes(self, size: int, lap: float, message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            Tiling((size, size), lap)
 
 
 class TestMerge:

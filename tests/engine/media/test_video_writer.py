@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from detrkit.engine.media.frame import Clip
+from detrkit.engine.media.frame import Clip, Frame
 from detrkit.engine.media.video import read_video
 from detrkit.engine.media.video_writer import VideoWriter
 from detrkit.errors import DetrkitError
@@ -22,6 +23,18 @@ def write(path: Path, clip: Clip, times: list[float], size: tuple[int, int] = (9
     for number, time in enumerate(times):
         writer.write(scene(number, size), time)
     writer.close()
+
+
+def rewritten(frames: list[Frame], path: Path) -> tuple[Any, Any]:
+    """Frames of a video written as another one: its container and its sound."""
+    assert frames[0].clip is not None
+    writer = VideoWriter(path, frames[0].clip, (96, 160))
+    for frame in frames:
+        writer.write(frame.image.permute(1, 2, 0).numpy(), frame.seconds or 0.0)
+    writer.close()
+    _, container = read_back(path)
+    (sound,) = container.streams.audio
+    return container, sound
 
 
 def test_pictures_and_times_are_kept(tmp_path: Path) -> None:
@@ -71,13 +84,7 @@ def test_a_frame_of_another_size_and_a_clock_that_stands_still(tmp_path: Path) -
 def test_sound_is_kept(tmp_path: Path, name: str, codec: str, kept: str) -> None:
     source = write_video(tmp_path / name, 20, audio=codec)
     frames = list(read_video(str(source)))
-    assert frames[0].clip is not None
-    writer = VideoWriter(tmp_path / "out.mp4", frames[0].clip, (96, 160))
-    for frame in frames:
-        writer.write(frame.image.permute(1, 2, 0).numpy(), frame.seconds or 0.0)
-    writer.close()
-    _, container = read_back(tmp_path / "out.mp4")
-    (sound,) = container.streams.audio
+    container, sound = rewritten(frames, tmp_path / "out.mp4")
     assert sound.codec_context.name == kept
     assert float(sound.duration * sound.time_base) == pytest.approx(2.0, abs=0.15)
     container.seek(0)
@@ -88,13 +95,7 @@ def test_sound_is_kept(tmp_path: Path, name: str, codec: str, kept: str) -> None
 def test_sound_ends_with_the_pictures(tmp_path: Path) -> None:
     source = write_video(tmp_path / "s.mp4", 30, audio="aac")
     frames = list(read_video(str(source)))[:10]
-    assert frames[0].clip is not None
-    writer = VideoWriter(tmp_path / "out.mp4", frames[0].clip, (96, 160))
-    for frame in frames:
-        writer.write(frame.image.permute(1, 2, 0).numpy(), frame.seconds or 0.0)
-    writer.close()
-    _, container = read_back(tmp_path / "out.mp4")
-    (sound,) = container.streams.audio
+    _, sound = rewritten(frames, tmp_path / "out.mp4")
     assert float(sound.duration * sound.time_base) < 1.2
 
 
