@@ -81,6 +81,10 @@ def say(label: str, message: str, style: str) -> None:
     err.print(line.append(message, style="" if label else style), soft_wrap=True)
 
 
+#: Consoles of the progress bars that are shown now.
+_bars: list[Console] = []
+
+
 def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
     """Shows the log of detrkit on stderr: information and above.
 
@@ -116,16 +120,24 @@ def progress_bar(
     if rate is not None:
         columns += [TextColumn("{task.completed:.0f}"), TextColumn("{task.fields[rate]}")]
     started = time.monotonic()
-    # lines on stdout go above the bar where both are the terminal, and nowhere else where not
-    shared = sys.stdout.isatty()
-    with Progress(*columns, console=err, transient=True, redirect_stdout=shared) as bar:
+    with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=None, rate="")
 
         def update(done: int, total: int | None) -> None:
             speed = done / max(time.monotonic() - started, 1e-9)
             bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {rate}")
 
-        yield update
+        _bars.append(bar.console)
+        try:
+            yield update
+        finally:
+            _bars.pop()
+
+
+def say_result(line: str) -> None:
+    """Prints a line on stdout; above the bar, where both are on the terminal."""
+    place = _bars[-1] if _bars and out.is_terminal else out
+    place.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def json_text(kind: str, payload: Mapping[str, Any]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +76,7 @@ def infer(
         typer.Option(
             min=4,
             metavar="N",
-            help="Pixels; by default the picture's size tells.",
+            help="Of the letters, in pixels; by default the picture's size tells.",
             show_default=False,
         ),
     ] = None,
@@ -86,7 +85,7 @@ def infer(
         typer.Option(
             min=1,
             metavar="N",
-            help="Pixels; by default the picture's size tells.",
+            help="Of the boxes, in pixels; by default the picture's size tells.",
             show_default=False,
         ),
     ] = None,
@@ -193,12 +192,15 @@ def infer(
                 if advance is not None:
                     advance(report.images + report.frames, report.total(items, frame_step, limit))
         report.end(weights)
-    report.raise_broken()
     if guard.requested:
-        raise Interrupted(f"interrupted; what is done is in {report.folder or 'no folder yet'}")
+        done = f"what is done is in {report.folder}" if report.folder else "nothing was done yet"
+        raise Interrupted(f"interrupted; {done}")
+    report.raise_broken()
 
 
-def _expanded(source: list[str], report: _Report, stop: Any) -> list[Item] | Iterator[Item]:
+def _expanded(
+    source: list[str], report: _Report, stop: Callable[[], bool]
+) -> list[Item] | Iterator[Item]:
     """What to detect on; paths on stdin are taken as they come."""
     from detrkit.engine.media.background import in_background
     from detrkit.engine.media.pyav import import_av
@@ -208,8 +210,7 @@ def _expanded(source: list[str], report: _Report, stop: Any) -> list[Item] | Ite
     if "-" in source:
         if len(source) > 1:
             raise UsageError("- reads all sources from stdin: give no others beside it")
-        lines = (line.rstrip("\r\n") for line in sys.stdin)
-        return expand(in_background(filter(None, lines), 16, stop), report.broken)
+        return expand(in_background(_stdin_lines(), 16, stop), report.broken)
     items = list(expand(source))
     if any(is_moving(item) and not isinstance(item, Camera) for item in items):
         import_av()
@@ -220,6 +221,17 @@ def _expanded(source: list[str], report: _Report, stop: Any) -> list[Item] | Ite
             hint="start `detrkit infer` once for each",
         )
     return items
+
+
+def _stdin_lines() -> Iterator[str]:
+    """Lines of stdin that are not empty.
+
+    Read through a file of its own: Python cannot leave while a thread waits in `sys.stdin`.
+    """
+    with open(0, encoding="utf-8", errors="surrogateescape", closefd=False) as lines:
+        for line in lines:
+            if path := line.rstrip("\r\n"):
+                yield path
 
 
 @dataclass
@@ -249,7 +261,7 @@ class _Report:
         self.faults.append((path, error))
 
     def add(self, record: Record) -> None:
-        from detrkit.cli.console import out
+        from detrkit.cli.console import say_result
 
         found, clip = record.found, record.frame.clip
         self.detections += len(found)
@@ -259,7 +271,7 @@ class _Report:
             self._tell_clip()
             self.images += 1
             if not self.silent:
-                out.print(f"{found.path}  {_summary(found)}", markup=False, soft_wrap=True)
+                say_result(f"{found.path}  {_summary(found)}")
             return
         if clip not in self.clips:
             self._tell_clip()
@@ -269,13 +281,13 @@ class _Report:
 
     def _tell_clip(self) -> None:
         """A line about the last video, once it is over."""
-        from detrkit.cli.console import out
+        from detrkit.cli.console import say_result
 
         for clip, count in self.clips.items():
             if not count.told:
                 count.told = True
                 if not self.silent:
-                    out.print(f"{clip.name}  {count.summary(clip)}", markup=False, soft_wrap=True)
+                    say_result(f"{clip.name}  {count.summary(clip)}")
 
     def total(self, items: Iterable[Item], step: int, limit: int | None) -> int | None:
         """Images and frames that there will be, as far as is known; for the progress bar."""

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,29 @@ class TestStdin:
         assert len(done.stdout.splitlines()) == 2
         assert "missing.png: file not found" in done.stderr
         assert sorted(p.name for p in Path("out").iterdir()) == ["broken.txt", "detections.jsonl"]
+
+    @pytest.mark.skipif(os.name == "nt", reason="signals of Windows")
+    def test_ctrl_c_while_nothing_comes(self, weights: str) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "detrkit", "infer", "-w", weights, "--device", "cpu", "-",
+             "-o", "out", "--batch", "1"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(b"in/a.png\n" * 3 + b"in/000000000139.png\nin/sub/A.png\n")
+        process.stdin.flush()
+        for _ in range(600):
+            time.sleep(0.1)
+            if Path("out/detections.jsonl").exists():
+                break
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130, error
+        assert b"Fatal" not in error
+        lines = Path("out/detections.jsonl").read_text(encoding="utf-8").splitlines()
+        assert 1 <= len(lines) <= 3
 
     def test_alone(self, weights: str, capsys: Any) -> None:
         assert run(weights, "-", "in") == 2
