@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from detrkit.data.text import read_json, read_text, read_yaml
@@ -27,6 +28,6 @@ def read_names(given: str) -> list[str]:
         if not isinstance(content, list):
             raise DataError(f"{path}: expected a list of names")
         return [str(name) for name in content]
-    if path.is_file() or suffix == ".txt":
+    if os.path.isfile(path) or suffix == ".txt":  # unlike Path's, bears a list of any length
         return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     return [name.strip() for name in given.split(",")]

@@ -86,7 +86,7 @@ def expand(
             yield device
             continue
         try:
-            files = _files(source)
+            files = _existing(source)
         except DataError as error:
             if on_missing is None:
                 raise
@@ -164,6 +164,13 @@ def _device(source: str | Path) -> Camera | Address | None:
     if isinstance(source, str) and source.isdecimal() and not Path(source).exists():
         return Camera(int(source))
     return None
+
+
+def _existing(source: str | Path) -> Sequence[Path]:
+    try:
+        return _files(source)
+    except (OSError, ValueError) as error:  # a name that no system has, e.g. far too long
+        raise DataError(f"{source}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _files(source: str | Path) -> Sequence[Path]:

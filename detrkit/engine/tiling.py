@@ -10,6 +10,9 @@ are joined within their class and between views only, never within one:
                         `SAME` there). A box that no border cut is believed as it is; of parts
                         only, the joint is the box around all of them
 
+    a passage           a box that ends at opposite borders of its tile belongs to something larger
+                        than the tile; that is for the whole picture to say, and it is left out
+
 An object smaller than the overlap is whole in at least one tile. A picture that fits into one tile
 is detected on as without tiling.
 """
@@ -95,10 +98,15 @@ def merge(found: Sequence[Detections], windows: Sequence[Window]) -> Detections:
     if len(found) == 1:
         return found[0]
     right, bottom = windows[0][2:]
-    boxes, cut = [], []
+    parts, boxes, cut = [], [], []
     for seen, window in zip(found, windows, strict=True):
-        boxes.append(seen.boxes_xyxy + np.array(window[:2] * 2, np.float32))
-        cut.append(_cut(boxes[-1], window, (right, bottom)))
+        placed = seen.boxes_xyxy + np.array(window[:2] * 2, np.float32)
+        sides = _cut_sides(placed, window, (right, bottom))
+        kept = ~(sides[:, :2] & sides[:, 2:]).any(1)
+        parts.append(seen.select(kept))
+        boxes.append(placed[kept])
+        cut.append(sides[kept].any(1))
+    found = parts
     every = replace(
         found[0],
         boxes_xyxy=np.concatenate(boxes),
@@ -114,8 +122,8 @@ def merge(found: Sequence[Detections], windows: Sequence[Window]) -> Detections:
         np.concatenate(cut)[order],
         np.array(windows, np.float32)[views].reshape(-1, 4),
     )
-    joined, kept = pieces.joined()
-    return replace(every.select(order[kept]), boxes_xyxy=joined)
+    joined, best = pieces.joined()
+    return replace(every.select(order[best]), boxes_xyxy=joined)
 
 
 def _starts(length: int, tile: int, overlap: float) -> list[int]:
@@ -127,20 +135,25 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def _cut(
+def _cut_sides(
     boxes: npt.NDArray[np.float32], window: Window, picture: tuple[int, int]
 ) -> npt.NDArray[np.bool_]:
-    """(N,) whether a box ends at a border of its window that is none of the picture (w, h)."""
+    """(N, 4) whether each side of a box lies at a border of its window.
+
+    Borders of the picture (w, h), where nothing goes on, do not count.
+    """
     left, top, right, bottom = window
     near_x, near_y = NEAR * (right - left), NEAR * (bottom - top)
     x1, y1, x2, y2 = boxes.T
-    result: npt.NDArray[np.bool_] = (
-        ((left > 0) & (x1 < left + near_x))
-        | ((top > 0) & (y1 < top + near_y))
-        | ((right < picture[0]) & (x2 > right - near_x))
-        | ((bottom < picture[1]) & (y2 > bottom - near_y))
+    return np.stack(
+        [
+            (left > 0) & (x1 < left + near_x),
+            (top > 0) & (y1 < top + near_y),
+            (right < picture[0]) & (x2 > right - near_x),
+            (bottom < picture[1]) & (y2 > bottom - near_y),
+        ],
+        axis=1,
     )
-    return result
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class TestNames:
             ("names.json", '["Katze", "Neko", "Hund"]'),
             ("data.yaml", "names: {0: Katze, 1: Neko, 2: Hund}\n"),
             (None, "Katze,Neko, Hund"),
+            (None, f"{'k' * 5000},Neko,Hund"),
         ],
     )
     def test_other_names(

@@ -100,6 +100,14 @@ class TestSources:
             list(expand(folder / "c.png"))
         with pytest.raises(DataError, match="no images match"):
             list(expand(str(folder / "*.gif")))
+        with pytest.raises(DataError, match=r"x: |not found"):
+            list(expand("x" * 5000))
+        missing: list[str] = []
+        items = expand(
+            [str(folder / "c.png"), folder / "b.png"], lambda p, _: missing.append(p.name)
+        )
+        assert [item.name for item in items if isinstance(item, Path)] == ["b.png"]
+        assert missing == ["c.png"]
         (folder / "empty").mkdir()
         with pytest.raises(DataError, match="no images in"):
             list(expand(folder / "empty"))

@@ -121,6 +121,14 @@ class TestMerge:
         )
         assert len(answer) == 4
 
+    def test_what_is_larger_than_a_tile_is_for_the_whole_picture_to_say(self) -> None:
+        windows = [(0, 0, 300, 100), *Tiling((100, 100), 0.2).windows((100, 300))]
+        passages = [found([(0, 20, 100, 60)]) for _ in windows[1:]]
+        answer = merge([found([(5, 20, 290, 60)]), *passages], windows)
+        np.testing.assert_allclose(answer.boxes_xyxy, [(5, 20, 290, 60)])
+        alone = merge([found([]), *passages], windows)  # the outer two end in the picture
+        assert (alone.boxes_xyxy[:, 2] - alone.boxes_xyxy[:, 0] <= 100).all()
+
     def test_a_small_object_before_a_large_one_stays(self) -> None:
         """Whole boxes are not parts of others, however much they lie inside."""
         answer = merge(
