@@ -3,7 +3,10 @@
 import detrkit
 
 detector = detrkit.load("best.pth")
-detections = detector.predict("photo.jpg")
+for detection in detector.predict("photo.jpg", conf=0.5):
+    print(detection.name, detection.score, detection.box_xyxy)
+for detections in detector.predict("folder/", stream=True):
+    detections.draw().save(...)
 run = detrkit.train(detrkit.load_config("quickstart", update=["epochs=3"]))
 metrics = detrkit.evaluate("best.pth", data="my_data/")
 block = detrkit.create("HybridEncoder", in_channels=[64, 128], ...)
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrkit.config import Config, load_config
 from detrkit.registry import MODULES
+from detrkit.structures import Detections
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from detrkit.metrics import Metrics
     from detrkit.metrics.coco import Backend
 
-__all__ = ["build_model", "create", "evaluate", "load", "load_config", "train"]
+__all__ = ["Detections", "build_model", "create", "evaluate", "load", "load_config", "train"]
 
 
 def load(
@@ -37,7 +41,7 @@ def load(
     device: str | torch.device | None = None,
     size: tuple[int, int] | None = None,
 ) -> Predictor:
-    """Opens weights, ready to detect.
+    """Opens weights, ready to detect; many threads may share the detector.
 
     Args:
         weights: a checkpoint or an ONNX file, by path or URL; a folder of Hugging Face

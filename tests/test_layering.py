@@ -33,6 +33,7 @@ LAYERS = {
     "eval_report": 5,
     "export": 5,
     "engine": 6,
+    "serving": 7,
     "api": 7,
     "cli": 8,
 }

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from detrkit.engine.media.background import in_background, never
@@ -166,7 +165,7 @@ class Detecting:
         """Detections of each frame, in order."""
         answered = self._answered(runtime, self._chunks(frames))
         for found, frame in answered:
-            found = _chosen(found, self.lowest, self.classes, self.max_det)
+            found = found.filter(conf=self.lowest, classes=self.classes, max_det=self.max_det)
             found = replace(found, frame=frame.number, seconds=frame.seconds)
             if self.tracking is not None:
                 found = self.tracking.follow(found, frame)
@@ -222,12 +221,3 @@ class Detecting:
             answer.append((merge(found[: len(windows)], windows), frame))
             del found[: len(windows)]
         return answer
-
-
-def _chosen(
-    found: Detections, conf: float, wanted: Sequence[int] | None, max_det: int
-) -> Detections:
-    keep = found.scores >= conf
-    if wanted is not None:
-        keep &= np.isin(found.labels, wanted)
-    return found.select(np.flatnonzero(keep)[:max_det])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
@@ -16,10 +16,10 @@ from detrkit.engine.media.background import never
 from detrkit.engine.media.frame import Frame
 from detrkit.engine.media.live import STREAM_TIMEOUT
 from detrkit.engine.runtime import Runtime, TorchRuntime
-from detrkit.engine.sources import Source, expand, is_single
+from detrkit.engine.sources import Source, expand, is_endless, is_single
 from detrkit.engine.tiling import Tiling
 from detrkit.engine.tracks import Tracking
-from detrkit.errors import UsageError, did_you_mean
+from detrkit.errors import UsageError
 from detrkit.structures import ClassMap, Detections, ImageSpec
 
 #: Detections below this score are left out, where nothing else is said.
@@ -33,6 +33,8 @@ class Predictor:
         detections = detector.predict("photo.jpg")
         for found in detector.stream("folder/"):
             found.draw().save(...)
+
+    One detector may be used by many threads at once.
 
     Args:
         runtime: what computes.
@@ -53,27 +55,49 @@ class Predictor:
 
     @overload
     def predict(
-        self, source: str | Path | Image.Image | np.ndarray | Tensor, **options: Any
+        self, source: Source | Iterable[Source], *, stream: Literal[True], **options: Any
+    ) -> Iterator[Detections]: ...
+    @overload
+    def predict(
+        self,
+        source: str | Path | bytes | Image.Image | np.ndarray | Tensor,
+        *,
+        stream: Literal[False] = ...,
+        **options: Any,
     ) -> Detections: ...
     @overload
-    def predict(self, source: Sequence[Source], **options: Any) -> list[Detections]: ...
     def predict(
-        self, source: Source | Sequence[Source], **options: Any
-    ) -> Detections | list[Detections]:
+        self, source: Iterable[Source], *, stream: Literal[False] = ..., **options: Any
+    ) -> list[Detections]: ...
+    def predict(
+        self, source: Source | Iterable[Source], *, stream: bool = False, **options: Any
+    ) -> Detections | list[Detections] | Iterator[Detections]:
         """Detects on one image, or on several.
 
         Args:
-            source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W); or a
-                folder, a pattern such as "shots/*.png", or a list of any of these. A detector of
-                C other channels takes arrays (H, W, C) or (C, H, W) and tensors (C, H, W).
+            source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W), the
+                content of an image file as bytes; or a folder, a pattern such as "shots/*.png", a
+                video, a camera ("0"), the address of a stream, or a list or generator of any of
+                these. OpenCV's arrays are BGR: give `image[..., ::-1]`. A detector of C other
+                channels takes arrays (H, W, C) or (C, H, W) and tensors (C, H, W).
+            stream: answer with an iterator that computes while it is read, as the method `stream`
+                does: for folders, generators and all else that is long or endless.
             options: `conf`, `classes`, `max_det`, `batch`, as in `stream`.
 
         Returns:
-            `Detections` for one image, a list for several; best score first.
+            `Detections` for one image, a list for several; best score first. With `stream` an
+            iterator in either case.
 
         Raises:
             DataError: an image cannot be read.
         """
+        if stream:
+            return self.stream(source, **options)
+        if is_endless(source) and options.get("limit") is None:
+            raise UsageError(
+                "a camera or stream may have no end: a list of its frames would fill the memory",
+                hint="predict(source, stream=True), or limit=100",
+            )
         found = list(self.stream(source, **options))
         return found[0] if is_single(source) else found
 
@@ -137,7 +161,7 @@ class Predictor:
             raise UsageError("frame_step, limit and stream_timeout must be above 0")
         detecting = Detecting(
             conf=conf,
-            classes=None if classes is None else self.class_indices(classes),
+            classes=None if classes is None else self.class_map.indices(classes),
             max_det=max_det,
             batch=batch,
             tiling=Tiling((tiling, tiling)) if isinstance(tiling, int) else tiling,
@@ -187,28 +211,3 @@ class Predictor:
                 "this CPU does not compute in 16 bits: --half would be slower than float32"
             )
         runtime.precision = Precision("bf16" if runtime.device.type == "cpu" else "fp16")
-
-    def class_indices(self, classes: Sequence[str | int]) -> list[int]:
-        """Indices of classes given by name or index.
-
-        Raises:
-            UsageError: the detector does not know one; suggests a near name.
-        """
-        return [self._class_index(item) for item in classes]
-
-    def _class_index(self, item: str | int) -> int:
-        names = self.class_map.names
-        known = self.class_map.index_of_name
-        if isinstance(item, str) and item not in known:
-            lowered = {name.lower(): i for name, i in known.items()}
-            if item.lower() in lowered:
-                return lowered[item.lower()]
-            if not item.lstrip("-").isdigit():
-                raise UsageError(
-                    f"the detector knows no class `{item}`{did_you_mean(item, names)}",
-                    hint=f"its classes: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}",
-                )
-        index = known[item] if isinstance(item, str) and item in known else int(item)
-        if not 0 <= index < len(names):
-            raise UsageError(f"class {index} is outside 0 to {len(names) - 1}")
-        return index

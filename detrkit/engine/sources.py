@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detrkit.data.bands import WrongBands, as_pixels, bands_last, fitted
 from detrkit.data.files import list_images
-from detrkit.data.images import IMAGE_SUFFIXES, read_image
+from detrkit.data.images import IMAGE_SUFFIXES, ImageBytes, read_image
 from detrkit.data.modes import from_pillow
 from detrkit.engine.media.video import VIDEO_SUFFIXES, is_video_file
 from detrkit.errors import DataError, DetrkitError, UsageError
@@ -38,12 +38,13 @@ class Address:
     url: str
 
 
-#: A file, folder or pattern; a picture; uint8 RGB (H, W, 3) or gray (H, W); a uint8 RGB tensor
-#: (3, H, W). For a model of C other channels: an array as in a `.npy` file; a tensor (C, H, W).
-Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor | Camera | Address
+#: A file, folder or pattern; the content of an image file; a picture; uint8 RGB (H, W, 3) or gray
+#: (H, W); a uint8 RGB tensor (3, H, W). For a model of C other channels: an array as in a `.npy`
+#: file; a tensor (C, H, W). A video, an address (`rtsp://…`) or a camera: `Camera(0)`, "0".
+Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor | Camera | Address
 
 #: What folders and patterns are expanded to.
-Item: TypeAlias = Path | Image.Image | np.ndarray | Tensor | Camera | Address
+Item: TypeAlias = Path | bytes | Image.Image | np.ndarray | Tensor | Camera | Address
 
 
 def is_single(source: Any) -> bool:
@@ -51,7 +52,14 @@ def is_single(source: Any) -> bool:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return not (path.is_dir() or _is_pattern(source) or _device(source) or is_moving(path))
-    return isinstance(source, Image.Image | np.ndarray | Tensor)
+    return isinstance(source, bytes | Image.Image | np.ndarray | Tensor)
+
+
+def is_endless(source: Any) -> bool:
+    """Whether `source` is a camera or an address, whose frames may never end."""
+    return isinstance(source, Camera | Address) or (
+        isinstance(source, str | Path) and _device(source) is not None
+    )
 
 
 def is_moving(item: object) -> bool:
@@ -115,6 +123,8 @@ def load_image(source: Source, channels: int = 3) -> Tensor:
     """
     if isinstance(source, str | Path):
         return read_image(source, channels=channels)
+    if isinstance(source, bytes):
+        return read_image(ImageBytes(source), channels=channels)
     if isinstance(source, Image.Image):
         try:
             return torch.from_numpy(from_pillow(source, channels)).permute(2, 0, 1)

@@ -16,6 +16,7 @@ from detrkit.engine.runtime import Runtime, choose_device
 from detrkit.engine.sources import expand, load_image
 from detrkit.errors import DataError, UsageError, WeightsError
 from tests.engine.bright import BrightBox, bright_runtime, picture, small_detector
+from tests.engine.moving import write_video
 
 BOX = (48, 32, 120, 96)
 
@@ -156,6 +157,26 @@ class TestStream:
         assert broken == ["c.png"]
         with pytest.raises(DataError, match=r"c\.png"):
             list(detector.stream(folder))
+
+    def test_videos(self, detector: Predictor, tmp_path: Path) -> None:
+        pytest.importorskip("av")
+        path = write_video(tmp_path / "a.mp4")
+        found = detector.predict(path, frame_step=4)
+        assert [(d.frame, round(d.seconds or 0, 3)) for d in found] == [
+            (0, 0.0),
+            (4, 0.4),
+            (8, 0.8),
+        ]
+        assert [d.names for d in found] == [["cat"]] * 3
+        for number, item in zip((0, 4, 8), found, strict=True):
+            left = 10 + 4 * number
+            np.testing.assert_allclose(item.boxes_xyxy, [(left, 20, left + 40, 50)], atol=4)
+        assert len(list(detector.predict(path, stream=True, limit=2))) == 2
+
+    @pytest.mark.parametrize("source", ["0", "rtsp://10.0.0.1/x"])
+    def test_what_has_no_end_is_not_collected(self, detector: Predictor, source: str) -> None:
+        with pytest.raises(UsageError, match="may have no end"):
+            detector.predict(source)
 
     def test_sources_are_taken_as_they_are_needed(self, detector: Predictor) -> None:
         taken = []

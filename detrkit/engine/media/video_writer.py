@@ -62,7 +62,7 @@ class VideoWriter:
             self._file = self._av.open(str(self._temporary), "w", format="mp4")
             self._stream = self._video_stream(clip)
             if clip.audio is not None:
-                self._sound = _Sound.of(self._av, clip.audio, self._file)
+                self._sound = _Sound.of(self._av, clip, self._file)
 
     def write(self, pixels: npt.NDArray[np.uint8], seconds: float) -> None:
         """Adds a frame.
@@ -172,10 +172,10 @@ class _Sound:
         self._next = next(self._parts, None)
 
     @classmethod
-    def of(cls, av: Any, place: str, file: Any) -> _Sound | None:
-        """The first sound of a file; None where it cannot be had."""
+    def of(cls, av: Any, clip: Clip, file: Any) -> _Sound | None:
+        """The first sound of a clip; None where it cannot be had."""
         try:
-            container = av.open(place)
+            container = av.open(clip.audio)
             stream = container.streams.audio[0]
             video = container.streams.video[0]
             copied = stream.codec_context.name in _COPIED
@@ -188,7 +188,7 @@ class _Sound:
             begin = float((video.start_time or 0) * video.time_base)
             return cls(container, stream, file, target, copied, begin)
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
-            log.warning("%s: its sound is left out: %s", place, reason(error))
+            log.warning("%s: its sound is left out: %s", clip.name, reason(error))
             return None
 
     def until(self, seconds: float, last: bool = False) -> None:
