@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from detrkit.engine.saving.outputs import Outputs
     from detrkit.engine.saving.record import Record
     from detrkit.engine.sources import Item
-    from detrkit.errors import DetrkitError
+    from detrkit.errors import DataError
     from detrkit.structures import Detections
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -203,8 +203,9 @@ def _expanded(
 ) -> list[Item] | Iterator[Item]:
     """What to detect on; paths on stdin are taken as they come."""
     from detrkit.engine.media.background import in_background
+    from detrkit.engine.media.places import Address, Camera
     from detrkit.engine.media.pyav import import_av
-    from detrkit.engine.sources import Address, Camera, expand, is_moving
+    from detrkit.engine.sources import expand, is_moving
     from detrkit.errors import UsageError
 
     if "-" in source:
@@ -251,13 +252,13 @@ class _Report:
     begun: float = 0.0
     entries: list[dict[str, Any]] = field(default_factory=list)
     clips: dict[Clip, _ClipCount] = field(default_factory=dict)
-    faults: list[tuple[Path, DetrkitError]] = field(default_factory=list)
+    faults: list[tuple[Path | str, DataError]] = field(default_factory=list)
 
     @property
     def folder(self) -> Path | None:
         return self.outputs.folder if self.outputs is not None else None
 
-    def broken(self, path: Path, error: DetrkitError) -> None:
+    def broken(self, path: Path | str, error: DataError) -> None:
         self.faults.append((path, error))
 
     def add(self, record: Record) -> None:
@@ -369,7 +370,7 @@ class _Report:
 
         if not self.faults:
             return
-        moving = any(is_video_file(p) or not p.suffix for p, _ in self.faults)
+        moving = any(isinstance(p, str) or is_video_file(p) for p, _ in self.faults)
         thing = "source" if moving else "image"
         number = len(self.faults)
         shown = [f"  {error.message}" for _, error in self.faults[:_SHOWN]]

@@ -20,23 +20,20 @@ from torch import Tensor
 
 from detrkit.engine.media.background import in_background, never
 from detrkit.engine.media.frame import Frame
-from detrkit.engine.media.live import (
-    STREAM_TIMEOUT,
-    read_address,
-    read_camera,
-    without_password,
-)
+from detrkit.engine.media.live import STREAM_TIMEOUT, read_address, read_camera
+from detrkit.engine.media.places import Address, Camera
 from detrkit.engine.media.video import read_video
 from detrkit.engine.read_ahead import read_ahead
 from detrkit.engine.runtime import Runtime
-from detrkit.engine.sources import Address, Camera, Item, is_moving, load_image
+from detrkit.engine.sources import Item, is_moving, load_image
 from detrkit.engine.tiling import Tiling, Window, crop, merge
 from detrkit.engine.tracks import LOWEST_SCORE, Tracking
-from detrkit.errors import DetrkitError, UsageError
+from detrkit.errors import DataError, UsageError
 from detrkit.structures import Detections
 
-#: Called with a source that cannot be read, or not to its end, and the reason.
-OnBroken = Callable[[Path, DetrkitError], None]
+#: Called with a source that cannot be read, or not to its end, and the reason: with the path of a
+#: file, with the name of a camera or stream.
+OnBroken = Callable[[Path | str, DataError], None]
 
 #: A frame and the parts of it that are looked at.
 _Viewed = tuple[Frame, list[Window]]
@@ -69,20 +66,17 @@ class Reading:
 
     def frames(self, items: Iterable[Item]) -> Iterator[Frame]:
         """The images of expanded sources and the frames of their videos, in order."""
-        left = self.limit
-        for frame in self._all(items):
-            if left == 0 or self.stop():
+        for number, frame in enumerate(self._all(items), 1):
+            if self.stop():
                 return
             yield frame
-            if left is not None:
-                left -= 1
-                if left == 0:
-                    return
+            if number == self.limit:
+                return
 
     def _all(self, items: Iterable[Item]) -> Iterator[Frame]:
         load = partial(_still_or_nothing, channels=self.channels)
         for item, image in read_ahead(items, load, self.ahead):
-            if isinstance(image, DetrkitError):
+            if isinstance(image, DataError):
                 self._broken(item, image)
             elif image is not None:
                 yield Frame(image, path=str(item) if isinstance(item, Path) else None)
@@ -94,30 +88,22 @@ class Reading:
         live: dict[str, Any] = {"timeout": self.timeout, "stop": self.stop}
         frames: Generator[Frame, None, None]
         if isinstance(item, Camera):
-            frames = read_camera(item.number, **options, **live)
+            frames = read_camera(item, **options, **live)
         elif isinstance(item, Address):
-            frames = read_address(item.url, **options, **live)
+            frames = read_address(item, **options, **live)
         else:
             # decoded beside the model; live sources have a thread of their own
             frames = in_background(read_video(str(item), **options), self.ahead, self.stop)
         with closing(frames):
             try:
                 yield from frames
-            except DetrkitError as error:
-                if isinstance(error, UsageError):
-                    raise
+            except DataError as error:
                 self._broken(item, error)
 
-    def _broken(self, item: Item, error: DetrkitError) -> None:
+    def _broken(self, item: Item, error: DataError) -> None:
         if self.on_broken is None or not isinstance(item, Path | Camera | Address):
             raise error
-        self.on_broken(_named(item), error)
-
-
-def _named(item: Path | Camera | Address) -> Path:
-    if isinstance(item, Camera):
-        return Path(f"camera {item.number}")
-    return Path(without_password(item.url)) if isinstance(item, Address) else item
+        self.on_broken(item if isinstance(item, Path) else str(item), error)
 
 
 def _still_or_nothing(item: Item, channels: int) -> Tensor | None:

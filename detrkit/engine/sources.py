@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,24 +17,11 @@ from detrkit.data.bands import WrongBands, as_pixels, bands_last, fitted
 from detrkit.data.files import list_images
 from detrkit.data.images import IMAGE_SUFFIXES, ImageBytes, read_image
 from detrkit.data.modes import from_pillow
+from detrkit.engine.media.places import Address, Camera
 from detrkit.engine.media.video import VIDEO_SUFFIXES, is_video_file
-from detrkit.errors import DataError, DetrkitError, UsageError
+from detrkit.errors import DataError, UsageError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A camera of this machine, by its number."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Address:
-    """A stream, or a video on a server."""
-
-    url: str
 
 
 #: A file, folder or pattern; the content of an image file; a picture; uint8 RGB (H, W, 3) or gray
@@ -69,7 +55,7 @@ def is_moving(item: object) -> bool:
 
 def expand(
     sources: Source | Iterable[Source],
-    on_missing: Callable[[Path, DetrkitError], None] | None = None,
+    on_missing: Callable[[Path, DataError], None] | None = None,
 ) -> Iterator[Item]:
     """Files instead of folders and patterns, each file once, in the order given.
 

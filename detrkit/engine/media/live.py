@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from detrkit.engine.media.background import GLANCE, in_background, never
 from detrkit.engine.media.frame import Clip, Frame
+from detrkit.engine.media.places import Address, Camera
 from detrkit.engine.media.pyav import import_av, reason
 from detrkit.engine.media.video import read_video, to_image, upright
 from detrkit.errors import DataError
@@ -42,30 +43,30 @@ Pixels = Callable[[], npt.NDArray[np.uint8]]
 Connect = Callable[[], Iterator[Pixels]]
 
 
-def read_camera(number: int, **options: Any) -> Generator[Frame, None, None]:
+def read_camera(camera: Camera, **options: Any) -> Generator[Frame, None, None]:
     """Frames of a camera of this machine, through OpenCV.
 
     Args:
-        number: of the camera, from 0.
+        camera: which.
         options: of `read_live`.
     """
 
     def connect() -> Iterator[Pixels]:
         import cv2
 
-        camera = cv2.VideoCapture(number)
+        capture = cv2.VideoCapture(camera.number)
         try:
-            if not camera.isOpened():
-                raise OSError(f"there is no camera {number}, or another program uses it")
+            if not capture.isOpened():
+                raise OSError(f"there is no {camera}, or another program uses it")
             while True:
-                good, picture = camera.read()
+                good, picture = capture.read()
                 if not good:
                     raise OSError("the camera gives no more pictures")
                 yield partial(_from_bgr, picture)
         finally:
-            camera.release()
+            capture.release()
 
-    return read_live(Clip(f"camera {number}", live=True), connect, **options)
+    return read_live(Clip(str(camera), live=True), connect, **options)
 
 
 def _from_bgr(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -73,20 +74,25 @@ def _from_bgr(picture: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def read_address(
-    url: str, *, step: int = 1, channels: int = 3, timeout: float = STREAM_TIMEOUT, **options: Any
+    address: Address,
+    *,
+    step: int = 1,
+    channels: int = 3,
+    timeout: float = STREAM_TIMEOUT,
+    **options: Any,
 ) -> Generator[Frame, None, None]:
     """Frames from the network: of a stream, or of a video file that a web server has.
 
     A file (its length is known beforehand) is read like one on the disk: no frame is dropped.
 
     Args:
-        url: rtsp://, http://, udp://, …
+        address: rtsp://, http://, udp://, …
         step, channels: as in `read_video`.
         timeout: seconds without a frame after which a stream is given up.
         options: of `read_live`.
     """
     av = import_av()
-    name = without_password(url)
+    url, name = address.url, str(address)
     if urlsplit(url).scheme in ("http", "https"):
         try:
             with av.open(url, timeout=timeout) as container:
@@ -119,12 +125,6 @@ def _opened(av: Any, url: str, timeout: float) -> Any:
         return av.open(url, options={"rtsp_transport": "tcp"}, timeout=timeout)
     except (av.FFmpegError, OSError):
         return av.open(url, options={"rtsp_transport": "udp"}, timeout=timeout)
-
-
-def without_password(url: str) -> str:
-    """The address without user and password, for messages and results."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def read_live(

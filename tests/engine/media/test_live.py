@@ -19,7 +19,8 @@ from PIL import Image
 
 from detrkit.engine.media import live
 from detrkit.engine.media.frame import Clip
-from detrkit.engine.media.live import read_address, read_camera, read_live, without_password
+from detrkit.engine.media.live import read_address, read_camera, read_live
+from detrkit.engine.media.places import Address, Camera
 from detrkit.errors import DataError
 from tests.engine.moving import scene, write_video
 
@@ -187,18 +188,18 @@ def test_camera(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
     monkeypatch.setattr(cv2, "VideoCapture", FakeCamera)
-    frames = read_camera(0, timeout=5)
+    frames = read_camera(Camera(0), timeout=5)
     frame = next(frames)
     frames.close()
     assert frame.image[:, 0, 0].tolist() == [30, 20, 10]
     assert frame.path == "camera 0"
     with pytest.raises(DataError, match="there is no camera 7"):
-        list(read_camera(7, timeout=0.2))
+        list(read_camera(Camera(7), timeout=0.2))
 
 
 def test_passwords_are_not_shown() -> None:
-    assert without_password("rtsp://me:secret@10.0.0.5:554/a?b=1") == "rtsp://10.0.0.5:554/a?b=1"
-    assert without_password("udp://@:1234") == "udp://:1234"
+    assert str(Address("rtsp://me:secret@10.0.0.5:554/a?b=1")) == "rtsp://10.0.0.5:554/a?b=1"
+    assert str(Address("udp://@:1234")) == "udp://:1234"
 
 
 class TestAddresses:
@@ -209,7 +210,7 @@ class TestAddresses:
     def test_a_file_on_a_server_loses_no_frame(self, tmp_path: Path) -> None:
         write_video(tmp_path / "a.mkv", 30)
         with server(partial(Quiet, directory=str(tmp_path))) as address:
-            frames = list(read_address(f"{address}/a.mkv", timeout=10))
+            frames = list(read_address(Address(f"{address}/a.mkv"), timeout=10))
         assert [f.number for f in frames] == list(range(30))
         assert frames[0].clip is not None
         assert not frames[0].clip.live
@@ -219,7 +220,7 @@ class TestAddresses:
             pictures = 3
 
         with server(Mjpeg) as address:
-            frames = read_address(f"{address}/stream", timeout=5)
+            frames = read_address(Address(f"{address}/stream"), timeout=5)
             first = next(frames)
             second = next(frames)
             frames.close()
@@ -252,7 +253,7 @@ class TestAddresses:
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
-        frames = read_address(address, timeout=20)
+        frames = read_address(Address(address), timeout=20)
         try:
             assert next(frames).size == (96, 160)
             assert next(frames).size == (96, 160)
@@ -263,6 +264,6 @@ class TestAddresses:
 
     def test_nobody_answers(self) -> None:
         with pytest.raises(DataError, match=r"rtsp://127\.0\.0\.1:9/x: no frame for 0.4 s"):
-            list(read_address("rtsp://user:secret@127.0.0.1:9/x", timeout=0.4))
+            list(read_address(Address("rtsp://user:secret@127.0.0.1:9/x"), timeout=0.4))
         with pytest.raises(DataError, match="no frame for"):
-            list(read_address("http://127.0.0.1:9/x.mp4", timeout=0.4))
+            list(read_address(Address("http://127.0.0.1:9/x.mp4"), timeout=0.4))
