@@ -120,7 +120,7 @@ def cannot_write(path: Path, error: BaseException, *, size: int | None = None) -
     if number in _FULL:
         return DetrkitError(
             f"cannot write {path}: no space left{_room(path, number, size)}",
-            hint="free some space and try again; training continues with `detrkit resume`",
+            hint="free some space and try again; a training continues with `detrkit resume`",
         )
     if number in _FORBIDDEN:
         return DetrkitError(

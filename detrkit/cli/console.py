@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -76,6 +77,10 @@ def say(label: str, message: str, style: str) -> None:
     err.print(line.append(message, style="" if label else style), soft_wrap=True)
 
 
+#: Consoles of the progress bars that are shown now.
+_bars: list[Console] = []
+
+
 def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
     """Shows the log of detrkit on stderr: information and above.
 
@@ -92,21 +97,43 @@ def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(
+    what: str, *, quiet: bool = False, rate: str | None = None
+) -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar on stderr while something runs; its value is the callback for (done, total).
 
     Args:
         what: is being done.
         quiet: show none; nor is one shown where stderr is no terminal. The value is None then.
+        rate: unit of what is done, "FPS", to show how many there are per second.
     """
     if quiet or not err.is_terminal:
         yield None
         return
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = [*Progress.get_default_columns()]
+    if rate is not None:
+        columns += [TextColumn("{task.completed:.0f}"), TextColumn("{task.fields[rate]}")]
+    started = time.monotonic()
+    with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def update(done: int, total: int | None) -> None:
+            speed = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {rate}")
+
+        _bars.append(bar.console)
+        try:
+            yield update
+        finally:
+            _bars.pop()
+
+
+def say_result(line: str) -> None:
+    """Prints a line on stdout; above the bar, where both are on the terminal."""
+    place = _bars[-1] if _bars and out.is_terminal else out
+    place.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(kind: str, payload: Mapping[str, Any]) -> None:

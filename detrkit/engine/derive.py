@@ -320,8 +320,12 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_sides(text: str, option: str) -> tuple[int, int]:
     """`640` -> (640, 640); `480x640` -> (480, 640), height first.
+
+    Args:
+        text: what the user wrote.
+        option: behind which.
 
     Raises:
         UsageError: it is neither.
@@ -329,10 +333,19 @@ def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d+)(?:\s*[x×,]\s*(\d+))?\s*", text)
     if not match:
         raise UsageError(
-            f"--size {text}: expected a number or HxW", hint="e.g. --size 640 or --size 480x640"
+            f"{option} {text}: expected a number or HxW",
+            hint=f"e.g. {option} 640 or {option} 480x640",
         )
-    height = int(match[1])
-    width = int(match[2] or height)
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Like `parse_sides`, for the input of a model.
+
+    Raises:
+        UsageError: it is no size, or none that a model takes.
+    """
+    height, width = parse_sides(text, "--size")
     for side in (height, width):
         if side < 32 or side % 32:
             near = max(32, round(side / 32) * 32)

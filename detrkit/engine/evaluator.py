@@ -18,7 +18,7 @@ from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
 from detrkit.engine.distributed.group import gathered, rank, shared, world_size
 from detrkit.engine.interrupt import Stop
-from detrkit.engine.predictor import read_ahead
+from detrkit.engine.read_ahead import read_ahead
 from detrkit.engine.runtime import PostProcessor, Runtime
 from detrkit.engine.stopwatch import Stopwatch
 from detrkit.errors import DataError

@@ -12,7 +12,7 @@ from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.distributed.group import gathered, rank, shared, world_size
 from detrkit.engine.evaluator import Progress
-from detrkit.engine.predictor import read_ahead
+from detrkit.engine.read_ahead import read_ahead
 from detrkit.engine.runtime import Runtime
 from detrkit.errors import DataError
 from detrkit.metrics import FalseDetections

@@ -85,11 +85,14 @@ class ClassMap:
     @cached_property
     def colors(self) -> tuple[tuple[int, int, int], ...]:
         """One RGB colour (0–255) per class, far apart in hue and stable for an index."""
-        return tuple(_color(index) for index in range(len(self)))
+        return tuple(color_of(index) for index in range(len(self)))
 
 
-def _color(index: int) -> tuple[int, int, int]:
-    """Hues stepped by the golden ratio never come close to each other early."""
+def color_of(index: int) -> tuple[int, int, int]:
+    """The RGB colour (0–255) of a class or a track.
+
+    Hues stepped by the golden ratio never come close to each other early.
+    """
     hue = (0.58 + index * 0.61803398875) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85 - 0.25 * (index % 2), 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)

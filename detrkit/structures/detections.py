@@ -54,7 +54,9 @@ class Detections:
         orig_size: (h, w) of the image in pixels.
         image_id: the data set's id of the image, if it comes from one.
         path: the image file, if there is one.
-        track_ids: (N,) int64, or None without tracking.
+        track_ids: (N,) int64 from 1 on, or None without tracking.
+        frame: number in the video, from 0; None for a picture.
+        seconds: of that frame since the first one.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -65,6 +67,8 @@ class Detections:
     image_id: int | str | None = None
     path: str | None = None
     track_ids: npt.NDArray[np.int64] | None = None
+    frame: int | None = None
+    seconds: float | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -169,9 +173,13 @@ class Detections:
             if self.track_ids is not None:
                 item["track_id"] = int(self.track_ids[i])
             objects.append(item)
+        moment: dict[str, Any] = {}
+        if self.frame is not None:
+            moment = {"frame": self.frame, "seconds": round(self.seconds or 0.0, 6)}
         return {
             "image": self.path,
             "image_id": self.image_id,
+            **moment,
             "height": self.orig_size[0],
             "width": self.orig_size[1],
             "detections": objects,
@@ -180,6 +188,35 @@ class Detections:
     def to_json(self) -> str:
         """`to_dict` as one line of JSON, UTF-8 text unescaped."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def to_yolo(self) -> str:
+        """Lines `class cx cy w h` of a YOLO label file: fractions of the image, without scores.
+
+        Boxes are cut off at the border; what lies outside is left out.
+        """
+        height, width = self.orig_size
+        lines = []
+        for label, box in zip(self.labels.tolist(), self.boxes_xyxy.tolist(), strict=True):
+            x1, x2 = (min(max(x / max(width, 1), 0.0), 1.0) for x in box[0::2])
+            y1, y2 = (min(max(y / max(height, 1), 0.0), 1.0) for y in box[1::2])
+            if x2 > x1 and y2 > y1:
+                values = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+                lines.append(f"{label} {' '.join(f'{value:.6f}' for value in values)}\n")
+        return "".join(lines)
+
+    def to_mot(self, frame: int) -> str:
+        """Lines `frame,id,left,top,width,height,score,-1,-1,-1` of a MOTChallenge file.
+
+        Args:
+            frame: its number, from 1. The id is -1 without tracking.
+        """
+        ids = self.track_ids.tolist() if self.track_ids is not None else [-1] * len(self)
+        return "".join(
+            f"{frame},{track},{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f},{score:.4f},-1,-1,-1\n"
+            for track, (x1, y1, x2, y2), score in zip(
+                ids, self.boxes_xyxy.tolist(), self.scores.tolist(), strict=True
+            )
+        )
 
     def to_supervision(self) -> Any:
         """As `supervision.Detections`, with the class names in `data["class_name"]`.
