@@ -196,8 +196,10 @@ class DiverseBranchBlock(nn.Module):
     def weights(self, size: int) -> Weights:
         """The sum of the branches, as a convolution of `size` × `size`."""
         if "conv" in self._modules:
+            assert self.conv.bias is not None
             return self.conv.weight, self.conv.bias
-        kernels, biases = zip(*(branch.weights(size) for branch in self.branches), strict=True)
+        parts = [branch.weights(size) for branch in self.branches]  # type: ignore[operator]
+        kernels, biases = zip(*parts, strict=True)
         return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
 
     def convert_to_deploy(self) -> None:

@@ -61,6 +61,7 @@ class MBRConv(nn.Module):
         mix = self.mix.weight.flatten(1)
         stacked = torch.cat([centred_kernel(kernel, side) for kernel in kernels])
         kernel = torch.einsum("or,rihw->oihw", mix, stacked)
+        assert self.mix.bias is not None
         self.conv = convolution_of(kernel, mix @ torch.cat(biases) + self.mix.bias)
         del self.convs, self.norms, self.mix
 

@@ -59,8 +59,8 @@ class CARAFE(nn.Module):
             encoder_kernel,
             padding=encoder_kernel // 2,
         )
-        nn.init.xavier_uniform_(self.compress.weight)  # type: ignore[arg-type]
-        nn.init.normal_(self.encode.weight, std=0.001)  # type: ignore[arg-type]
+        nn.init.xavier_uniform_(self.compress.weight)
+        nn.init.normal_(self.encode.weight, std=0.001)
         for conv in (self.compress, self.encode):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
