@@ -44,3 +44,14 @@ def check_multiple(x: Tensor, multiple: int) -> None:
     height, width = x.shape[-2:]
     if height % multiple or width % multiple:
         raise ValueError(f"height and width must be multiples of {multiple}, got {height}x{width}")
+
+
+def check_smallest(x: Tensor, side: int) -> None:
+    """Whether the sides of a map (B, C, H, W) are long enough.
+
+    Raises:
+        ValueError: they are not; names the size.
+    """
+    height, width = x.shape[-2:]
+    if height < side or width < side:
+        raise ValueError(f"height and width must be at least {side}, got {height}x{width}")

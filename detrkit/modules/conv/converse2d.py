@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
+from detrkit.layers.windows import check_smallest
 from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
@@ -68,10 +69,7 @@ class Converse2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pad = self.padding
-        if min(x.shape[-2:]) <= pad:
-            raise ValueError(
-                f"a border of {pad} needs larger sides, got {x.shape[-2]}x{x.shape[-1]}"
-            )
+        check_smallest(x, pad + 1)
         with torch.autocast(x.device.type, enabled=False):
             y = F.pad(precise(x), [pad] * 4, mode=self.padding_mode)
             lam = (self.bias - 9).sigmoid() + self.eps

@@ -11,6 +11,7 @@ import math
 from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
+from detrkit.layers.windows import check_smallest
 from detrkit.registry import MODULES, Traits
 
 
@@ -52,11 +53,7 @@ class GatedConv2d(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        reach = self.spatial.kernel_size[0] // 2
-        if min(x.shape[-2:]) <= reach:
-            raise ValueError(
-                f"a mirrored border of {reach} needs larger sides, got {x.shape[-2]}x{x.shape[-1]}"
-            )
+        check_smallest(x, self.spatial.kernel_size[0] // 2 + 1)  # the border is mirrored
         return self.project(self.spatial(self.value(x)) * self.act(self.gate(x)))
 
 

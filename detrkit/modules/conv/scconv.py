@@ -82,7 +82,7 @@ def merged_halves(x: Tensor) -> Tensor:
     paper="CVPR 2023, pp. 6153-6162",
     venue="CVPR 2023",
     example={"in_channels": 16},
-    traits=Traits(smallest=2),
+    traits=Traits(),
 )
 class ScConv(nn.Module):
     """Less redundancy in places, then in channels. (B, C, H, W) -> (B, C, H, W).
