@@ -1,9 +1,9 @@
 """Reverse Convolution and Its Applications to Image Restoration. Huang et al., ICCV 2025,
 arXiv:2508.09824.
 
-y = argmin_X |Y - (K * X)↓s|² + λ |X - X_0|²,  X_0 = Y↑s nearest        eq. 2
+y = argmin_X |Y - (K * X)↓s|² + λ |X - X_0|²,  X_0 = Y↑s nearest
 
-    F_R = conj(F_K) F(Y zero-filled) + F(λ X_0)                         eq. 5, circular borders
+    F_R = conj(F_K) F(Y zero-filled) + F(λ X_0)                         circular borders
     y   = F⁻¹((F_R - conj(F_K) · tile(mean(F_K F_R) / (mean(|F_K|²) + λ))) / λ)
 
 mean is over the s × s spectra that become one when every s-th pixel is kept. λ = σ(b - 9) + eps.

@@ -1,7 +1,7 @@
 """Diverse Branch Block: Building a Convolution as an Inception-like Unit. Ding et al., CVPR 2021,
 arXiv:2103.13425.
 
-y = BN(K x) + BN(1×1 x) + BN(avg(BN(1×1 x))) + BN(K BN(1×1 x))        figure 2
+y = BN(K x) + BN(1×1 x) + BN(avg(BN(1×1 x))) + BN(K BN(1×1 x))
 
 Every branch is linear in evaluation, so that their sum is one K×K convolution: batch norms fold
 into kernels (transform I), kernels of branches add up (II), a 1×1 kernel goes into the one

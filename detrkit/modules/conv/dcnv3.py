@@ -1,7 +1,7 @@
 """InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions.
 Wang et al., CVPR 2023, arXiv:2211.05778.
 
-y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk),  m = softmax over k        eq. 2
+y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk),  m = softmax over k
 
 Offsets and masks are linear maps of gelu(LN(DW(x))) that start at zero.
 """

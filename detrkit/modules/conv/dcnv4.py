@@ -1,9 +1,10 @@
 """Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision Applications
 (DCNv4). Xiong et al., CVPR 2024, arXiv:2401.06197.
 
-y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk)        section 3: m is not bounded
+y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk)
 
-One linear map gives offsets and weights. It starts at zero, so that only the output's bias comes
+The weights m have no softmax: they may be of any size and sign. One linear map gives offsets and
+weights. It starts at zero, so that only the output's bias comes
 through at first. As in the authors' module, whose CUDA kernel it feeds, its width is a multiple
 of 8 and the last numbers are unused; unlike there, a group may have any width.
 """

@@ -1,7 +1,7 @@
 """DEA-Net: Single Image Dehazing Based on Detail-Enhanced Convolution and Content-Guided
 Attention. Chen et al., IEEE TIP 2024, arXiv:2301.04805.
 
-y = (K_c + K_h + K_v + K_a + K) * x + b        eq. 4; differences and a plain convolution
+y = (K_c + K_h + K_v + K_a + K) * x + b
 
     central     W, less its sum in the middle
     horizontal  [v, 0, -v], vertical its transpose

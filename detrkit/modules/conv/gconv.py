@@ -1,7 +1,7 @@
 """Rethinking Performance Gains in Image Dehazing Networks (gUNet). Song et al., 2022,
 arXiv:2209.11448.
 
-y = x + PW(DW(PW(n)) · σ(PW(n))),  n = BN(x)        section 3.2: gConv block
+y = x + PW(DW(PW(n)) · σ(PW(n))),  n = BN(x)
 """
 
 from __future__ import annotations

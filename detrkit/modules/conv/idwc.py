@@ -1,6 +1,6 @@
 """InceptionNeXt: When Inception Meets ConvNeXt. Yu et al., CVPR 2024, arXiv:2303.16900.
 
-y = [x_id; DW_k×k(x_hw); DW_1×b(x_w); DW_b×1(x_h)]        eq. 3–5
+y = [x_id; DW_k×k(x_hw); DW_1×b(x_w); DW_b×1(x_h)]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Wavelet Convolutions for Large Receptive Fields. Finder et al., ECCV 2024, arXiv:2407.05848.
 
-X_l      = WT(X_LL of l - 1)                       eq. 3
-Y_l      = s_l · conv_k(X_l), depthwise            eq. 4
-Z_l      = IWT(Y_LL + Z_l+1, Y_LH, Y_HL, Y_HH)     eq. 5, 6
+X_l      = WT(X_LL of l - 1)
+Y_l      = s_l · conv_k(X_l), depthwise
+Z_l      = IWT(Y_LL + Z_l+1, Y_LH, Y_HL, Y_HH)
 y        = s_0 · conv_k(X) + Z_1
 
 Sides that are odd get a row or column of zeros before each analysis, and lose it afterwards.

@@ -1,7 +1,7 @@
 """CGNet: A Light-weight Context Guided Network for Semantic Segmentation. Wu et al., IEEE TIP 2021,
 arXiv:1811.08201.
 
-j = prelu(BN([DW(u); DW_r(u)])),  u = prelu(BN(conv_2(x)))        section III-A: local, surrounding
+j = prelu(BN([DW(u); DW_r(u)])),  u = prelu(BN(conv_2(x)))        local, surrounding
 y = σ(W_2 relu(W_1 GAP(z))) · z,  z = PW(j)                       global context
 """
 

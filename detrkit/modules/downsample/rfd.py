@@ -4,7 +4,7 @@
 cut   BN(PW(the four pixels of each cell))
 conv  BN(gelu(DW_3×3/2(u)))
 max   BN(max_2×2(u)),  u = a grouped 3×3 of x
-y   = PW([cut; conv; max])        section III: deep robust feature downsampling
+y   = PW([cut; conv; max])
 
 The stem, for images, halves twice: SRFD in `detrkit.modules.stem.srfd`.
 """

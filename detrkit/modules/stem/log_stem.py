@@ -1,8 +1,8 @@
 """LEGNet: A Lightweight Edge-Gaussian Network for Low-Quality Remote Sensing Image Object
 Detection. Lu et al., ICCV Workshops 2025, arXiv:2503.14012.
 
-x ← BN(x + act(BN(LoG x))),  x = conv_7×7(image)                 eq. 1–3: edges
-x ← BN(x + extra(x + act(BN(G_9 x)))) after a halving            eq. 4–6: Gaussian
+x ← BN(x + act(BN(LoG x))),  x = conv_7×7(image)                 edges
+x ← BN(x + extra(x + act(BN(G_9 x)))) after a halving            Gaussian
 y = PW([conv; max](BN(x + act(BN(G_5 x))))),  x widened          another halving
 
 The authors divide the LoG kernel, whose mean is subtracted, by its sum, which is zero up to

@@ -1,7 +1,7 @@
 """CARAFE: Content-Aware ReAssembly of FEatures. Wang et al., ICCV 2019, arXiv:1905.02188.
 
-m = softmax over k²(shuffle_s(conv(PW(x))))                                eq. 1
-y(p) = sum over the k × k neighbours q of ⌊p / s⌋: m_pq · x(q)             eq. 2, 4
+m = softmax over k²(shuffle_s(conv(PW(x))))
+y(p) = sum over the k × k neighbours q of ⌊p / s⌋: m_pq · x(q)
 """
 
 from __future__ import annotations

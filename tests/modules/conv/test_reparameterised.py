@@ -20,6 +20,7 @@ BLOCKS = [
     ("DeepDiverseBranchBlock", {"groups": 2}),
     ("DEConv", {}),
     ("DEConv", {"act": "silu"}),
+    ("DCNv2", {"out_channels": 6, "stride": 2}),
     ("DilatedReparamBlock", {"kernel_size": 9}),
     ("ReparamLargeKernelConv", {"groups": 2}),
     ("MBRConv1", {"out_channels": 6}),
