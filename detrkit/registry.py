@@ -9,7 +9,9 @@ configuration is checked against the signature and nobody writes it twice.
 `inject` names arguments that are components themselves; the configuration gives the name of a
 section or a mapping with `type`. `share` names arguments that are filled from top-level keys of
 the configuration (`num_classes`) where there is one; as in the authors' code it wins over the
-section's own value, so that one `num_classes` reaches every part.
+section's own value, so that one `num_classes` reaches every part. `parts` names arguments that
+hold modules of maps, which the component builds itself once it knows their widths
+(`detrkit.modules.part`).
 
 Components are found in this order: detrkit's own packages, imported on the first lookup;
 installed packages, through the entry point group `detrkit.plugins`; the user's files, through
@@ -78,6 +80,7 @@ class Entry:
         family: what it is: "backbone", "attention", "loss", "transform", …
         inject: arguments that are components.
         share: arguments filled from top-level keys of the configuration.
+        parts: arguments that hold modules of maps, alone, in a list or in a mapping.
         paper: citation, e.g. "arXiv:1807.06521".
         venue: where it was published, e.g. "ECCV 2018".
         example: constructor arguments for tests, `detrkit info NAME` and the catalogue.
@@ -90,6 +93,7 @@ class Entry:
     family: str
     inject: tuple[str, ...] = ()
     share: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     paper: str | None = None
     venue: str | None = None
     example: Mapping[str, Any] | None = None
@@ -122,6 +126,7 @@ class Registry:
         family: str | None = None,
         inject: tuple[str, ...] = (),
         share: tuple[str, ...] = (),
+        parts: tuple[str, ...] = (),
         paper: str | None = None,
         venue: str | None = None,
         example: Mapping[str, Any] | None = None,
@@ -142,6 +147,7 @@ class Registry:
                         family=family or _family_of(factory),
                         inject=inject,
                         share=share,
+                        parts=parts,
                         paper=paper,
                         venue=venue,
                         example=example,

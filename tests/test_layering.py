@@ -14,6 +14,7 @@ LAYERS = {
     "errors": 0,
     "lazy": 0,
     "files": 1,
+    "json_output": 2,
     "phases": 1,
     "words": 0,
     "registry": 1,
@@ -33,6 +34,7 @@ LAYERS = {
     "eval_report": 5,
     "export": 5,
     "engine": 6,
+    "serving": 7,
     "api": 7,
     "cli": 8,
 }

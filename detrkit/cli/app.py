@@ -39,7 +39,7 @@ from detrkit.errors import (
 PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval", "compare"),
-    "Deploy": ("infer", "weights"),
+    "Deploy": ("infer", "weights", "serve"),
     "Data": ("doctor", "dataset-analyze", "convert"),
     "Understand": ("info", "show-config", "models", "modules"),
 }

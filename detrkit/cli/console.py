@@ -7,21 +7,17 @@ nothing else on stdout.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-#: Version of the `--json` objects; raised when a key changes its meaning.
-JSON_VERSION = 1
+from detrkit.json_output import json_text
 
 #: Width of tables in a file or a pipe, where no terminal limits it.
 PLAIN_WIDTH = 160
@@ -113,53 +109,7 @@ def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, i
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def json_text(kind: str, payload: Mapping[str, Any]) -> str:
-    """`{"detrkit": …, "kind": kind, "version": 1, **payload}` as JSON.
-
-    NaN and infinities, which JSON lacks, become null. Paths and other objects become text.
-    """
-    from detrkit import __version__
-
-    head = {"detrkit": __version__, "kind": kind, "version": JSON_VERSION}
-    return json.dumps(
-        {**head, **_plain(payload)}, ensure_ascii=False, indent=2, allow_nan=False, default=str
-    )
-
-
 def print_json(kind: str, payload: Mapping[str, Any]) -> None:
     """Writes one JSON object to stdout: that of `json_text`."""
-    text = json_text(kind, payload)
-    sys.stdout.write(_writable(text, getattr(sys.stdout, "encoding", None) or "ascii") + "\n")
-
-
-def write_json(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
-    """Writes what `print_json` prints into a file, all of it or nothing."""
-    from detrkit.files import write_atomically
-
-    content = _writable(json_text(kind, payload), "utf-8").encode()
-    write_atomically(path, lambda file: file.write(content))
-
-
-def _writable(text: str, encoding: str) -> str:
-    """JSON that an encoding can hold.
-
-    A Windows console may not speak UTF-8, and a file name may hold bytes that are no text: escapes
-    are safe anywhere and read back as the same name.
-    """
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return json.dumps(json.loads(text), indent=2)
-    return text
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy and torch
-        return _plain(value.tolist())
-    return value
+    text = json_text(kind, payload, getattr(sys.stdout, "encoding", None) or "ascii")
+    sys.stdout.write(text + "\n")

@@ -55,6 +55,7 @@ _SETTINGS = {
         "compile",
         "channels_last",
         "profile",
+        "report",
     )
 }
 
@@ -83,7 +84,7 @@ class TrainFlags:
         class_map: file of lines `class of the data: class of these weights`.
         loggers: where curves go as well; each one name, or several with commas between.
         patience, best_metric, freeze_bn, layer_decay, sampling, negatives, eval_negatives, compile,
-        channels_last, profile: the settings of these names.
+        channels_last, profile, report: the settings of these names.
         freeze: parts that keep their weights; each one name, or several with commas between.
     """
 
@@ -116,6 +117,7 @@ class TrainFlags:
     compile: bool | None = None
     channels_last: bool | None = None
     profile: int | None = None
+    report: bool | None = None
 
 
 def load_with_flags(
@@ -393,7 +395,10 @@ def _derived(
     values["warmup_iter" if flat else "lr_warmup_scheduler.warmup_duration"] = auto.warmup_steps
     values["ema.decay"] = auto.ema_decay
     values["ema.warmups"] = auto.ema_warmups
-    late = collate_of(tree).get("ema_restart_decay")
+    collate = collate_of(tree)
+    if collate.get("stop_epoch") is not None and tree.get("restart_from_best") is not False:
+        values["restart_from_best"] = "decline"
+    late = collate.get("ema_restart_decay")
     if late is not None:
         values["train_dataloader.collate_fn.ema_restart_decay"] = min(late, auto.ema_decay)
     return values

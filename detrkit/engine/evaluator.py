@@ -61,7 +61,7 @@ class Evaluator:
         class_map: classes of the model's labels; None: the data set's.
         precision: of the forward pass. The authors evaluate in float32, also after mixed
             precision training.
-        backend: what counts; the others are cross-checks.
+        backend: what counts.
         yolo_metrics: add precision, recall, F1 and mAP to the numbers, and keep their `table`.
         keep: remember detections in `detections`.
         detections: of the last run, in the order of the batches.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source, expand, is_single, load_image
-from detrkit.errors import DataError, UsageError, did_you_mean
+from detrkit.errors import DataError, UsageError
 from detrkit.structures import ClassMap, Detections, ImageSpec
 
 #: Detections below this score are left out, where nothing else is said.
@@ -39,6 +39,8 @@ class Predictor:
         for found in detector.stream("folder/"):
             found.draw().save(...)
 
+    One detector may be used by many threads at once.
+
     Args:
         runtime: what computes.
     """
@@ -58,27 +60,44 @@ class Predictor:
 
     @overload
     def predict(
-        self, source: str | Path | Image.Image | np.ndarray | Tensor, **options: Any
+        self, source: Source | Iterable[Source], *, stream: Literal[True], **options: Any
+    ) -> Iterator[Detections]: ...
+    @overload
+    def predict(
+        self,
+        source: str | Path | bytes | Image.Image | np.ndarray | Tensor,
+        *,
+        stream: Literal[False] = ...,
+        **options: Any,
     ) -> Detections: ...
     @overload
-    def predict(self, source: Sequence[Source], **options: Any) -> list[Detections]: ...
     def predict(
-        self, source: Source | Sequence[Source], **options: Any
-    ) -> Detections | list[Detections]:
+        self, source: Iterable[Source], *, stream: Literal[False] = ..., **options: Any
+    ) -> list[Detections]: ...
+    def predict(
+        self, source: Source | Iterable[Source], *, stream: bool = False, **options: Any
+    ) -> Detections | list[Detections] | Iterator[Detections]:
         """Detects on one image, or on several.
 
         Args:
-            source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W); or a
-                folder, a pattern such as "shots/*.png", or a list of any of these. A detector of
-                C other channels takes arrays (H, W, C) or (C, H, W) and tensors (C, H, W).
+            source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W), the
+                content of an image file as bytes; or a folder, a pattern such as "shots/*.png",
+                or a list or generator of any of these. OpenCV's arrays are BGR: give
+                `image[..., ::-1]`. A detector of C other channels takes arrays (H, W, C) or
+                (C, H, W) and tensors (C, H, W).
+            stream: answer with an iterator that computes while it is read, as the method `stream`
+                does: for folders, generators and all else that is long or endless.
             options: `conf`, `classes`, `max_det`, `batch`, as in `stream`.
 
         Returns:
-            `Detections` for one image, a list for several; best score first.
+            `Detections` for one image, a list for several; best score first. With `stream` an
+            iterator in either case.
 
         Raises:
             DataError: an image cannot be read.
         """
+        if stream:
+            return self.stream(source, **options)
         found = list(self.stream(source, **options))
         return found[0] if is_single(source) else found
 
@@ -120,14 +139,14 @@ class Predictor:
             raise UsageError(f"conf must lie between 0 and 1, got {conf}")
         if batch < 1 or max_det < 1:
             raise UsageError(f"batch and max_det must be at least 1, got {batch} and {max_det}")
-        wanted = None if classes is None else self.class_indices(classes)
+        wanted = None if classes is None else self.class_map.indices(classes)
         load = partial(load_image, channels=self.image_spec.in_channels)
         images = self._readable(read_ahead(expand(source), load, 2 * batch), on_broken)
         while chunk := list(itertools.islice(images, batch)):
             paths = [str(s) if isinstance(s, str | Path) else None for s, _ in chunk]
             pixels = [image for _, image in chunk]
             for found, image in zip(self.runtime.predict(pixels, paths), pixels, strict=True):
-                yield _chosen(found, conf, wanted, max_det), image
+                yield found.filter(conf=conf, classes=wanted, max_det=max_det), image
 
     def _readable(
         self,
@@ -141,40 +160,6 @@ class Predictor:
                 raise image
             else:
                 on_broken(Path(source), image)
-
-    def class_indices(self, classes: Sequence[str | int]) -> list[int]:
-        """Indices of classes given by name or index.
-
-        Raises:
-            UsageError: the detector does not know one; suggests a near name.
-        """
-        return [self._class_index(item) for item in classes]
-
-    def _class_index(self, item: str | int) -> int:
-        names = self.class_map.names
-        known = self.class_map.index_of_name
-        if isinstance(item, str) and item not in known:
-            lowered = {name.lower(): i for name, i in known.items()}
-            if item.lower() in lowered:
-                return lowered[item.lower()]
-            if not item.lstrip("-").isdigit():
-                raise UsageError(
-                    f"the detector knows no class `{item}`{did_you_mean(item, names)}",
-                    hint=f"its classes: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}",
-                )
-        index = known[item] if isinstance(item, str) and item in known else int(item)
-        if not 0 <= index < len(names):
-            raise UsageError(f"class {index} is outside 0 to {len(names) - 1}")
-        return index
-
-
-def _chosen(
-    found: Detections, conf: float, wanted: Sequence[int] | None, max_det: int
-) -> Detections:
-    keep = found.scores >= conf
-    if wanted is not None:
-        keep &= np.isin(found.labels, wanted)
-    return found.select(np.flatnonzero(keep)[:max_det])
 
 
 def read_ahead(

@@ -14,20 +14,21 @@ from torch import Tensor
 
 from detrkit.data.bands import WrongBands, as_pixels, bands_last, fitted
 from detrkit.data.files import list_images
-from detrkit.data.images import IMAGE_SUFFIXES, read_image
+from detrkit.data.images import IMAGE_SUFFIXES, ImageBytes, read_image
 from detrkit.data.modes import from_pillow
 from detrkit.errors import DataError, UsageError
 
-#: A file, folder or pattern; a picture; uint8 RGB (H, W, 3) or gray (H, W); a uint8 RGB tensor
-#: (3, H, W). For a model of C other channels: an array as in a `.npy` file; a tensor (C, H, W).
-Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+#: A file, folder or pattern; the content of an image file; a picture; uint8 RGB (H, W, 3) or gray
+#: (H, W); a uint8 RGB tensor (3, H, W). For a model of C other channels: an array as in a `.npy`
+#: file; a tensor (C, H, W).
+Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 
 def is_single(source: Any) -> bool:
     """Whether `source` is one image, not a folder, a pattern or a list."""
     if isinstance(source, str | Path):
         return not Path(source).expanduser().is_dir() and not _is_pattern(source)
-    return isinstance(source, Image.Image | np.ndarray | Tensor)
+    return isinstance(source, bytes | Image.Image | np.ndarray | Tensor)
 
 
 def expand(sources: Source | Iterable[Source]) -> Iterator[Source]:
@@ -69,6 +70,8 @@ def load_image(source: Source, channels: int = 3) -> Tensor:
     """
     if isinstance(source, str | Path):
         return read_image(source, channels=channels)
+    if isinstance(source, bytes):
+        return read_image(ImageBytes(source), channels=channels)
     if isinstance(source, Image.Image):
         try:
             return torch.from_numpy(from_pillow(source, channels)).permute(2, 0, 1)

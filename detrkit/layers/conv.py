@@ -165,6 +165,13 @@ class ConvNormAct(nn.Module):
         del self.conv, self.norm
 
 
+def matched(in_channels: int, out_channels: int) -> nn.Module:
+    """A 1×1 convolution with norm and SiLU where the widths differ, else nothing."""
+    if in_channels == out_channels:
+        return nn.Identity()
+    return ConvNormAct(in_channels, out_channels, 1, act="silu")
+
+
 class RepVGGBlock(nn.Module):
     """A 3×3 and a 1×1 branch in training, one 3×3 convolution afterwards; no shortcut branch.
 

@@ -227,7 +227,7 @@ def exported(module: nn.Module, x: Tensor | Sequence[Tensor], file: io.BytesIO) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module if single else Separate(module),
+            module if single else Separate(module).eval(),
             (x,) if single else tuple(x),
             file,
             opset_version=17,

@@ -8,6 +8,8 @@ A kernel of dilation r is a larger one with r - 1 zeros between its entries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -39,20 +41,28 @@ class DilatedReparamBlock(nn.Module):
     Args:
         in_channels: C.
         kernel_size: K, odd, 5 to 17.
+        branches: kernel sizes and dilations of the others; None: the paper's.
 
     Raises:
         ValueError: another kernel size.
     """
 
-    def __init__(self, in_channels: int, kernel_size: int = 7) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: int = 7,
+        branches: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__()
-        if kernel_size not in BRANCHES:
-            raise ValueError(f"kernel_size must be one of {list(BRANCHES)}, got {kernel_size}")
+        if branches is None:
+            if kernel_size not in BRANCHES:
+                raise ValueError(f"kernel_size must be one of {list(BRANCHES)}, got {kernel_size}")
+            branches = BRANCHES[kernel_size]
         self.out_channels = in_channels
         self.large = ConvNormAct(in_channels, in_channels, kernel_size, groups=in_channels)
         self.dilated = nn.ModuleList(
             ConvNormAct(in_channels, in_channels, side, groups=in_channels, dilation=rate)
-            for side, rate in BRANCHES[kernel_size]
+            for side, rate in branches
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrkit.registry import MODULES
-from tests.modules.made import made, maps, same
+from tests.modules.naive import image, made, same
 from tests.ops.test_deform_conv import bilinear
 
 
@@ -63,7 +63,7 @@ def aggregate(
 )
 def test_dcnv3_point_by_point(arguments: dict[str, Any]) -> None:
     module = made("DCNv3", in_channels=4, group=2, **arguments)
-    x = maps(1, 4, 5, 4)
+    x = image(1, 4, 5, 4)
     with torch.no_grad():
         value = module.value(x[0].permute(1, 2, 0))
         side = F.conv2d(x, module.spatial.weight, module.spatial.bias, module.stride, 1, groups=4)
@@ -91,7 +91,7 @@ def test_dcnv3_point_by_point(arguments: dict[str, Any]) -> None:
 @pytest.mark.parametrize("side", [None, 3])
 def test_dcnv4_point_by_point(side: int | None) -> None:
     module = made("DCNv4", in_channels=4, group=2, dw_kernel_size=side)
-    x = maps(1, 4, 4, 5)
+    x = image(1, 4, 4, 5)
     with torch.no_grad():
         value = module.value(x[0].permute(1, 2, 0))
         places = module.places(module.spatial(x)[0].permute(1, 2, 0))
@@ -111,7 +111,7 @@ def test_dcnv4_starts_with_its_bias() -> None:
 @pytest.mark.parametrize("axis", ["row", "column"])
 def test_a_strip_value_by_value(axis: str) -> None:
     strip = getattr(made("DSA", in_channels=4, kernel_size=5, group=2, dilation=2), axis)
-    value, guide = maps(1, 4, 4, 5), maps(1, 4, 4, 5, seed=2)
+    value, guide = image(1, 4, 4, 5), image(1, 4, 4, 5, seed=2)
     padding = (0, 2) if axis == "row" else (2, 0)
     with torch.no_grad():
         hidden = F.conv2d(guide, strip.spatial.weight, strip.spatial.bias, 1, padding, groups=4)
@@ -128,7 +128,7 @@ def test_a_strip_value_by_value(axis: str) -> None:
 
 
 def test_dsa_is_its_equation() -> None:
-    module, x = made("DSA", in_channels=4), maps(2, 4, 5, 6)
+    module, x = made("DSA", in_channels=4), image(2, 4, 5, 6)
     u = F.gelu(module.first(x))
     a = module.spatial(u)
     v = module.value(a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -173,16 +173,16 @@ def test_a_snake_point_by_point(direction: str, accumulate_ends: bool) -> None:
         extend_scope=1.5,
         accumulate_ends=accumulate_ends,
     )
-    x = maps(2, 4, 5, 4)
+    x = image(2, 4, 5, 4)
     with torch.no_grad():
-        for image in range(2):  # the second from itself, and not from the first
-            same(module(x)[image : image + 1], snake(module, x[image]))
+        for b in range(2):  # the second from itself, and not from the first
+            same(module(x)[b : b + 1], snake(module, x[b]))
 
 
 @pytest.mark.parametrize("direction", ["horizontal", "vertical"])
 def test_all_points_of_a_snake_learn(direction: str) -> None:
     module = made("DSConv", in_channels=4, kernel_size=3, direction=direction)
-    module(maps(1, 4, 6, 6)).square().sum().backward()
+    module(image(1, 4, 6, 6)).square().sum().backward()
     grad = module.offset.conv.weight.grad
     used = grad[:3] if direction == "horizontal" else grad[3:]
     assert used[0].any()

@@ -16,7 +16,7 @@ from detrkit.modules.conv.fadc import FrequencySelection
 from detrkit.modules.conv.fdconv import BandModulation
 from detrkit.modules.conv.sfs_conv import fractional_fourier, gabor
 from detrkit.registry import MODULES
-from tests.modules.made import made, maps, moved, same
+from tests.modules.naive import image, made, moved, same
 
 
 def test_untrained_wavelet_levels_are_a_scaled_map() -> None:
@@ -30,12 +30,12 @@ def test_untrained_wavelet_levels_are_a_scaled_map() -> None:
         level.conv.weight[:, :, 1, 1] = 1
         level.scale.fill_(0.5)
     for size in ((6, 8), (5, 7)):
-        x = maps(1, 2, *size)
+        x = image(1, 2, *size)
         same(module(x), x / 2)
 
 
 def test_two_wavelet_levels_by_hand() -> None:
-    module, x = made("WTConv2d", in_channels=1, kernel_size=3, wt_levels=2), maps(1, 1, 8, 4)
+    module, x = made("WTConv2d", in_channels=1, kernel_size=3, wt_levels=2), image(1, 1, 8, 4)
 
     def haar(m: Tensor) -> Tensor:
         a, b, c, d = (m[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
@@ -75,7 +75,7 @@ def centred_bands(x: Tensor, factors: tuple[int, ...]) -> list[Tensor]:
 
 @pytest.mark.parametrize("size", [(20, 12), (13, 17), (7, 8)])
 def test_selected_frequencies_are_windows_of_the_spectrum(size: tuple[int, int]) -> None:
-    module, x = moved(FrequencySelection(3)), maps(2, 3, *size)
+    module, x = moved(FrequencySelection(3)), image(2, 3, *size)
     bands = centred_bands(x, (2, 4, 8))
     for got, expected in zip(module.bands(x), bands, strict=True):
         same(got, expected)
@@ -99,7 +99,7 @@ def test_an_untrained_adaptive_convolution_is_dilated() -> None:
 
 
 def test_adaptive_kernels_by_hand() -> None:
-    module, x = made("AdaptiveDilatedConv", in_channels=4, out_channels=6), maps(2, 4, 5, 5)
+    module, x = made("AdaptiveDilatedConv", in_channels=4, out_channels=6), image(2, 4, 5, 5)
     mean = module.weight.mean((2, 3), keepdim=True)
     for b in range(2):
         factors = []
@@ -141,7 +141,7 @@ def test_kernels_of_frequencies_by_hand(side: int) -> None:
     module = made("FDConv", in_channels=17, out_channels=20, kernel_size=side, kernel_num=2)
     kernels = frequency_kernels(module)
     same(module.kernels(), kernels, 1e-6)
-    x = maps(2, 17, 5, 6)
+    x = image(2, 17, 5, 6)
     with torch.no_grad():
         mean = x.mean((2, 3), keepdim=True)
         part = module.modulation
@@ -165,7 +165,7 @@ def test_kernels_of_frequencies_by_hand(side: int) -> None:
 @pytest.mark.parametrize("size", [(20, 12), (13, 17)])
 @pytest.mark.parametrize("grid", [None, 64])
 def test_bands_are_masks_of_a_half_spectrum(size: tuple[int, int], grid: int | None) -> None:
-    module, x = moved(BandModulation(3, grid)), maps(1, 3, *size)
+    module, x = moved(BandModulation(3, grid)), image(1, 3, *size)
     height, width = size
     spectrum = torch.fft.rfft2(x, norm="ortho")
     total, rest = torch.zeros_like(x), x
@@ -195,7 +195,7 @@ def test_the_spectrum_starts_as_a_convolution() -> None:
 
 
 def test_spectral_convolution_is_circular() -> None:
-    module, x = made("DeepSparse", in_channels=2, size=(4, 5)), maps(1, 2, 4, 5)
+    module, x = made("DeepSparse", in_channels=2, size=(4, 5)), image(1, 2, 4, 5)
     kernel = torch.fft.irfft2(torch.complex(module.real, module.imag), s=(4, 5))[0]
     expected = torch.zeros_like(x)
     for r, c, i, j in itertools.product(range(4), range(5), range(4), range(5)):
@@ -206,14 +206,14 @@ def test_spectral_convolution_is_circular() -> None:
 def test_a_small_kernel_is_the_same_at_other_sizes() -> None:
     module = made("DeepSparse", in_channels=1, size=(8, 10))
     kernel = torch.zeros(8, 10).double()
-    kernel[:2, :2] = maps(2, 2)
+    kernel[:2, :2] = image(2, 2)
     kernel[-1, -1] = 2.0
     spectrum = torch.fft.rfft2(kernel)
     with torch.no_grad():
         module.real.copy_(spectrum.real)
         module.imag.copy_(spectrum.imag)
     for size in ((8, 10), (12, 6), (7, 9)):
-        x = maps(1, 1, *size)
+        x = image(1, 1, *size)
         expected = 2.0 * torch.roll(x, (-1, -1), (2, 3))
         for i, j in itertools.product(range(2), range(2)):
             expected = expected + kernel[i, j] * torch.roll(x, (i, j), (2, 3))
@@ -222,7 +222,7 @@ def test_a_small_kernel_is_the_same_at_other_sizes() -> None:
 
 def test_reverse_convolution_minimises() -> None:
     """The gradient of |y - (K * X)↓s|² + λ |X - X_0|² is zero at the result."""
-    y, kernel, lam = maps(1, 2, 4, 5), maps(1, 2, 3, 3).softmax(-1), torch.tensor(0.3).double()
+    y, kernel, lam = image(1, 2, 4, 5), image(1, 2, 3, 3).softmax(-1), torch.tensor(0.3).double()
     lam = lam.view(1, 1, 1, 1)
     for scale in (1, 2, 3):
         start = y.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
@@ -236,7 +236,7 @@ def test_reverse_convolution_minimises() -> None:
 
 
 def test_reverse_convolution_of_a_point_is_the_map() -> None:
-    module, x = made("Converse2D", in_channels=2), maps(1, 2, 5, 6)
+    module, x = made("Converse2D", in_channels=2), image(1, 2, 5, 6)
     with torch.no_grad():
         module.weight.zero_()
         module.weight[..., 1, 1] = 1
@@ -268,7 +268,7 @@ def test_filters_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["FrGT", "FrFT"])
 def test_space_and_frequency_by_hand(kind: str) -> None:
-    module, x = made("SFS_Conv", in_channels=16, out_channels=8, filter=kind), maps(1, 16, 5, 6)
+    module, x = made("SFS_Conv", in_channels=16, out_channels=8, filter=kind), image(1, 16, 5, 6)
     unit = module.frequency
     to_space, to_frequency = module.to_spatial(x), module.to_frequency(x)
     groups = []
@@ -288,7 +288,7 @@ def test_space_and_frequency_by_hand(kind: str) -> None:
 
 
 def test_space_and_frequency_do_not_drop_in_evaluation() -> None:
-    module, x = made("SFS_Conv", in_channels=16), maps(1, 16, 5, 6)
+    module, x = made("SFS_Conv", in_channels=16), image(1, 16, 5, 6)
     assert torch.equal(module(x), module(x))
     module.train()
     assert not torch.equal(module(x), module(x))

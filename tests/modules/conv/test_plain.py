@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detrkit.registry import MODULES
-from tests.modules.made import made, maps, same
+from tests.modules.naive import image, made, same
 
 
 def test_partial_convolution_passes_the_rest() -> None:
-    module, x = made("Partial_conv3", in_channels=6, n_div=4), maps(1, 6, 4, 5)
+    module, x = made("Partial_conv3", in_channels=6, n_div=4), image(1, 6, 4, 5)
     y = module(x)
     same(y[:, :1], F.conv2d(x[:, :1], module.conv.weight, padding=1))
     assert torch.equal(y[:, 1:], x[:, 1:])
@@ -23,7 +23,7 @@ def test_partial_convolution_passes_the_rest() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_pinwheel_vanes_pixel_by_pixel(stride: int) -> None:
     module = made("PSConv", in_channels=2, out_channels=4, kernel_size=3, stride=stride)
-    x = maps(1, 2, 5, 6)
+    x = image(1, 2, 5, 6)
     vanes = []
     pads = [(3, 0, 1, 0), (0, 3, 0, 1), (0, 1, 3, 0), (1, 0, 0, 3)]
     for i, (left, right, top, bottom) in enumerate(pads):
@@ -38,7 +38,7 @@ def test_pinwheel_vanes_pixel_by_pixel(stride: int) -> None:
 
 
 def test_gated_convolution_by_hand() -> None:
-    module, x = made("gConv", in_channels=4, kernel_size=5), maps(1, 4, 5, 6)
+    module, x = made("gConv", in_channels=4, kernel_size=5), image(1, 4, 5, 6)
     layer, n = module.layer, module.norm(x)
     mirrored = F.pad(layer.value(n), [2] * 4, mode="reflect")
     value = F.conv2d(mirrored, layer.spatial.weight, layer.spatial.bias, groups=4)
@@ -51,7 +51,7 @@ def test_a_mirrored_border_needs_pixels() -> None:
 
 
 def test_bands_and_square_of_inception() -> None:
-    module, x = made("InceptionDWConv2d", in_channels=9, branch_ratio=0.25), maps(1, 9, 5, 6)
+    module, x = made("InceptionDWConv2d", in_channels=9, branch_ratio=0.25), image(1, 9, 5, 6)
     y = module(x)
     assert torch.equal(y[:, :3], x[:, :3])
     for i, (part, padding) in enumerate(
@@ -63,7 +63,7 @@ def test_bands_and_square_of_inception() -> None:
 
 
 def test_spatial_reconstruction_by_hand() -> None:
-    module, x = made("ScConv", in_channels=8).spatial, maps(1, 8, 4, 5)
+    module, x = made("ScConv", in_channels=8).spatial, image(1, 8, 4, 5)
     gamma = module.norm.weight / module.norm.weight.sum()
     r = torch.sigmoid(module.norm(x) * gamma.view(1, 8, 1, 1))
     a, b = torch.where(r > 0.5, 1.0, r) * x, torch.where(r > 0.5, 0.0, r) * x
@@ -71,7 +71,7 @@ def test_spatial_reconstruction_by_hand() -> None:
 
 
 def test_channel_reconstruction_by_hand() -> None:
-    module, x = made("ScConv", in_channels=8).channel, maps(2, 8, 4, 5)
+    module, x = made("ScConv", in_channels=8).channel, image(2, 8, 4, 5)
     up = F.conv2d(x[:, :4], module.squeeze_up.weight)
     low = F.conv2d(x[:, 4:], module.squeeze_low.weight)
     grouped = F.conv2d(up, module.group_wise.weight, module.group_wise.bias, padding=1, groups=2)
@@ -84,13 +84,13 @@ def test_channel_reconstruction_by_hand() -> None:
 
 def test_the_gate_of_reconstruction_learns() -> None:
     module = made("ScConv", in_channels=8).spatial
-    module(maps(1, 8, 4, 5)).square().sum().backward()
+    module(image(1, 8, 4, 5)).square().sum().backward()
     assert module.norm.weight.grad.any()
 
 
 def test_each_image_has_its_kernel() -> None:
     module = made("DynamicConv", in_channels=4, out_channels=6, kernel_size=3, groups=2)
-    x = maps(3, 4, 5, 6)
+    x = image(3, 4, 5, 6)
     y = module(x)
     for b in range(3):
         shares = torch.sigmoid(module.routing(x[b].mean((1, 2))))
@@ -105,7 +105,10 @@ def ensemble(kernel: Tensor) -> Tensor:
 
 
 def test_attention_by_convolution_by_hand() -> None:
-    module, x = made("ConvAttn", in_channels=8, partial_channels=4, kernel_size=5), maps(2, 8, 6, 7)
+    module, x = (
+        made("ConvAttn", in_channels=8, partial_channels=4, kernel_size=5),
+        image(2, 8, 6, 7),
+    )
     same(module.symmetric(), ensemble(module.large))
     y = []
     for b in range(2):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detrkit.modules.conv.dbb import PaddedBatchNorm2d
 from detrkit.modules.conv.dilated_reparam import BRANCHES, undilated
 from detrkit.registry import MODULES
-from tests.modules.made import made, maps, moved, same
+from tests.modules.naive import image, made, moved, same
 
 BLOCKS = [
     ("DiverseBranchBlock", {"out_channels": 12}),
@@ -33,7 +33,7 @@ BLOCKS = [
 
 @pytest.mark.parametrize(("name", "arguments"), BLOCKS)
 def test_deployed_twice_it_is_the_same(name: str, arguments: dict[str, object]) -> None:
-    module, x = made(name, in_channels=8, **arguments), maps(2, 8, 11, 13)
+    module, x = made(name, in_channels=8, **arguments), image(2, 8, 11, 13)
     with torch.no_grad():
         expected = module(x)
         for _ in range(2):
@@ -46,7 +46,7 @@ def test_deployed_twice_it_is_the_same(name: str, arguments: dict[str, object]) 
 
 def test_a_padded_norm_has_the_border_of_a_padded_input() -> None:
     norm = moved(PaddedBatchNorm2d(3, 2))
-    x = maps(2, 3, 4, 5)
+    x = image(2, 3, 4, 5)
     plain = F.batch_norm(
         F.pad(x, [2] * 4), norm.running_mean, norm.running_var, norm.weight, norm.bias
     )
@@ -54,7 +54,7 @@ def test_a_padded_norm_has_the_border_of_a_padded_input() -> None:
 
 
 def test_diverse_branches_by_hand() -> None:
-    block, x = made("DiverseBranchBlock", in_channels=4, out_channels=6), maps(1, 4, 5, 6)
+    block, x = made("DiverseBranchBlock", in_channels=4, out_channels=6), image(1, 4, 5, 6)
     origin, point, average, sequence = block.branches
     mean = F.avg_pool2d(average.inner(average.conv(x)), 3, 1)
     first = sequence.first.weight + torch.eye(4)[..., None, None]
@@ -78,7 +78,7 @@ def test_wide_and_deep_blocks_have_their_branches() -> None:
     wide = made("WideDiverseBranchBlock", in_channels=4)
     assert [b.conv.kernel_size for b in list(wide.branches)[-2:]] == [(3, 1), (1, 3)]
     deep = made("DeepDiverseBranchBlock", in_channels=4)
-    x = maps(1, 4, 5, 5)
+    x = image(1, 4, 5, 5)
     same(deep(x), F.silu(sum(branch(x) for branch in deep.branches)))
     assert len(deep.branches[0].branches) == 4
 
@@ -102,7 +102,7 @@ def test_detail_enhanced_kernels_by_place() -> None:
 
 @pytest.mark.parametrize("size", list(BRANCHES))
 def test_dilated_kernels_fit_within_the_large_one(size: int) -> None:
-    block, x = made("DilatedReparamBlock", in_channels=2, kernel_size=size), maps(1, 2, 9, 7)
+    block, x = made("DilatedReparamBlock", in_channels=2, kernel_size=size), image(1, 2, 9, 7)
     total = block.large.norm(F.conv2d(x, block.large.conv.weight, padding=size // 2, groups=2))
     for branch, (side, rate) in zip(block.dilated, BRANCHES[size], strict=True):
         assert rate * (side - 1) + 1 <= size
@@ -113,12 +113,12 @@ def test_dilated_kernels_fit_within_the_large_one(size: int) -> None:
 
 
 def test_an_undilated_kernel_does_the_same() -> None:
-    x, kernel = maps(1, 2, 12, 12), maps(3, 2, 3, 3)
+    x, kernel = image(1, 2, 12, 12), image(3, 2, 3, 3)
     same(F.conv2d(x, undilated(kernel, 3)), F.conv2d(x, kernel, dilation=3))
 
 
 def test_multi_branch_convolution_by_hand() -> None:
-    block, x = made("MBRConv3", in_channels=4, out_channels=2), maps(1, 4, 5, 6)
+    block, x = made("MBRConv3", in_channels=4, out_channels=2), image(1, 4, 5, 6)
     plain = [
         F.conv2d(x, c.weight, c.bias, padding=(c.weight.shape[2] // 2, c.weight.shape[3] // 2))
         for c in block.convs
@@ -159,7 +159,7 @@ def shift_wise(module: nn.Module, x: Tensor, size: int, small: int) -> Tensor:
 @pytest.mark.parametrize(("size", "small"), [(13, 5), (7, 3), (21, 3)])
 def test_shifted_pieces_pixel_by_pixel(size: int, small: int) -> None:
     module = made("ShiftwiseConv", in_channels=2, kernel_size=size, small_kernel=small)
-    x = maps(1, 2, 6, 5)
+    x = image(1, 2, 6, 5)
     with torch.no_grad():
         same(module(x), shift_wise(module, x, size, small))
 

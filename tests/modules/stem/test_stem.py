@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from detrkit.modules.stem.log_stem import gaussian_kernel, log_kernel
 from detrkit.registry import MODULES
 from tests.modules.downsample.test_downsample import phases
-from tests.modules.made import made, maps, same
+from tests.modules.naive import image, made, same
 
 
 def test_robust_stem_by_hand() -> None:
-    module, x = made("SRFD", out_channels=8), maps(1, 3, 8, 12)
+    module, x = made("SRFD", out_channels=8), image(1, 3, 8, 12)
     x = F.conv2d(x, module.first.weight, module.first.bias, padding=3)
     wide, down, norm = module.conv_2
     conv = F.conv2d(x, wide.weight, wide.bias, padding=1, groups=2)
@@ -29,11 +29,11 @@ def test_robust_stem_by_hand() -> None:
     cut = module.cut_4.mix
     cut = cut.norm(F.conv2d(phases(r), cut.conv.weight, cut.conv.bias))
     largest = module.max_4.norm(F.max_pool2d(m, 2))
-    same(module(maps(1, 3, 8, 12)), module.fuse_4(torch.cat([conv, cut, largest], 1)))
+    same(module(image(1, 3, 8, 12)), module.fuse_4(torch.cat([conv, cut, largest], 1)))
 
 
 def test_edge_and_gaussian_stem_by_hand() -> None:
-    module, image = made("LoGStem", out_channels=8), maps(1, 3, 9, 14)
+    module, picture = made("LoGStem", out_channels=8), image(1, 3, 9, 14)
 
     def filtered(part: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         conv = part.filter.conv
@@ -41,7 +41,7 @@ def test_edge_and_gaussian_stem_by_hand() -> None:
         y = F.conv2d(x, conv.weight, padding=conv.weight.shape[-1] // 2, groups=x.shape[1])
         return x + part.filter.norm(y).relu()
 
-    x = module.first(image)
+    x = module.first(picture)
     x = module.edges[1](filtered(module.edges[0], x))
     x = module.down(x)
     g = module.gaussian
@@ -54,7 +54,7 @@ def test_edge_and_gaussian_stem_by_hand() -> None:
     strided = norm(F.conv2d(x, conv.weight, conv.bias, 2, 1, groups=8).relu())
     pooled = last.norm(F.max_pool2d(x, 3, 2, 1))
     y = last.fuse(torch.cat([strided, pooled], 1))
-    same(module(image), y)
+    same(module(picture), y)
     assert y.shape == (1, 8, 3, 4)
 
 

@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 
 from detrkit.registry import MODULES
-from tests.modules.made import made, maps, same
+from tests.modules.naive import image, made, same
 from tests.ops.test_deform_conv import bilinear
 
 
 def test_efficient_up_convolution_by_hand() -> None:
-    module, x = made("EUCB", in_channels=4, out_channels=6, kernel_size=5), maps(1, 4, 3, 4)
+    module, x = made("EUCB", in_channels=4, out_channels=6, kernel_size=5), image(1, 4, 3, 4)
     big = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     spatial = F.conv2d(big, module.spatial.conv.weight, padding=2, groups=4)
     same(module(x), module.mix(module.spatial.norm(spatial).relu()))
 
 
 def test_shifts_go_to_four_sides_around_the_border() -> None:
-    module, x = made("EUCB_SC", in_channels=8), maps(1, 8, 3, 4)
+    module, x = made("EUCB_SC", in_channels=8), image(1, 8, 3, 4)
     inner = module.spatial(module.upsample(x))
     shifted = torch.empty_like(inner)
     for r, c in itertools.product(range(6), range(8)):
@@ -34,7 +34,7 @@ def test_shifts_go_to_four_sides_around_the_border() -> None:
 
 
 def test_unpooling_inverts_pooling() -> None:
-    x = maps(2, 3, 6, 8)
+    x = image(2, 3, 6, 8)
     pool, unpool = made("WaveletPool", in_channels=3), made("WaveletUnPool", in_channels=12)
     same(unpool(pool(x)), x, 1e-6)
 
@@ -49,7 +49,7 @@ def test_reassembly_pixel_by_pixel(scale: int, side: int, groups: int) -> None:
         up_group=groups,
         compressed_channels=3,
     )
-    x = maps(1, 4, 4, 3)
+    x = image(1, 4, 4, 3)
     with torch.no_grad():
         logits = F.pixel_shuffle(module.encode(module.compress(x)), scale)[0]
         y, half = module(x)[0], side // 2
@@ -68,7 +68,7 @@ def test_reassembly_pixel_by_pixel(scale: int, side: int, groups: int) -> None:
 @pytest.mark.parametrize("style", ["lp", "pl"])
 def test_dynamic_samples_pixel_by_pixel(style: str, dyscope: bool) -> None:
     module = made("DySample", in_channels=8, groups=2, style=style, dyscope=dyscope)
-    x = maps(1, 8, 4, 3)
+    x = image(1, 8, 4, 3)
     with torch.no_grad():
         source = F.pixel_shuffle(x, 2) if style == "pl" else x
         offset = module.offset(source)
