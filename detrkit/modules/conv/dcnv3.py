@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.conv import norm_act
+from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
 from detrkit.ops.deform_conv import deform_taps, kernel_points
 from detrkit.registry import MODULES, Traits
@@ -63,7 +64,7 @@ class DCNv3(nn.Module):
         self.group, self.offset_scale = group, offset_scale
         side = dw_kernel_size or kernel_size
         self.value = nn.Linear(c, c)
-        self.spatial = nn.Conv2d(c, c, side, stride, side // 2, groups=c)
+        self.spatial = depthwise(c, side, stride=stride)
         self.norm = LayerNorm2d(c)
         self.offset = nn.Linear(c, group * kernel_size**2 * 2)
         self.mask = nn.Linear(c, group * kernel_size**2)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from detrkit.layers.conv import norm_act
+from detrkit.layers.depthwise import depthwise
 from detrkit.modules.conv.dcnv3 import aggregated, check_points
 from detrkit.registry import MODULES, Traits
 
@@ -62,7 +63,7 @@ class DCNv4(nn.Module):
         self.value = nn.Linear(c, c)
         self.spatial: nn.Module = nn.Identity()
         if dw_kernel_size:
-            self.spatial = nn.Conv2d(c, c, dw_kernel_size, padding=dw_kernel_size // 2, groups=c)
+            self.spatial = depthwise(c, dw_kernel_size)
         self.used = 3 * group * self.points
         self.places = nn.Linear(c, -(-self.used // 8) * 8)
         nn.init.zeros_(self.places.weight)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.depthwise import depthwise
 from detrkit.ops.wavelets import analyse, even, synthesise, wavelet_bank
 from detrkit.registry import MODULES, Traits
 
@@ -22,9 +23,7 @@ class ScaledConv(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, bias: bool, scale: float) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            channels, channels, kernel_size, padding="same", groups=channels, bias=bias
-        )
+        self.conv = depthwise(channels, kernel_size, bias=bias)
         self.scale = nn.Parameter(torch.full((1, channels, 1, 1), scale))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
 from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.depthwise import depthwise
 from detrkit.registry import MODULES, Traits
 
 
@@ -85,7 +86,7 @@ class GaussianDown(nn.Module):
             Filtered(out, gaussian_kernel(5, 0.5), act), nn.BatchNorm2d(out)
         )
         self.strided = nn.Sequential(
-            nn.Conv2d(out, out, 3, 2, 1, groups=out), get_activation(act), nn.BatchNorm2d(out)
+            depthwise(out, 3, stride=2), get_activation(act), nn.BatchNorm2d(out)
         )
         self.norm = nn.BatchNorm2d(out)
         self.fuse = nn.Conv2d(2 * out, out, 1)
