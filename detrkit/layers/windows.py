@@ -103,3 +103,14 @@ def check_multiple(x: Tensor, multiple: Side) -> None:
     if height % h or width % w:
         named = f"{h}" if h == w else f"{h}x{w}"
         raise ValueError(f"height and width must be multiples of {named}, got {height}x{width}")
+
+
+def check_smallest(x: Tensor, side: int) -> None:
+    """Whether the sides of a map (B, C, H, W) are long enough.
+
+    Raises:
+        ValueError: they are not; names the size.
+    """
+    height, width = x.shape[-2:]
+    if height < side or width < side:
+        raise ValueError(f"height and width must be at least {side}, got {height}x{width}")

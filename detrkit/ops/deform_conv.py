@@ -29,10 +29,11 @@ def sample(x: Tensor, rows: Tensor, columns: Tensor, padding_mode: str = "zeros"
         (N, C, …) in the precision of `x`.
     """
     height, width = x.shape[-2:]
-    rows, columns = precise(rows), precise(columns)
+    wide = precise(x)
+    rows, columns = rows.to(wide.dtype), columns.to(wide.dtype)
     grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], dim=-1)
     values = F.grid_sample(
-        precise(x), grid.flatten(1, -2)[:, None], padding_mode=padding_mode, align_corners=False
+        wide, grid.flatten(1, -2)[:, None], padding_mode=padding_mode, align_corners=False
     )
     return values.to(x.dtype).squeeze(2).unflatten(2, rows.shape[1:])
 

@@ -116,8 +116,7 @@ def _circulant(mask: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """Matrix (n, n) that scales the frequencies of a vector by `mask`: real and imaginary part."""
     length = mask.shape[0]
     index = torch.arange(length, device=like.device)
-    turn = torch.outer(index, index) % length * (2 * math.pi / length)
+    turn = (torch.outer(index, index) % length).to(like.dtype) * (2 * math.pi / length)
     mask = mask.to(like.dtype) / length
     shift = (index[:, None] - index) % length
-    turn = turn.to(like.dtype)
     return (turn.cos() @ mask)[shift], (turn.sin() @ mask)[shift]

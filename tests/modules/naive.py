@@ -11,12 +11,12 @@ from detrkit.registry import MODULES
 
 
 def moved(module: nn.Module, seed: int = 0) -> Any:
-    """In evaluation and float64, with random weights and statistics."""
+    """In evaluation and float64, with random weights and statistics; constants stay."""
     generator = torch.Generator().manual_seed(seed)
     module.double().eval()
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.is_floating_point():
+            if tensor.requires_grad or name.endswith(("running_mean", "running_var")):
                 noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
                 tensor.copy_(noise + 0.5 if name.endswith("running_var") else noise - 0.4)
     return module

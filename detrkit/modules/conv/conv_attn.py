@@ -1,7 +1,7 @@
 """Emulating Self-attention with Convolution for Efficient Image Super-Resolution (ESC). Lee et al.,
 ICCV 2025, arXiv:2503.06671.
 
-p' = K * p + DW_k(p),  k = PW(gelu(PW(GAP(p))))        eq. 3–5: ConvAttn
+p' = K * p + DW_k(p),  k = PW(gelu(PW(GAP(p))))
 y  = PW([p'; rest])
 
 K is the mean of a large kernel's eight turns and mirror images. One K serves the whole network in

@@ -1,9 +1,9 @@
 """Reverse Convolution and Its Applications to Image Restoration. Huang et al., ICCV 2025,
 arXiv:2508.09824.
 
-y = argmin_X |Y - (K * X)↓s|² + λ |X - X_0|²,  X_0 = Y↑s nearest        eq. 2
+y = argmin_X |Y - (K * X)↓s|² + λ |X - X_0|²,  X_0 = Y↑s nearest
 
-    F_R = conj(F_K) F(Y zero-filled) + F(λ X_0)                         eq. 5, circular borders
+    F_R = conj(F_K) F(Y zero-filled) + F(λ X_0)                         circular borders
     y   = F⁻¹((F_R - conj(F_K) · tile(mean(F_K F_R) / (mean(|F_K|²) + λ))) / λ)
 
 mean is over the s × s spectra that become one when every s-th pixel is kept. λ = σ(b - 9) + eps.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
+from detrkit.layers.windows import check_smallest
 from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
@@ -68,10 +69,7 @@ class Converse2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pad = self.padding
-        if min(x.shape[-2:]) <= pad:
-            raise ValueError(
-                f"a border of {pad} needs larger sides, got {x.shape[-2]}x{x.shape[-1]}"
-            )
+        check_smallest(x, pad + 1)
         with torch.autocast(x.device.type, enabled=False):
             y = F.pad(precise(x), [pad] * 4, mode=self.padding_mode)
             lam = (self.bias - 9).sigmoid() + self.eps

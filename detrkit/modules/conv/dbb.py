@@ -1,7 +1,7 @@
 """Diverse Branch Block: Building a Convolution as an Inception-like Unit. Ding et al., CVPR 2021,
 arXiv:2103.13425.
 
-y = BN(K x) + BN(1×1 x) + BN(avg(BN(1×1 x))) + BN(K BN(1×1 x))        figure 2
+y = BN(K x) + BN(1×1 x) + BN(avg(BN(1×1 x))) + BN(K BN(1×1 x))
 
 Every branch is linear in evaluation, so that their sum is one K×K convolution: batch norms fold
 into kernels (transform I), kernels of branches add up (II), a 1×1 kernel goes into the one
@@ -196,8 +196,10 @@ class DiverseBranchBlock(nn.Module):
     def weights(self, size: int) -> Weights:
         """The sum of the branches, as a convolution of `size` × `size`."""
         if "conv" in self._modules:
+            assert self.conv.bias is not None
             return self.conv.weight, self.conv.bias
-        kernels, biases = zip(*(branch.weights(size) for branch in self.branches), strict=True)
+        parts = [branch.weights(size) for branch in self.branches]  # type: ignore[operator]
+        kernels, biases = zip(*parts, strict=True)
         return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
 
     def convert_to_deploy(self) -> None:

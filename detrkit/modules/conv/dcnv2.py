@@ -1,7 +1,7 @@
 """Deformable ConvNets v2: More Deformable, Better Results. Zhu et al., CVPR 2019,
 arXiv:1811.11168.
 
-y(p) = sum_k w_k · m_k · x(p + p_k + Δp_k)        eq. 1
+y(p) = sum_k w_k · m_k · x(p + p_k + Δp_k)
 
 Offsets and masks come from one convolution that starts at zero: half of a plain convolution. It
 is not dilated. Its channels are three parts; the first two together are pairs (dy, dx), and not
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrkit.layers.conv import norm_act
+from detrkit.layers.conv import fused_convolution, norm_act
 from detrkit.ops.deform_conv import deform_conv2d
 from detrkit.registry import MODULES, Traits
 
@@ -80,6 +80,12 @@ class DCNv2(nn.Module):
         nn.init.zeros_(self.places.weight)
         nn.init.zeros_(self.places.bias)  # type: ignore[arg-type]
         self.last = norm_act(out, act)
+
+    def convert_to_deploy(self) -> None:
+        """Folds the norm into the kernel: the result is linear in it, wherever its points are."""
+        if len(self.last) and isinstance(self.last[0], nn.BatchNorm2d):
+            self.conv = fused_convolution(self.conv, self.last[0])
+            self.last[0] = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         first, second, mask = self.places(x).chunk(3, dim=1)

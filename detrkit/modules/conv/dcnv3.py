@@ -1,7 +1,7 @@
 """InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions.
 Wang et al., CVPR 2023, arXiv:2211.05778.
 
-y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk),  m = softmax over k        eq. 2
+y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk),  m = softmax over k
 
 Offsets and masks are linear maps of gelu(LN(DW(x))) that start at zero.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.conv import norm_act
+from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
 from detrkit.ops.deform_conv import deform_taps, kernel_points
 from detrkit.registry import MODULES, Traits
@@ -63,7 +64,7 @@ class DCNv3(nn.Module):
         self.group, self.offset_scale = group, offset_scale
         side = dw_kernel_size or kernel_size
         self.value = nn.Linear(c, c)
-        self.spatial = nn.Conv2d(c, c, side, stride, side // 2, groups=c)
+        self.spatial = depthwise(c, side, stride=stride)
         self.norm = LayerNorm2d(c)
         self.offset = nn.Linear(c, group * kernel_size**2 * 2)
         self.mask = nn.Linear(c, group * kernel_size**2)

@@ -1,9 +1,10 @@
 """Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision Applications
 (DCNv4). Xiong et al., CVPR 2024, arXiv:2401.06197.
 
-y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk)        section 3: m is not bounded
+y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk)
 
-One linear map gives offsets and weights. It starts at zero, so that only the output's bias comes
+The weights m have no softmax: they may be of any size and sign. One linear map gives offsets and
+weights. It starts at zero, so that only the output's bias comes
 through at first. As in the authors' module, whose CUDA kernel it feeds, its width is a multiple
 of 8 and the last numbers are unused; unlike there, a group may have any width.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from detrkit.layers.conv import norm_act
+from detrkit.layers.depthwise import depthwise
 from detrkit.modules.conv.dcnv3 import aggregated, check_points
 from detrkit.registry import MODULES, Traits
 
@@ -61,7 +63,7 @@ class DCNv4(nn.Module):
         self.value = nn.Linear(c, c)
         self.spatial: nn.Module = nn.Identity()
         if dw_kernel_size:
-            self.spatial = nn.Conv2d(c, c, dw_kernel_size, padding=dw_kernel_size // 2, groups=c)
+            self.spatial = depthwise(c, dw_kernel_size)
         self.used = 3 * group * self.points
         self.places = nn.Linear(c, -(-self.used // 8) * 8)
         nn.init.zeros_(self.places.weight)

@@ -1,7 +1,7 @@
 """DEA-Net: Single Image Dehazing Based on Detail-Enhanced Convolution and Content-Guided
 Attention. Chen et al., IEEE TIP 2024, arXiv:2301.04805.
 
-y = (K_c + K_h + K_v + K_a + K) * x + b        eq. 4; differences and a plain convolution
+y = (K_c + K_h + K_v + K_a + K) * x + b
 
     central     W, less its sum in the middle
     horizontal  [v, 0, -v], vertical its transpose
@@ -71,17 +71,21 @@ class DEConv(nn.Module):
         turned = self.angular.flatten(2)[..., list(TURNED)].view_as(self.angular)
         return central + horizontal + vertical + (self.angular - turned) + self.plain
 
+    def bias(self) -> Tensor:
+        """(C,), of the five kernels together."""
+        return torch.stack(list(self.biases)).sum(0)
+
     def forward(self, x: Tensor) -> Tensor:
         if "conv" in self._modules:
             return self.act(self.conv(x))
-        x = nn.functional.conv2d(x, self.kernel(), sum(self.biases), padding=1)
+        x = nn.functional.conv2d(x, self.kernel(), self.bias(), padding=1)
         return self.act(self.norm(x))
 
     def convert_to_deploy(self) -> None:
         """Keeps the one kernel, the norm within it."""
         if "conv" in self._modules:
             return
-        conv = convolution_of(self.kernel(), sum(self.biases))
+        conv = convolution_of(self.kernel(), self.bias())
         if isinstance(self.norm, nn.BatchNorm2d):
             conv = fused_convolution(conv, self.norm)
         self.conv = conv

@@ -1,7 +1,7 @@
 """UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, Point Cloud,
 Time-Series and Image Recognition. Ding et al., CVPR 2024, arXiv:2311.15599.
 
-y = BN(K * x) + sum_i BN(K_i *_{r_i} x)        section 3.2: dilated reparam block, depthwise
+y = BN(K * x) + sum_i BN(K_i *_{r_i} x)        depthwise
 
 A kernel of dilation r is a larger one with r - 1 zeros between its entries.
 """

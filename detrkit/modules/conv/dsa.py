@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
 from detrkit.ops.deform_conv import sample
 from detrkit.registry import MODULES, Traits
@@ -47,9 +48,7 @@ class DeformableStrip(nn.Module):
         self.kernel_size, self.dilation, self.group = kernel_size, dilation, group
         self.along_row = axis == "row"
         sides = (1, dw_kernel_size) if self.along_row else (dw_kernel_size, 1)
-        self.spatial = nn.Conv2d(
-            channels, channels, sides, padding=(sides[0] // 2, sides[1] // 2), groups=channels
-        )
+        self.spatial = depthwise(channels, sides)
         self.norm = LayerNorm2d(channels)
         self.offset = nn.Linear(channels, group * kernel_size)
         nn.init.zeros_(self.offset.weight)
@@ -110,7 +109,7 @@ class DSA(nn.Module):
             raise ValueError(f"dw_kernel_size must be odd, got {dw_kernel_size}")
         self.out_channels = c = in_channels
         self.first = nn.Conv2d(c, c, 1)
-        self.spatial = nn.Conv2d(c, c, dw_kernel_size, padding=dw_kernel_size // 2, groups=c)
+        self.spatial = depthwise(c, dw_kernel_size)
         self.value = nn.Linear(c, c)
         self.row, self.column = (
             DeformableStrip(c, kernel_size, dw_kernel_size, dilation, group, axis)

@@ -1,7 +1,7 @@
 """Dynamic Snake Convolution based on Topological Geometric Constraints for Tubular Structure
 Segmentation. Qi et al., ICCV 2023, arXiv:2307.08388.
 
-c_±i = c_±(i-1) + δ_±i,  δ = tanh(BN(conv(x))),  c_0 = 0        eq. 1, 2: points hang together
+c_±i = c_±(i-1) + δ_±i,  δ = tanh(BN(conv(x))),  c_0 = 0        a chain of points
 y    = act(GN(sum_i w_i x(p + i along the strip, c_i across)))
 
 The authors' code samples every image of a batch from the first one, cuts the gradient of both end
@@ -71,8 +71,8 @@ class DSConv(nn.Module):
         self.extend_scope = extend_scope
         self.accumulate_ends = accumulate_ends
         self.offset = ConvNormAct(in_channels, 2 * kernel_size, 3, bias=True, act=nn.Tanh())
-        side = (1, kernel_size) if not self.horizontal else (kernel_size, 1)
-        self.conv = nn.Conv2d(in_channels, out, side, stride=side)
+        sides = (kernel_size, 1) if self.horizontal else (1, kernel_size)
+        self.conv = nn.Conv2d(in_channels, out, sides, stride=sides)
         self.norm = nn.GroupNorm(out // 4, out)
         self.act = get_activation(act)
 

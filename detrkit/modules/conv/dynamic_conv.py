@@ -1,7 +1,7 @@
 """ParameterNet: Parameters Are All You Need for Large-scale Visual Pretraining of Mobile Networks.
 Han et al., CVPR 2024, arXiv:2306.14525.
 
-W = sum_e σ(A GAP(x))_e · W_e,  y = W * x        eq. 3–5
+W = sum_e σ(A GAP(x))_e · W_e,  y = W * x
 
 The operator is CondConv, Yang et al., NeurIPS 2019, arXiv:1904.04971: σ does not make the experts
 add up to one.

@@ -1,9 +1,9 @@
 """Frequency-Adaptive Dilated Convolution for Semantic Segmentation. Chen et al., CVPR 2024,
 arXiv:2403.05369.
 
-x'  = low + sum_b A_b(x) · band_b(x)                           eq. 8–10, frequency selection
-W'  = λ_l · mean(W) + λ_h · (W - mean(W))                      eq. 5, 6, adaptive kernel
-y   = sum_k W'_k · m_k · x'(p + p_k · (1 + D(p)))              eq. 2–4, adaptive dilation
+x'  = low + sum_b A_b(x) · band_b(x)                           frequency selection
+W'  = λ_l · mean(W) + λ_h · (W - mean(W))                      adaptive kernel
+y   = sum_k W'_k · m_k · x'(p + p_k · (1 + D(p)))              adaptive dilation
 
 D is the rate of dilation that each pixel predicts, and starts at dilation - 1. The low-pass
 filters of the bands are windows of the spectrum as in the authors' code, one row or column wider

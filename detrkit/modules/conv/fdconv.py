@@ -1,9 +1,9 @@
 """Frequency Dynamic Convolution for Dense Image Prediction. Chen et al., CVPR 2025,
 arXiv:2503.18783.
 
-W_b = sum_g a_bg · IDFT(M_g · Θ)                     section 3.2: kernels of disjoint frequencies
-W_b ← W_b · (place · in · out · local factors)       section 3.3: kernel spatial modulation
-x'  = low + sum_f A_f(x) · band_f(x)                 section 3.4: frequency band modulation
+W_b = sum_g a_bg · IDFT(M_g · Θ)                     kernels of disjoint frequencies
+W_b ← W_b · (place · in · out · local factors)       kernel spatial modulation
+x'  = low + sum_f A_f(x) · band_f(x)                 frequency band modulation
 y_b = W_b * x'_b
 
 Θ is the spectrum of all kernels laid out as one picture of out·k × in·k; its frequencies, sorted
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.modules.conv.fadc import FrequencySelection
 from detrkit.ops.per_image import conv2d_per_image
 from detrkit.ops.spectrum import frequencies, irfft2, split_bands
 from detrkit.registry import MODULES, Traits
@@ -95,7 +96,7 @@ class LocalModulation(nn.Module):
         return 2 * along.unflatten(1, self.shape).permute(0, 1, 4, 2, 3).sigmoid()
 
 
-class BandModulation(nn.Module):
+class BandModulation(FrequencySelection):
     """Weighs the bands above 1/2, 1/4 and 1/8 of the frequencies. (B, C, H, W) -> the same.
 
     Args:
@@ -104,23 +105,15 @@ class BandModulation(nn.Module):
             sizes; None: masks of the map's own size.
     """
 
-    factors = (2, 4, 8)
-
     def __init__(self, channels: int, grid: int | None) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.grid = grid
-        self.gates = nn.ModuleList(nn.Conv2d(channels, 1, 3, padding=1) for _ in self.factors)
-        for gate in self.gates:
-            nn.init.normal_(gate.weight, std=1e-6)  # type: ignore[arg-type]
-            nn.init.zeros_(gate.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def bands(self, x: Tensor) -> list[Tensor]:
+        """Bands that add up to `x`, the lowest last."""
         height, width = x.shape[-2:]
         masks = [(self._rows(height, f, x), self._columns(width, f, x)) for f in self.factors]
-        *bands, total = split_bands(x, masks)
-        for gate, band in zip(self.gates, bands, strict=True):
-            total = total + 2 * gate(x).sigmoid() * band
-        return total.to(x.dtype)
+        return split_bands(x, masks)
 
     def _rows(self, length: int, factor: int, like: Tensor) -> Tensor:
         frequency = frequencies(self.grid or length, like)

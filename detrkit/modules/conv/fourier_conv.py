@@ -1,7 +1,7 @@
 """Fourier Convolution Block with global receptive field for MRI reconstruction. Sun et al.,
 Medical Image Analysis 99 (2025) 103349, doi:10.1016/j.media.2024.103349.
 
-y = IDFT(W · DFT(x))        eq. 3: depthwise, a kernel as large as the map, around its borders
+y = IDFT(W · DFT(x))        depthwise, a kernel as large as the map, around its borders
 
 The authors' weights fit one size. Here a map of another size sees the same kernel, cut or with
 zeros around, so that training at several sizes works.

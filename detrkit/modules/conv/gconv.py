@@ -1,7 +1,7 @@
 """Rethinking Performance Gains in Image Dehazing Networks (gUNet). Song et al., 2022,
 arXiv:2209.11448.
 
-y = x + PW(DW(PW(n)) · σ(PW(n))),  n = BN(x)        section 3.2: gConv block
+y = x + PW(DW(PW(n)) · σ(PW(n))),  n = BN(x)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
+from detrkit.layers.windows import check_smallest
 from detrkit.registry import MODULES, Traits
 
 
@@ -52,11 +53,7 @@ class GatedConv2d(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        reach = self.spatial.kernel_size[0] // 2
-        if min(x.shape[-2:]) <= reach:
-            raise ValueError(
-                f"a mirrored border of {reach} needs larger sides, got {x.shape[-2]}x{x.shape[-1]}"
-            )
+        check_smallest(x, self.spatial.kernel_size[0] // 2 + 1)  # the border is mirrored
         return self.project(self.spatial(self.value(x)) * self.act(self.gate(x)))
 
 

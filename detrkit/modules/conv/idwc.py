@@ -1,6 +1,6 @@
 """InceptionNeXt: When Inception Meets ConvNeXt. Yu et al., CVPR 2024, arXiv:2303.16900.
 
-y = [x_id; DW_k×k(x_hw); DW_1×b(x_w); DW_b×1(x_h)]        eq. 3–5
+y = [x_id; DW_k×k(x_hw); DW_1×b(x_w); DW_b×1(x_h)]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.depthwise import depthwise
 from detrkit.registry import MODULES, Traits
 
 
@@ -53,8 +54,7 @@ class InceptionDWConv2d(nn.Module):
         self.widths = [in_channels - 3 * width, width, width, width]
         square, band = square_kernel_size, band_kernel_size
         self.square, self.horizontal, self.vertical = (
-            nn.Conv2d(width, width, sides, padding=(sides[0] // 2, sides[1] // 2), groups=width)
-            for sides in ((square, square), (1, band), (band, 1))
+            depthwise(width, sides) for sides in ((square, square), (1, band), (band, 1))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """MobileIE: An Extremely Lightweight and Effective ConvNet for Real-Time Image Enhancement on
 Mobile Devices. Yan et al., ICCV 2025, arXiv:2507.01838.
 
-y = P [u_1; …; u_n; BN(u_1); …; BN(u_n)],  u_i = K_i * x        section 3.2: MBRConv
+y = P [u_1; …; u_n; BN(u_1); …; BN(u_n)],  u_i = K_i * x
 
 P is 1×1, so that all of it is one convolution in evaluation.
 """
@@ -61,6 +61,7 @@ class MBRConv(nn.Module):
         mix = self.mix.weight.flatten(1)
         stacked = torch.cat([centred_kernel(kernel, side) for kernel in kernels])
         kernel = torch.einsum("or,rihw->oihw", mix, stacked)
+        assert self.mix.bias is not None
         self.conv = convolution_of(kernel, mix @ torch.cat(biases) + self.mix.bias)
         del self.convs, self.norms, self.mix
 

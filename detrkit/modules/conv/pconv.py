@@ -1,7 +1,7 @@
 """Run, Don't Walk: Chasing Higher FLOPS for Faster Neural Networks (FasterNet). Chen et al.,
 CVPR 2023, arXiv:2303.03667.
 
-y = [conv3×3(x_1 … x_C/n); x_C/n+1 … x_C]        section 3.2: partial convolution
+y = [conv3×3(x_1 … x_C/n); x_C/n+1 … x_C]
 """
 
 from __future__ import annotations

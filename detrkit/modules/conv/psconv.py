@@ -1,7 +1,7 @@
 """Pinwheel-shaped Convolution and Scale-based Dynamic Loss for Infrared Small Target Detection.
 Yang et al., AAAI 2025, arXiv:2412.16986.
 
-y = CBS_2×2([h(P_1 x); h(P_2 x); v(P_3 x); v(P_4 x)])        eq. 1–3
+y = CBS_2×2([h(P_1 x); h(P_2 x); v(P_3 x); v(P_4 x)])
 
 P are four zero paddings, each to another side, h is a 1×k and v a k×1 layer.
 """

@@ -1,10 +1,10 @@
 """SCConv: Spatial and Channel Reconstruction Convolution for Feature Redundancy. Li et al.,
 CVPR 2023, pp. 6153–6162.
 
-r      = σ(GN(x) · γ / Σγ)                                            eq. 1–3
+r      = σ(GN(x) · γ / Σγ)
 x_1    = x where r > threshold, else r · x;  x_2 = 0 there, else r · x
-s      = [x_11 + x_22; x_12 + x_21]                                   eq. 4, spatial
-y      = β_1 Y_1 + β_2 Y_2,  β = softmax(GAP([Y_1; Y_2]))             eq. 5–8, channel
+s      = [x_11 + x_22; x_12 + x_21]                                   spatial
+y      = β_1 Y_1 + β_2 Y_2,  β = softmax(GAP([Y_1; Y_2]))             channel
 
 There is no code of the authors. As the circulating one: weights above the threshold become 1 and
 the others stay (the paper: 1 and 0, without a gradient), and the softmax runs over both halves
@@ -82,7 +82,7 @@ def merged_halves(x: Tensor) -> Tensor:
     paper="CVPR 2023, pp. 6153-6162",
     venue="CVPR 2023",
     example={"in_channels": 16},
-    traits=Traits(smallest=2),
+    traits=Traits(),
 )
 class ScConv(nn.Module):
     """Less redundancy in places, then in channels. (B, C, H, W) -> (B, C, H, W).

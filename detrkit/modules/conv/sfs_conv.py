@@ -3,9 +3,8 @@ Li et al., CVPR 2024.
 
 s = SPU(CBS x),  f = FPU(CBS x),  y = CBS(β_s s + β_f f),  β = softmax(GAP([s; f]))
 
-The spatial unit (eq. 3) has 3×3 and 5×5 kernels one after the other; the frequency unit (eq. 5)
-has kernels that are products of learnt ones and of fractional Gabor (FrGT) or Fourier (FrFT)
-filters.
+The spatial unit has 3×3 and 5×5 kernels one after the other; the frequency unit has kernels that
+are products of learnt ones and of fractional Gabor (FrGT) or Fourier (FrFT) filters.
 
 Dropout stops in evaluation, unlike in the authors' code. Their Gabor angles are degrees read as
 radians; here they are degrees. Their Fourier filters are reshaped from (3, 3, in, out) without

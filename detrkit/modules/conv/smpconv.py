@@ -1,7 +1,7 @@
 """SMPConv: Self-moving Point Representations for Continuous Convolution. Kim and Park, CVPR 2023,
 arXiv:2304.02330.
 
-K_c(u) = sum_n w_cn · max(0, 1 - |u - p_n|_1 / r_n)        eq. 3, 4
+K_c(u) = sum_n w_cn · max(0, 1 - |u - p_n|_1 / r_n)
 
 A large kernel out of few weights at places p that move, u in [-1, 1]². Pure PyTorch in place of
 the authors' CUDA kernel. They clip radii to [0.001, 1] after each step; here the kernel sees them

@@ -4,7 +4,7 @@ Images. Wan et al., Advanced Engineering Informatics 62 (2024), doi:10.1016/j.ae
 wide:  y = silu(DBB's branches + BN(K×1 x) + BN(1×K x))
 deep:  y = silu(DBB's branches, of which K×K is a DBB itself)
 
-The authors' deep block takes the inner one apart when it fuses; ours leaves what it does not own.
+The block within the deep one is fused together with it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Wavelet Convolutions for Large Receptive Fields. Finder et al., ECCV 2024, arXiv:2407.05848.
 
-X_l      = WT(X_LL of l - 1)                       eq. 3
-Y_l      = s_l · conv_k(X_l), depthwise            eq. 4
-Z_l      = IWT(Y_LL + Z_l+1, Y_LH, Y_HL, Y_HH)     eq. 5, 6
+X_l      = WT(X_LL of l - 1)
+Y_l      = s_l · conv_k(X_l), depthwise
+Z_l      = IWT(Y_LL + Z_l+1, Y_LH, Y_HL, Y_HH)
 y        = s_0 · conv_k(X) + Z_1
 
 Sides that are odd get a row or column of zeros before each analysis, and lose it afterwards.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.depthwise import depthwise
 from detrkit.ops.wavelets import analyse, even, synthesise, wavelet_bank
 from detrkit.registry import MODULES, Traits
 
@@ -22,9 +23,7 @@ class ScaledConv(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, bias: bool, scale: float) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            channels, channels, kernel_size, padding="same", groups=channels, bias=bias
-        )
+        self.conv = depthwise(channels, kernel_size, bias=bias)
         self.scale = nn.Parameter(torch.full((1, channels, 1, 1), scale))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.windows import check_smallest
 from detrkit.registry import MODULES, Traits
 
 
@@ -44,5 +45,6 @@ class ADown(nn.Module):
         self.pooled = ConvNormAct(in_channels // 2, out // 2, 1, act="silu")
 
     def forward(self, x: Tensor) -> Tensor:
+        check_smallest(x, 2)
         a, b = F.avg_pool2d(x, 2, 1).chunk(2, dim=1)
         return torch.cat([self.strided(a), self.pooled(F.max_pool2d(b, 3, 2, 1))], dim=1)

@@ -1,7 +1,7 @@
 """CGNet: A Light-weight Context Guided Network for Semantic Segmentation. Wu et al., IEEE TIP 2021,
 arXiv:1811.08201.
 
-j = prelu(BN([DW(u); DW_r(u)])),  u = prelu(BN(conv_2(x)))        section III-A: local, surrounding
+j = prelu(BN([DW(u); DW_r(u)])),  u = prelu(BN(conv_2(x)))        local, surrounding
 y = σ(W_2 relu(W_1 GAP(z))) · z,  z = PW(j)                       global context
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.depthwise import depthwise
 from detrkit.registry import MODULES, Traits
 
 #: eps of its norms.
@@ -54,10 +55,8 @@ class ContextGuidedBlock_Down(nn.Module):
             nn.BatchNorm2d(out, EPS),
             nn.PReLU(out),
         )
-        self.local = nn.Conv2d(out, out, 3, padding=1, groups=out, bias=False)
-        self.surrounding = nn.Conv2d(
-            out, out, 3, padding=dilation_rate, dilation=dilation_rate, groups=out, bias=False
-        )
+        self.local = depthwise(out, 3, bias=False)
+        self.surrounding = depthwise(out, 3, dilation=dilation_rate, bias=False)
         self.joint = nn.Sequential(nn.BatchNorm2d(2 * out, EPS), nn.PReLU(2 * out))
         self.reduce: nn.Module = nn.Conv2d(2 * out, out, 1, bias=False)
         self.gate = nn.Sequential(

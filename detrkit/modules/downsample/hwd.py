@@ -1,7 +1,7 @@
 """Haar wavelet downsampling: A simple but effective downsampling module for semantic segmentation.
 Xu et al., Pattern Recognition 143 (2023) 109819, doi:10.1016/j.patcog.2023.109819.
 
-y = relu(BN(PW([LL; LH; HL; HH]))),  bands of the Haar transform        figure 2
+y = relu(BN(PW([LL; LH; HL; HH]))),  bands of the Haar transform
 
 Without the authors' wavelet library, whose filters are part of the state and stop an export.
 """

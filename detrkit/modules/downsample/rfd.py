@@ -4,7 +4,7 @@
 cut   BN(PW(the four pixels of each cell))
 conv  BN(gelu(DW_3×3/2(u)))
 max   BN(max_2×2(u)),  u = a grouped 3×3 of x
-y   = PW([cut; conv; max])        section III: deep robust feature downsampling
+y   = PW([cut; conv; max])
 
 The stem, for images, halves twice: SRFD in `detrkit.modules.stem.srfd`.
 """
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.depthwise import depthwise
 from detrkit.layers.windows import check_multiple, space_to_depth
 from detrkit.registry import MODULES, Traits
 
@@ -49,7 +50,7 @@ def widening(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 def strided(channels: int, act: nn.Module | None = None) -> nn.Sequential:
     """Depthwise 3×3 of stride 2, activation, norm."""
-    conv = nn.Conv2d(channels, channels, 3, 2, 1, groups=channels)
+    conv = depthwise(channels, 3, stride=2)
     return nn.Sequential(conv, *([act] if act else []), nn.BatchNorm2d(channels))
 
 

@@ -1,7 +1,7 @@
 """No More Strided Convolutions or Pooling: A New CNN Building Block for Low-Resolution Images and
 Small Objects. Sunkara and Luo, ECML PKDD 2022, arXiv:2208.03641.
 
-y = CBS([x(0::2, 0::2); x(1::2, 0::2); x(0::2, 1::2); x(1::2, 1::2)])        eq. 1, section 3
+y = CBS([x(0::2, 0::2); x(1::2, 0::2); x(0::2, 1::2); x(1::2, 1::2)])
 """
 
 from __future__ import annotations

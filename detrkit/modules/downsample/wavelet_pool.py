@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from detrkit.layers.windows import check_smallest
 from detrkit.ops.wavelets import analyse, wavelet_bank
 from detrkit.registry import MODULES, Traits
 
@@ -37,4 +38,5 @@ class WaveletPool(nn.Module):
         self.bank = nn.Parameter(wavelet_bank(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_smallest(x, 2)
         return analyse(x, self.bank).flatten(1, 2)

@@ -1,8 +1,8 @@
 """LEGNet: A Lightweight Edge-Gaussian Network for Low-Quality Remote Sensing Image Object
 Detection. Lu et al., ICCV Workshops 2025, arXiv:2503.14012.
 
-x ← BN(x + act(BN(LoG x))),  x = conv_7×7(image)                 eq. 1–3: edges
-x ← BN(x + extra(x + act(BN(G_9 x)))) after a halving            eq. 4–6: Gaussian
+x ← BN(x + act(BN(LoG x))),  x = conv_7×7(image)                 edges
+x ← BN(x + extra(x + act(BN(G_9 x)))) after a halving            Gaussian
 y = PW([conv; max](BN(x + act(BN(G_5 x))))),  x widened          another halving
 
 The authors divide the LoG kernel, whose mean is subtracted, by its sum, which is zero up to
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
 from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.depthwise import depthwise
 from detrkit.registry import MODULES, Traits
 
 
@@ -85,7 +86,7 @@ class GaussianDown(nn.Module):
             Filtered(out, gaussian_kernel(5, 0.5), act), nn.BatchNorm2d(out)
         )
         self.strided = nn.Sequential(
-            nn.Conv2d(out, out, 3, 2, 1, groups=out), get_activation(act), nn.BatchNorm2d(out)
+            depthwise(out, 3, stride=2), get_activation(act), nn.BatchNorm2d(out)
         )
         self.norm = nn.BatchNorm2d(out)
         self.fuse = nn.Conv2d(2 * out, out, 1)

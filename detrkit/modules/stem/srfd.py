@@ -2,7 +2,7 @@
 (2023), doi:10.1109/TGRS.2023.3282048.
 
 u  = conv_7×7(image)
-r  = PW([conv; cut](u))                 section III: shallow robust feature downsampling
+r  = PW([conv; cut](u))
 y  = PW([conv; cut; max](r))
 
 The branches are those of DRFD, in `detrkit.modules.downsample.rfd`, without activations.

@@ -1,7 +1,7 @@
 """CARAFE: Content-Aware ReAssembly of FEatures. Wang et al., ICCV 2019, arXiv:1905.02188.
 
-m = softmax over k²(shuffle_s(conv(PW(x))))                                eq. 1
-y(p) = sum over the k × k neighbours q of ⌊p / s⌋: m_pq · x(q)             eq. 2, 4
+m = softmax over k²(shuffle_s(conv(PW(x))))
+y(p) = sum over the k × k neighbours q of ⌊p / s⌋: m_pq · x(q)
 """
 
 from __future__ import annotations
@@ -59,39 +59,35 @@ class CARAFE(nn.Module):
             encoder_kernel,
             padding=encoder_kernel // 2,
         )
-        nn.init.xavier_uniform_(self.compress.weight)  # type: ignore[arg-type]
-        nn.init.normal_(self.encode.weight, std=0.001)  # type: ignore[arg-type]
+        nn.init.xavier_uniform_(self.compress.weight)
+        nn.init.normal_(self.encode.weight, std=0.001)
         for conv in (self.compress, self.encode):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        masks = F.pixel_shuffle(self.encode(self.compress(x)), self.scale)
-        masks = masks.unflatten(1, (self.up_group, -1)).softmax(2)  # (B, G, k², sH, sW)
-        return reassembled(x, masks, self.up_kernel, self.scale)
+        masks = self.encode(self.compress(x))
+        masks = masks.unflatten(1, (self.up_group, self.up_kernel**2, -1)).softmax(2)
+        return F.pixel_shuffle(reassembled(x, masks, self.up_kernel), self.scale)
 
 
-def reassembled(x: Tensor, masks: Tensor, side: int, scale: int) -> Tensor:
+def reassembled(x: Tensor, masks: Tensor, side: int) -> Tensor:
     """Sums of neighbours, tap by tap: unfolding would take k² times the memory of the result.
 
     Args:
         x: (B, C, H, W).
-        masks: (B, G, k², sH, sW), the neighbours row by row.
+        masks: (B, G, k², s², H, W), the neighbours row by row.
         side: k.
-        scale: s.
 
     Returns:
-        (B, C, sH, sW).
+        (B, C·s², H, W).
     """
     height, width = x.shape[-2:]
-    groups = masks.shape[1]
-    # (B, G, C/G, H, 1, W, 1): each pixel serves s × s of the result
-    padded = F.pad(x, [side // 2] * 4).unflatten(1, (groups, -1))[:, :, :, :, None, :, None]
-    cells = masks.unflatten(4, (-1, scale)).unflatten(3, (-1, scale))[:, :, :, None]
+    padded = F.pad(x, [side // 2] * 4).unflatten(1, (masks.shape[1], -1))[:, :, :, None]
     total: Tensor | None = None
     for tap in range(side**2):
         row, column = divmod(tap, side)
-        pixels = padded[:, :, :, row : row + height, :, column : column + width]
-        term = pixels * cells[:, :, tap]
+        pixels = padded[..., row : row + height, column : column + width]  # (B, G, C/G, 1, H, W)
+        term = pixels * masks[:, :, tap, None]
         total = term if total is None else total + term
     assert total is not None
-    return total.to(x.dtype).flatten(1, 2).flatten(4, 5).flatten(2, 3)
+    return total.to(x.dtype).flatten(1, 3)

@@ -1,7 +1,7 @@
 """Learning to Upsample by Learning to Sample (DySample). Liu et al., ICCV 2023, arXiv:2308.15085.
 
-S = G + O,  O = 0.25 · PW(x)                     eq. 4, 5: static range
-            O = 0.5 · σ(PW'(x)) · PW(x)          eq. 6: dynamic range
+S = G + O,  O = 0.25 · PW(x)                     static range
+            O = 0.5 · σ(PW'(x)) · PW(x)          dynamic range
 y = grid_sample(x, S)
 
 G are the places of bilinear upsampling.

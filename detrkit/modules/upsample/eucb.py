@@ -1,7 +1,7 @@
 """EMCAD: Efficient Multi-scale Convolutional Attention Decoding for Medical Image Segmentation.
 Rahman et al., CVPR 2024, arXiv:2405.06880.
 
-y = PW(relu(BN(DW(up_2(x)))))        eq. 8: efficient up-convolution block
+y = PW(relu(BN(DW(up_2(x)))))
 
 The authors' code shuffles channels in groups of one, which does nothing and is left out.
 

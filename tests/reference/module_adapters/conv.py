@@ -14,12 +14,11 @@ from tests.reference.module_adapters.adapter import Adapter, Build, filled_by_sh
 
 
 def plugged(name: str, drop: tuple[str, ...] = (), **renames: str) -> Build:
-    """As `named`, with the keywords of all variants; plug-ins add batch norm and SiLU."""
+    """As `named`; the plug-in's variants have batch norm and SiLU behind the bare layer."""
 
     def build(case: Any) -> nn.Module:
         act = "silu" if case.variant.endswith("bn_silu") else None
-        arguments = {key: name for key, name in renames.items() if key in case.kwargs}
-        return named(name, drop, act=act, **arguments)(case)
+        return named(name, drop, act=act, **renames)(case)
 
     return build
 
