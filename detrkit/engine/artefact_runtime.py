@@ -5,7 +5,7 @@
     labels, boxes, scores   (N, n), boxes_xyxy (N, n, 4) in original pixels, (N, n)
 
 A runtime opens its file, tells `ArtefactRuntime` the shapes of the inputs and what the file says
-of itself, and computes one batch in `_call`; the rest is here.
+of itself, and computes one batch in `compute`; the rest is here.
 """
 
 from __future__ import annotations
@@ -50,10 +50,19 @@ class ArtefactRuntime(Runtime):
         size: (h, w) of the input that is asked for; None: as the file says.
         batches: fewest and most images per call, where the shape does not tell.
 
+    Attributes:
+        name: of what computes, for people.
+        precision: of the arithmetic, where the file says: "fp32", "fp16", "bf16", "int8".
+        fewest, most: images per call; `most` None: any number.
+        takes_device_tensors: `compute` also takes tensors that are on `device` already.
+
     Raises:
         UsageError: the size is not one that the file takes.
         WeightsError: it was exported without its postprocessor.
     """
+
+    name: str
+    takes_device_tensors = False
 
     def __init__(
         self,
@@ -67,6 +76,7 @@ class ArtefactRuntime(Runtime):
         self.path = path
         self.device = device
         self.metadata = metadata
+        self.precision: str = metadata.precision if metadata is not None else "not known"
         batch, channels, height, width = shape
         fixed = (height, width) if height is not None and width is not None else None
         self.fewest, self.most = batches or ((batch, batch) if batch is not None else (1, None))
@@ -94,8 +104,11 @@ class ArtefactRuntime(Runtime):
         return found
 
     @abstractmethod
-    def _call(self, images: Tensor, sizes: Tensor) -> Answer:
-        """One batch: `images` and `orig_target_sizes` on the CPU -> labels, boxes, scores."""
+    def compute(self, images: Tensor, sizes: Tensor) -> Answer:
+        """One batch: `images` and `orig_target_sizes` on the CPU -> labels, boxes, scores.
+
+        Several threads may call it at once.
+        """
 
     def _undescribed(self, size: tuple[int, int], channels: int) -> tuple[ImageSpec, ClassMap]:
         """What is assumed of a file that says nothing of itself."""
@@ -119,7 +132,7 @@ class ArtefactRuntime(Runtime):
         # padded pictures rarely measure whole pixels, which is all that a file takes
         rest = np.tile(extents / sizes, 2).astype(np.float32)
         with self.watch.over("model"):
-            labels, boxes, scores = self._call(pixels, torch.from_numpy(sizes))
+            labels, boxes, scores = self.compute(pixels, torch.from_numpy(sizes))
         self.watch.images += len(images)
         with self.watch.over("postprocess"):
             return [

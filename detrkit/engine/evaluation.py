@@ -91,12 +91,34 @@ def evaluate_weights(
         index, name = validation_index(cfg)
     else:
         raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
+    result, index = _evaluate_on(runtime, index, name, batch, backend, progress)
+    model = shared(lambda: model_cost(weights, runtime)) if cost else None
+    return EvaluationOf(result, name, index, cfg, model)
+
+
+def evaluate_opened(
+    runtime: Runtime, data: str | Path, split: str | None = None, batch: int = 8
+) -> EvaluationOf:
+    """Measures a runtime that is open already; arguments as of `evaluate_weights`."""
+    index, name = _index_at(data, split, runtime.class_map)
+    result, index = _evaluate_on(runtime, index, name, batch)
+    return EvaluationOf(result, name, index)
+
+
+def _evaluate_on(
+    runtime: Runtime,
+    index: DatasetIndex,
+    name: str,
+    batch: int,
+    backend: Backend = DEFAULT_BACKEND,
+    progress: Progress | None = None,
+) -> tuple[Evaluation, DatasetIndex]:
+    """Measures on a data set whose classes fit; the runtime takes them over."""
     index = _with_classes_by_order(index, runtime.class_map, name)
     check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
-    result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
-    model = shared(lambda: model_cost(weights, runtime)) if cost else None
-    return EvaluationOf(result, name, index, cfg, model)
+    found = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
+    return found, index
 
 
 def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:

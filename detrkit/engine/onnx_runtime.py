@@ -76,6 +76,7 @@ class OnnxRuntime(ArtefactRuntime):
         check_file(path)
         options.warn_unused(path, ("threads", "provider"))
         provider, place = _provider(device, options.provider)
+        self.name = f"ONNX Runtime, {provider}"
         self.session = _session(path, provider, place, options.threads)
         inputs = self.session.get_inputs()
         shapes = {node.name: node.shape for node in inputs}
@@ -89,7 +90,7 @@ class OnnxRuntime(ArtefactRuntime):
             size,
         )
 
-    def _call(self, images: Tensor, sizes: Tensor) -> Answer:
+    def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         given = {
             name: value.numpy().astype(self._types[name], copy=False)
             for name, value in zip(INPUTS, (images, sizes), strict=True)

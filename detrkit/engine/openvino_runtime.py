@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detrkit.engine.amp import cpu_computes_bf16
 from detrkit.engine.artefact_runtime import (
     INPUTS,
     OUTPUTS,
@@ -19,11 +17,9 @@ from detrkit.engine.artefact_runtime import (
     check_file,
     check_names,
 )
-from detrkit.engine.runtime import RunOptions
+from detrkit.engine.runtime import RunOptions, half_precision
 from detrkit.errors import MissingExtraError, UsageError, WeightsError
 from detrkit.export.metadata import KEY, Metadata
-
-log = logging.getLogger("detrkit")
 
 #: The processor, which is where torch is as well.
 CPU = torch.device("cpu")
@@ -90,9 +86,12 @@ class OpenVinoRuntime(ArtefactRuntime):
             self.model = core.compile_model(model, place, _settings(place, options))
         except RuntimeError as error:
             raise _damaged(path, error) from error
+        self.name = f"OpenVINO, {place.lower()}"
+        if options.half:
+            self.precision = "bf16" if place == "CPU" else "fp16"
         self._own = threading.local()  # a request computes one batch at a time
 
-    def _call(self, images: Tensor, sizes: Tensor) -> Answer:
+    def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         request = getattr(self._own, "request", None)
         if request is None:
             request = self._own.request = self.model.create_infer_request()
@@ -119,9 +118,7 @@ def _settings(place: str, options: RunOptions) -> dict[str, Any]:
     """What is asked of the device."""
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if place == "CPU":
-        low = options.half and cpu_computes_bf16()
-        if options.half and not low:
-            log.warning("half precision: this processor does not compute in bf16; float32 it is")
+        low = options.half and half_precision(CPU).amp == "bf16"
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if low else "f32"
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads

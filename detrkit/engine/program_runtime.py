@@ -41,6 +41,8 @@ class ProgramRuntime(ArtefactRuntime):
         UsageError: the device is not available, or the size not what the file wants.
     """
 
+    takes_device_tensors = True
+
     def __init__(
         self,
         path: Path,
@@ -53,7 +55,9 @@ class ProgramRuntime(ArtefactRuntime):
         options.warn_unused(path, ("threads",))
         options.set_threads()
         place = choose_device(device)
-        opened = _open_exported if path.suffix.lower() == ".pt2" else _open_script
+        exported = path.suffix.lower() == ".pt2"
+        self.name = "torch.export" if exported else "TorchScript"
+        opened = _open_exported if exported else _open_script
         try:
             self.program, shape, metadata = opened(path, place)
         except WeightsError:
@@ -70,7 +74,7 @@ class ProgramRuntime(ArtefactRuntime):
             shape = (None, None, *metadata.image_spec.size)
         super().__init__(path, place, shape, metadata, size)
 
-    def _call(self, images: Tensor, sizes: Tensor) -> Answer:
+    def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         with torch.inference_mode():
             found = self.program(images.to(self.device), sizes.to(self.device))
         labels, boxes, scores = (value.cpu() for value in found)

@@ -271,15 +271,32 @@ class TorchRuntime(Runtime):
                 paths=paths,
             )
 
+    def compute(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """`predict` without preprocessing, as far as an exported file goes.
+
+        Args:
+            images: (N, C, h, w) float32 as `ImageSpec.normalized` gives them.
+            sizes: (N, 2) int64, (width, height) of the original images.
+        """
+        with torch.inference_mode():
+            with self.precision.autocast(self.device):
+                outputs = self.model(images.to(self.device))
+            return self.postprocessor.postprocess(
+                outputs, [(h, w) for w, h in sizes.tolist()], self.image_spec, self.class_map
+            )
+
 
 def half_precision(device: torch.device) -> Precision:
-    """The 16 bits that a device computes in; float32 with a warning where it has none."""
-    if device.type == "cpu":
-        if cpu_computes_bf16():
-            return Precision("bf16")
-        log.warning("half precision: this processor does not compute in bf16; float32 it is")
-        return Precision()
-    return Precision("fp16")
+    """The 16 bits that a device computes in.
+
+    Raises:
+        UsageError: it is a CPU that computes in none: float32 is faster there.
+    """
+    if device.type != "cpu":
+        return Precision("fp16")
+    if not cpu_computes_bf16():
+        raise UsageError("half precision: this processor does not compute in bf16")
+    return Precision("bf16")
 
 
 def compiled(model: nn.Module) -> nn.Module:

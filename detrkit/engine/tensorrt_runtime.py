@@ -42,6 +42,9 @@ class TensorRtRuntime(ArtefactRuntime):
         MissingExtraError: TensorRT is not installed.
     """
 
+    name = "TensorRT"
+    takes_device_tensors = True
+
     def __init__(
         self,
         path: Path,
@@ -89,7 +92,7 @@ class TensorRtRuntime(ArtefactRuntime):
                 f"(height x width), not of {h}x{w}"
             )
 
-    def _call(self, images: Tensor, sizes: Tensor) -> Answer:
+    def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         with self._lock, torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             given = {
                 name: value.to(self.device, self._types[name], non_blocking=True).contiguous()

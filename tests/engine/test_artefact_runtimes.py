@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrkit.engine.amp import cpu_computes_bf16
 from detrkit.engine.artefact_runtime import ArtefactRuntime
 from detrkit.engine.runtime import ARTEFACTS, Runtime
 from detrkit.errors import DataError, MissingExtraError, UsageError, WeightsError
@@ -120,6 +121,7 @@ class TestSameAsTheCheckpoint:
             write_openvino(tmp_path / "best.xml", tmp_path / "best.onnx", metadata())
             assert_same(opened(tmp_path, ".xml").predict(images), wanted)
 
+    @pytest.mark.skipif(not cpu_computes_bf16(), reason="this processor has no bf16")
     def test_half_precision_is_near(self, stretched: Path, tmp_path: Path) -> None:
         small_detector(tmp_path / "best.pth")
         images = photographs((64, 96))
@@ -245,6 +247,15 @@ class TestOptions:
         opened(stretched, ".torchscript", provider="cuda")
         assert "the option `half` does not apply" in caplog.text
         assert "the option `provider` does not apply" in caplog.text
+
+    def test_half_precision_wants_a_processor_that_has_it(
+        self, stretched: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("detrkit.engine.runtime.cpu_computes_bf16", lambda: False)
+        small_detector(tmp_path / "best.pth")
+        for folder, kind in ((tmp_path, ".pth"), (stretched, ".xml")):
+            with pytest.raises(UsageError, match="does not compute in bf16"):
+                opened(folder, kind, half=True)
 
     def test_threads_are_at_least_one(self, stretched: Path) -> None:
         with pytest.raises(UsageError, match="at least 1"):
