@@ -201,7 +201,12 @@ class Stem(nn.Module):
     """Quarters the resolution. (B, in, H, W) -> (B, out, ceil(H/4), ceil(W/4)).
 
     The 2×2 kernels have no padding of their own: a zero row and column are added below and right.
+
+    Attributes:
+        pool_border: what is added for the maximum instead of zeros, see `detrkit.export.graph`.
     """
+
+    pool_border = 0.0
 
     def __init__(
         self, mid_channels: int, out_channels: int, style: Style, in_channels: int = 3
@@ -218,9 +223,12 @@ class Stem(nn.Module):
                 layer.conv = nn.Sequential(nn.Identity(), layer.conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(self.stem1(x), (0, 1, 0, 1))
-        deep = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
-        return self.stem4(self.stem3(torch.cat([_max_pool(x), deep], dim=1)))
+        x = self.stem1(x)
+        padded = F.pad(x, (0, 1, 0, 1))
+        deep = self.stem2b(F.pad(self.stem2a(padded), (0, 1, 0, 1)))
+        if self.pool_border:
+            padded = F.pad(x, (0, 1, 0, 1), value=self.pool_border)
+        return self.stem4(self.stem3(torch.cat([_max_pool(padded), deep], dim=1)))
 
 
 def _max_pool(x: Tensor) -> Tensor:
