@@ -24,7 +24,7 @@ import torch
 from detrkit.errors import DetrkitError, MissingExtraError, UsageError
 from detrkit.export.graph import STRIDE, DetectionGraph, InputShape
 from detrkit.export.metadata import KEY, Metadata
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -197,8 +197,7 @@ def write_onnx(model: ModelProto, path: Path) -> None:
     size = model.ByteSize()
     if size >= 2**31:
         raise DetrkitError(f"{path}: the model has {size} bytes, an ONNX file at most 2 GiB")
-    content = model.SerializeToString(deterministic=True)
-    write_atomically(path, lambda file: file.write(content), size=size)
+    write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 @contextlib.contextmanager
