@@ -156,7 +156,7 @@ def export(
         Optional[Path],
         typer.Option(
             metavar="FILE",
-            help="Measured kernels, read and written; beside the engine by default.",
+            help="What was measured, read and written; beside the engine by default.",
             show_default=False,
             rich_help_panel=_TENSORRT,
         ),
@@ -164,12 +164,11 @@ def export(
 ) -> None:
     """Export weights to files that run without detrkit, and compare each with the weights.
 
-    A file whose detections differ more than the tolerance is called NAME.unverified.…,
-    and the exit code is 5. With --data the AP of both is counted; it may fall by a fifth
-    of the tolerance.
+    A file whose detections differ too much stays NAME.unverified.…, with exit code 5.
+    With --data the AP of both is counted; it may fall by a fifth of the tolerance.
 
-    Without TensorRT or a GPU, --trt writes the ONNX file, says how trtexec builds the
-    engine from it, and leaves with exit code 6.
+    Without TensorRT or a GPU, --trt writes the ONNX file and the trtexec command
+    that makes the engine of it, with exit code 6.
     """  # fmt: skip
     from detrkit.cli.console import out, print_json, progress_bar
     from detrkit.engine.derive import parse_size
