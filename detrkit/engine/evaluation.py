@@ -15,7 +15,7 @@ from detrkit.data.detect import open_dataset, split_to_measure
 from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.data_sets import open_data
-from detrkit.engine.distributed.group import own_device, shared
+from detrkit.engine.distributed.group import own_device, shared, world_size
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
 from detrkit.engine.model_cost import model_cost
 from detrkit.engine.runtime import Runtime, TorchRuntime
@@ -78,7 +78,8 @@ def evaluate_weights(
     Raises:
         WeightsError, DataError, ConfigError: what is wrong, and where.
     """
-    chosen = own_device(device)
+    # alone, each kind of file has its own best device
+    chosen = own_device(device) if world_size() > 1 else device
     cfg = load_config(config, update=update) if isinstance(config, str | Path) else config
     runtime = Runtime.open(weights, cfg, device=chosen, size=size)
     if cfg is None or isinstance(config, Config):
