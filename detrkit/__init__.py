@@ -14,11 +14,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrkit.api import build_model, create, evaluate, load, load_config, train
+    from detrkit.api import build_model, create, evaluate, export, load, load_config, train
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "build_model", "create", "evaluate", "load", "load_config", "train"]
+__all__ = [
+    "__version__",
+    "build_model",
+    "create",
+    "evaluate",
+    "export",
+    "load",
+    "load_config",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

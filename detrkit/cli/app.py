@@ -37,7 +37,7 @@ from detrkit.errors import (
 PANELS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "resume", "tune"),
     "Measure": ("eval", "benchmark", "compare"),
-    "Deploy": ("infer", "weights"),
+    "Deploy": ("infer", "export", "weights"),
     "Data": ("doctor", "dataset-analyze", "convert"),
     "Understand": ("info", "show-config", "models", "modules"),
 }
