@@ -302,9 +302,21 @@ def half_precision(device: torch.device) -> Precision:
 def compiled(model: nn.Module) -> nn.Module:
     """The model as PyTorch compiles it for the first image that it gets.
 
-    With constant weights (`freezing`) its compiler puts them into the layout that it wants; no
-    other library of kernels comes into play.
+    With constant weights (`freezing`) its compiler puts them into the layout that it wants.
+
+    Raises:
+        UsageError: there is no compiler.
     """
+    if next(model.parameters()).device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except RuntimeError as error:
+            raise UsageError(
+                "compiling a model needs a C++ compiler, and PyTorch finds none",
+                hint="install g++ or clang, or leave out --compile",
+            ) from error
     return torch.compile(model, options={"freezing": True})  # type: ignore[return-value]
 
 

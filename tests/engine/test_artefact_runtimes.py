@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from detrkit.engine.amp import cpu_computes_bf16
 from detrkit.engine.artefact_runtime import ArtefactRuntime
-from detrkit.engine.runtime import ARTEFACTS, Runtime
+from detrkit.engine.runtime import ARTEFACTS, Runtime, compiled
 from detrkit.errors import DataError, MissingExtraError, UsageError, WeightsError
 from detrkit.export.metadata import Metadata
 from detrkit.structures import ClassMap, Detections, ImageSpec
@@ -139,6 +141,28 @@ class TestSameAsTheCheckpoint:
                 assert_same(opened(stretched, kind, threads=1).predict(images), wanted)
         finally:
             torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_compiled() -> None:
+    images = photographs((50, 70), (64, 96))
+    wanted = torch_runtime().predict(images)
+    runtime = torch_runtime()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        runtime.model = compiled(runtime.model)
+        assert_same(runtime.predict(images), wanted)
+        assert_same(runtime.predict(images[:1]), wanted[:1])
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_found() -> str:
+        raise RuntimeError("no working C++ compiler")
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none_found)
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
+        compiled(torch_runtime().model)
 
 
 class TestBadInputs:

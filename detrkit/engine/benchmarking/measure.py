@@ -137,14 +137,16 @@ def benchmark(
         warnings=[text for text in [busy_before(machine)] if text],
     )
     settings = WorkerSettings(plan.threads or machine.cores, plan.device, plan.size, found.picture)
+    quality: dict[str, dict[str, Any]] = {}
+    if plan.data is not None:  # first: data that do not fit are found before the long work
+        quality = _qualities(candidates, settings, plan.data, plan.split)
+        found.data = next((each["data"] for each in quality.values()), None)
     with _processes(candidates, settings) as processes:
         for process in processes:
             known = process.ask("open")
             found.candidates.append(
                 Measured(process.candidate.name, process.candidate.source, **known)
             )
-        if plan.data is not None:  # first: data that do not fit are found before the long work
-            _evaluate(processes, found, plan.data, plan.split)
         others, own = Others(), _cpu_seconds(processes)
         turns = len(plan.batches) * plan.rounds
         for position, batch in enumerate(plan.batches):
@@ -159,18 +161,24 @@ def benchmark(
         for process, measured in zip(processes, found.candidates, strict=True):
             for name, value in process.ask("cost").items():
                 setattr(measured, name, value)
-            if plan.data is not None and process.candidate.is_config:
+            if measured.name in quality:
+                measured.ap, measured.ap50 = (quality[measured.name][n] for n in ("ap", "ap50"))
+            elif plan.data is not None:
                 measured.notes.append("no AP: its weights are random")
     return found
 
 
-def _evaluate(processes: Sequence[Process], found: Benchmark, data: str, split: str | None) -> None:
-    """AP of each candidate with weights of its own."""
-    for process, measured in zip(processes, found.candidates, strict=True):
-        if not process.candidate.is_config:
-            quality = process.ask("evaluate", data, split)
-            found.data = quality["data"]
-            measured.ap, measured.ap50 = quality["ap"], quality["ap50"]
+def _qualities(
+    candidates: Sequence[Candidate], settings: WorkerSettings, data: str, split: str | None
+) -> dict[str, dict[str, Any]]:
+    """Name -> AP, of those with weights of their own; in processes that are not measured."""
+    found = {}
+    for candidate in candidates:
+        if not candidate.is_config:
+            with _processes([candidate], settings) as (process,):
+                process.ask("open")
+                found[candidate.name] = process.ask("evaluate", data, split)
+    return found
 
 
 def _measure(

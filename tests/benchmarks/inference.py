@@ -1,15 +1,17 @@
-"""Exported detectors against the authors' eager forward, in one run.
+"""Detectors in every runtime against the authors' eager forward, in one run.
 
-    python -m tests.benchmarks.export_speed [CONFIG …]
-    python -m tests.benchmarks.export_speed --dfine PATH/TO/D-FINE --deimv2 PATH/TO/DEIMv2
+    python -m tests.benchmarks.inference [CONFIG …]
+    python -m tests.benchmarks.inference --dfine PATH/TO/D-FINE --deimv2 PATH/TO/DEIMv2
 
 The yardstick is the forward pass that the authors' repositories measure: their model and
 postprocessor after `deploy()`, float32, PyTorch's default memory format. Without a checkout ours
 stands in: the same modules, deployed as theirs are. Against it: our deployed model as `infer` runs
-it, the exported ONNX file in ONNX Runtime, and, where it is installed, OpenVINO. One image of the
+it, in float32, with `--half` and (with `--compile`) with `--compile`, the exported ONNX file in
+ONNX Runtime, and, where it is installed, OpenVINO. One image of the
 config's size, two threads, random weights whose norms and affine blocks are no identities; all take
 turns, so that other programs slow all alike. Printed are medians, fastest, and the ratio of the
-medians to the yardstick.
+medians to the yardstick. On a busy machine `--threads 1 --clock cpu` counts the time that was
+computed, not the time that passed.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.config import Config, load_config
+from detrkit.engine.amp import cpu_computes_bf16
 from detrkit.engine.parts import build_model, build_postprocessor
+from detrkit.engine.runtime import compiled, half_precision
 from detrkit.export.graph import DetectionGraph, InputShape, exportable
 from detrkit.export.onnx import to_onnx, trace, write_onnx
 from detrkit.layers.affine import LearnableAffine
@@ -67,6 +71,17 @@ def ours(model: Detector, postprocessor: PostProcessor, images: Tensor, sizes: T
     """A deployed detector of ours with its postprocessor."""
     graph = DetectionGraph(model, postprocessor).eval()
     return partial(graph, images, sizes)
+
+
+def halved(model: Detector, forward: Forward) -> Forward:
+    """The same in 16 bits."""
+    precision = half_precision(next(model.parameters()).device)
+
+    def run() -> object:
+        with precision.autocast(torch.device("cpu")):
+            return forward()
+
+    return run
 
 
 def plain(model: Detector) -> Detector:
@@ -150,9 +165,15 @@ def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
     checkout = args.deimv2 if name.startswith("deimv2") else args.dfine
     if checkout:
         sides["authors' code"] = authors(checkout, name, model.state_dict(), images, sizes)
+    deployed = model.deploy(fold_norms=True)
+    usual = ours(deployed, postprocessor, images, sizes)
+    sides |= {"ours, deployed alike": partial(eager, images, sizes), "ours": usual}
+    if cpu_computes_bf16():
+        sides["ours, half"] = halved(deployed, usual)
+    if args.compile:
+        again = ours(compiled(deployed), postprocessor, images, sizes)  # type: ignore[arg-type]
+        sides["ours, compiled"] = again
     sides |= {
-        "ours, deployed alike": partial(eager, images, sizes),
-        "ours, as infer runs it": ours(model.deploy(fold_norms=True), postprocessor, images, sizes),
         "ONNX Runtime": onnx_runtime(path, images, sizes, args.threads),
         "OpenVINO, f32": openvino(path, images, sizes, args.threads, "f32"),
         "OpenVINO, bf16": openvino(path, images, sizes, args.threads, "bf16"),
@@ -161,13 +182,14 @@ def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
         sides["the authors' .onnx"] = onnx_runtime(args.other, images, sizes, args.threads)
     forwards = {label: forward for label, forward in sides.items() if forward is not None}
     times: dict[str, list[float]] = {label: [] for label in forwards}
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     with torch.inference_mode():
         for turn in range(args.repeats + args.warmup):
             for label, forward in forwards.items():
-                started = time.perf_counter()
+                started = clock()
                 forward()
                 if turn >= args.warmup:
-                    times[label].append(time.perf_counter() - started)
+                    times[label].append(clock() - started)
     sys.stdout.write(f"{name}: {height} × {width}\n")
     slowest = statistics.median(next(iter(times.values())))
     fastest = min(next(iter(times.values())))
@@ -188,6 +210,8 @@ def main() -> None:
     parser.add_argument("--dfine", type=Path, help="checkout of D-FINE")
     parser.add_argument("--deimv2", type=Path, help="checkout of DEIMv2")
     parser.add_argument("--other", type=Path, help="an .onnx of DEIMv2-Atto by the authors")
+    parser.add_argument("--compile", action="store_true", help="takes minutes")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=30)
