@@ -105,6 +105,7 @@ def benchmark(
         rounds=rounds,
         seconds=seconds,
         repeats=repeats,
+        warm_up=min(1.0, seconds),
         threads=threads,
         device=device,
         size=parse_size(size) if size else None,
