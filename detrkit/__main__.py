@@ -1,8 +1,6 @@
 """`python -m detrkit` is `detrkit`; also what `torchrun -m detrkit train …` starts."""
 
-import sys
-
-from detrkit.cli.app import main
+from detrkit.cli.app import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

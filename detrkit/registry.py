@@ -9,7 +9,9 @@ configuration is checked against the signature and nobody writes it twice.
 `inject` names arguments that are components themselves; the configuration gives the name of a
 section or a mapping with `type`. `share` names arguments that are filled from top-level keys of
 the configuration (`num_classes`) where there is one; as in the authors' code it wins over the
-section's own value, so that one `num_classes` reaches every part.
+section's own value, so that one `num_classes` reaches every part. `parts` names arguments that
+hold modules of maps, which the component builds itself once it knows their widths
+(`detrkit.modules.part`).
 
 Components are found in this order: detrkit's own packages, imported on the first lookup;
 installed packages, through the entry point group `detrkit.plugins`; the user's files, through
@@ -45,6 +47,30 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What a module of maps does with its input; for tests, `detrkit info` and the catalogue.
+
+    A plain module takes a map (B, C, H, W) of any size and keeps H and W.
+
+    Attributes:
+        scale: side of the output relative to the first input: 2 doubles, 0.5 halves. One for each
+            output of a module that returns a list.
+        sides: of each input relative to the first, where there are several: (1, 0.5).
+        multiple: H and W must be multiples of it; others raise ValueError.
+        smallest: least H and W.
+        onnx: why it cannot be exported to ONNX; empty: it can.
+        float32: what it computes in float32 whatever autocast says, and why; empty: nothing.
+    """
+
+    scale: float | tuple[float, ...] = 1.0
+    sides: tuple[float, ...] = (1.0,)
+    multiple: int = 1
+    smallest: int = 1
+    onnx: str = ""
+    float32: str = ""
+
+
+@dataclass(frozen=True)
 class Entry:
     """A registered component.
 
@@ -54,8 +80,11 @@ class Entry:
         family: what it is: "backbone", "attention", "loss", "transform", …
         inject: arguments that are components.
         share: arguments filled from top-level keys of the configuration.
+        parts: arguments that hold modules of maps, alone, in a list or in a mapping.
         paper: citation, e.g. "arXiv:1807.06521".
+        venue: where it was published, e.g. "ECCV 2018".
         example: constructor arguments for tests, `detrkit info NAME` and the catalogue.
+        traits: of a module of maps; None: it is something else.
         where: file:line of the definition.
     """
 
@@ -64,8 +93,11 @@ class Entry:
     family: str
     inject: tuple[str, ...] = ()
     share: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     paper: str | None = None
+    venue: str | None = None
     example: Mapping[str, Any] | None = None
+    traits: Traits | None = None
     where: str = ""
 
     @property
@@ -94,8 +126,11 @@ class Registry:
         family: str | None = None,
         inject: tuple[str, ...] = (),
         share: tuple[str, ...] = (),
+        parts: tuple[str, ...] = (),
         paper: str | None = None,
+        venue: str | None = None,
         example: Mapping[str, Any] | None = None,
+        traits: Traits | None = None,
     ) -> Callable[[T], T]:
         """Decorator that registers a class or function under `names` (default: its own name).
 
@@ -112,8 +147,11 @@ class Registry:
                         family=family or _family_of(factory),
                         inject=inject,
                         share=share,
+                        parts=parts,
                         paper=paper,
+                        venue=venue,
                         example=example,
+                        traits=traits,
                         where=_place_of(factory),
                     )
                 )

@@ -11,14 +11,16 @@ Exit codes: 0 done, 1 bug, 2 usage, 3 config, 4 data, 5 weights, 6 missing extra
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -281,6 +283,24 @@ def main(args: Sequence[str] | None = None) -> int:
             hint = "this is a bug in detrkit; `--debug` shows where, please report it"
             console.say("hint", hint, "bold cyan")
         return 1
+
+
+def entry() -> NoReturn:
+    """The program: `main`, and the end of the process."""
+    code = main()
+    meeting = sys.modules.get("detrkit.engine.distributed.meeting")
+    if meeting is not None and meeting.has_met():
+        _leave_at_once(code)
+    sys.exit(code)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Ends without C++ destructors: after gloo they now and then abort a run that is done."""
+    atexit._run_exitfuncs()  # as the processes of multiprocessing do
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _let_stdout_go() -> None:

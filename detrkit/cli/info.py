@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -10,7 +10,7 @@ from detrkit.cli.options import JsonOut, Plugins, Updates
 
 if TYPE_CHECKING:
     from detrkit.config import Config
-    from detrkit.engine.inspect import ModelReport
+    from detrkit.engine.inspect import GraphRow, ModelReport
     from detrkit.registry import Entry
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -200,9 +200,37 @@ def _print_report(report: ModelReport, depth: int | None) -> None:
             f"interpolation and sums (+{_count(flops.elementwise)}), which torch leaves out. "
             "Neither counts the sampling of deformable attention.[/]"
         )
+    for part, rows in report.graphs.items():
+        out.print(f"\n{part}")
+        out.print(_graph_table(rows))
     if depth is not None:
         out.print()
         out.print(_layer_table(report, depth))
+
+
+def _graph_table(rows: list[GraphRow]) -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "from", "repeats"):
+        table.add_column(title, justify="right")
+    for title in ("module", "arguments", "output"):
+        table.add_column(title)
+    for title in ("parameters", "FLOPs"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.index),
+            ", ".join("image" if i < 0 else str(i) for i in row.sources),
+            str(row.repeats),
+            row.module,
+            escape(", ".join(f"{name}={value}" for name, value in row.arguments.items())),
+            "x".join(map(str, row.output)),
+            _count(row.parameters) if row.parameters else "",
+            _count(row.flops) if row.flops else "",
+        )
+    return table
 
 
 def _layer_table(report: ModelReport, depth: int) -> object:
@@ -239,8 +267,11 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _component(entry: Entry) -> dict[str, object]:
+def _component(entry: Entry) -> dict[str, Any]:
     import inspect
+    from dataclasses import asdict
+
+    from detrkit.engine.module_catalogue import facts, measure
 
     empty = inspect.Parameter.empty
     return {
@@ -252,11 +283,15 @@ def _component(entry: Entry) -> dict[str, object]:
                 "required": p.default is empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL),
                 "default": None if p.default is empty else p.default,
                 "from": "component" if name in entry.inject
-                else "top-level key" if name in entry.share else "section",
+                else "top-level key" if name in entry.share
+                else "module of maps" if name in entry.parts else "section",
             }
             for name, p in entry.parameters.items()
         },
         "paper": entry.paper,
+        "venue": entry.venue,
+        "traits": facts(entry) if entry.traits is not None else None,
+        "cost": asdict(measure(entry)) if entry.traits is not None else None,
         "example": dict(entry.example) if entry.example else None,
         "where": entry.where,
         "documentation": inspect.getdoc(entry.factory) or "",
@@ -285,12 +320,37 @@ def _print_component(entry: Entry) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("argument", "default", "type", "set by"):
         table.add_column(title)
-    arguments = description["arguments"]
-    assert isinstance(arguments, dict)
-    for name, argument in arguments.items():
+    for name, argument in description["arguments"].items():
         default = "required" if argument["required"] else repr(argument["default"])
         where = argument["from"] if argument["from"] != "section" else ""
         table.add_row(name, escape(default), escape(str(argument["type"] or "")), where)
     out.print(table)
     if entry.example:
         out.print(f"\nexample: {escape(str(dict(entry.example)))}")
+    if entry.traits is not None:
+        _print_module_of_maps(description["traits"], description["cost"])
+
+
+def _print_module_of_maps(traits: dict[str, Any], cost: dict[str, Any]) -> None:
+    """What it asks of its input and of tools, and what it costs."""
+    from rich.markup import escape
+
+    from detrkit.cli.console import out
+
+    sizes = (
+        "any size" if traits["any_size"] else f"height and width multiples of {traits['multiple']}"
+    )
+    if traits["smallest"] > 1:
+        sizes += f", at least {traits['smallest']}"
+    lines = {
+        "input": sizes,
+        "ONNX": "yes" if traits["onnx"] else f"no: {traits['onnx_reason']}",
+        "mixed precision": f"in float32: {traits['float32']}" if traits["float32"] else "yes",
+        "parameters": f"{cost['parameters']:,}, deployed {cost['deployed']:,}",
+        "FLOPs": _count(cost["flops"]),
+        "CPU": f"{cost['milliseconds']:.2f} ms on {cost['threads']} threads",
+        "measured with": f"{cost['arguments']} on 40x40 -> {cost['output']}",
+    }
+    out.print()
+    for name, text in lines.items():
+        out.print(f"{name:<16}{escape(text)}", soft_wrap=True)

@@ -146,6 +146,9 @@ class _Checker:
             if name in entry.inject:
                 self.component(value, place)
                 continue
+            if name in entry.parts:
+                self.part(value, place)
+                continue
             wanted = expected(value, hints.get(name, Any))
             if wanted is not None and not _is_default(value, parameters.get(name)):
                 self.wrong(place, f"expected {wanted}, got {value!r}")
@@ -160,6 +163,36 @@ class _Checker:
         if missing and not self.is_replaced(keys):
             names = ", ".join(f"`{name}`" for name in missing)
             self.wrong(keys, f"{entry.name} needs {names}")
+
+    def part(self, value: Any, keys: Keys) -> None:
+        """Modules of maps, alone, in a list or in a mapping; widths come from their owner."""
+        if isinstance(value, str):
+            self.module(value, {}, keys)
+        elif isinstance(value, Mapping) and "type" in value:
+            kind = value["type"]
+            arguments = {key: item for key, item in value.items() if key != "type"}
+            self.module(kind, arguments, keys) if isinstance(kind, str) else self.wrong(
+                keys, f"expected the name of a module as `type`, got {kind!r}"
+            )
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                self.part(item, (*keys, key))
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                self.part(item, (*keys, index))
+        elif value is not None:
+            self.wrong(keys, f"expected a module (its name, or `type: …`), got {value!r}")
+
+    def module(self, name: str, arguments: Mapping[str, Any], keys: Keys) -> None:
+        """One module of maps."""
+        if name not in self.registry:
+            self.unknown_component(name, keys)
+            return
+        entry = self.registry.get(name)
+        if entry.traits is None:
+            self.wrong(keys, f"{name} is no module of maps; `detrkit modules` lists those")
+            return
+        self.arguments(entry, arguments, keys, ("in_channels", "out_channels"))
 
     def is_replaced(self, keys: Keys) -> bool:
         """Whether `data:` takes the place of this data set, so that its paths need not be there."""

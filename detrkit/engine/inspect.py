@@ -18,7 +18,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from detrkit.models.graph import Graph
 from detrkit.ops import onednn
 
 log = logging.getLogger("detrkit.inspect")
@@ -83,6 +84,30 @@ class Flops:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphRow:
+    """A row of a part that is written as a list of layers.
+
+    Attributes:
+        index: its number.
+        sources: numbers of the layers that it takes; -1: the image.
+        repeats: how often.
+        module: its name.
+        arguments: that it was built with.
+        output: shape of its map.
+        parameters, flops: as in `Layer`.
+    """
+
+    index: int
+    sources: tuple[int, ...]
+    repeats: int
+    module: str
+    arguments: dict[str, Any]
+    output: tuple[int, ...]
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """What a model is made of and costs.
 
@@ -96,6 +121,7 @@ class ModelReport:
         parts: parameters of the direct children in training, e.g. {"backbone": …}.
         flops: of the deployed model, one image.
         layers: the deployed model's, in the order of the modules.
+        graphs: rows of the parts that are written as lists of layers, by the part's name.
     """
 
     name: str
@@ -107,6 +133,7 @@ class ModelReport:
     flops: Flops
     layers: tuple[Layer, ...] = ()
     in_channels: int = 3
+    graphs: dict[str, list[GraphRow]] = field(default_factory=dict)
 
     def to_dict(self, depth: int | None = None) -> dict[str, Any]:
         """Plain values for JSON; layers down to `depth`, None without."""
@@ -126,6 +153,7 @@ class ModelReport:
                 "torch_by_kind": self.flops.torch_by_kind,
                 "calflops_problem": self.flops.problem or None,
             },
+            "graphs": {part: [asdict(row) for row in rows] for part, rows in self.graphs.items()},
             **(
                 {"layers": [asdict(layer) for layer in self.layers if layer.depth <= depth]}
                 if depth is not None
@@ -164,7 +192,26 @@ def inspect_model(model: nn.Module, size: tuple[int, int], name: str = "") -> Mo
         flops=Flops(calflops, macs, sum(by_kind.values()), by_kind, problem),
         layers=layers,
         in_channels=in_channels,
+        graphs=_graphs(deployed, layers),
     )
+
+
+def _graphs(model: nn.Module, layers: Sequence[Layer]) -> dict[str, list[GraphRow]]:
+    by_name = {layer.name: layer for layer in layers}
+    found: dict[str, list[GraphRow]] = {}
+    for part, module in model.named_modules():
+        if not isinstance(module, Graph):
+            continue
+        found[part] = []
+        for number, row in enumerate(module.rows):
+            layer = by_name[f"{part}.layers.{number}"]
+            found[part].append(
+                GraphRow(
+                    row.index, row.sources, row.repeats, row.name, dict(row.arguments),
+                    layer.output[0] if layer.output else (), layer.parameters, layer.flops,
+                )
+            )  # fmt: skip
+    return found
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Norms: root mean square; batch norm whose statistics and parameters never change."""
+"""Norms: root mean square, layer norm of maps, and batch norm that never changes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ class RMSNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.dim}, eps={self.eps}"
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of each pixel. (B, C, H, W) -> (B, C, H, W).
+
+    Args:
+        num_channels: C.
+        eps: added to the variance.
+        bias: whether there is one.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-6, bias: bool = True) -> None:
+        super().__init__(num_channels, eps=eps, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class FrozenBatchNorm2d(nn.Module):

@@ -40,6 +40,22 @@ def test_weights(tmp_path: Path, capsys: Any) -> None:
     assert json.loads(capsys.readouterr().out)["model"]["input"] == [1, 3, 64, 96]
 
 
+def test_a_backbone_of_layers_is_shown_row_by_row(capsys: Any) -> None:
+    assert main(["info", "dfine_yolo11_n_coco", "--size", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "C2PSA" in out
+    assert "image" in out
+    assert main(["info", "dfine_yolo11_n_coco", "--size", "64x96", "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)["model"]
+    rows = model["graphs"]["backbone"]
+    assert len(rows) == 11
+    assert rows[10]["output"] == [1, 256, 2, 3]
+    assert rows[2]["arguments"] == {
+        "out_channels": 64, "c3k": False, "expansion": 0.25, "num_blocks": 1,
+    }  # fmt: skip
+    assert sum(row["parameters"] for row in rows) > 1e6
+
+
 def test_component(capsys: Any) -> None:
     assert main(["info", "HybridEncoder"]) == 0
     out = capsys.readouterr().out

@@ -30,6 +30,8 @@ SMALL = [
     "deimv2_pico_coco",
     "deimv2_n_coco",
     "deimv2_dinov3_s_coco",
+    "dfine_yolo11_n_coco",
+    "dfine_hgnetv2_s_p2_custom",
 ]
 
 

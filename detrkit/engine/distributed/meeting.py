@@ -52,6 +52,12 @@ class Meeting:
 
 
 _present: Meeting | None = None
+_has_met = False
+
+
+def has_met() -> bool:
+    """Whether this process has ever been one of several."""
+    return _has_met
 
 
 def present_meeting() -> Meeting | None:
@@ -70,7 +76,7 @@ def meet() -> Iterator[Place]:
         UsageError: the others do not come.
         OtherProcessFailed: another process failed first, and says why.
     """
-    global _present
+    global _present, _has_met
     if _present is not None:
         yield _present.place
         return
@@ -80,6 +86,7 @@ def meet() -> Iterator[Place]:
         return
     store = _find_store(place)
     _present = Meeting(place, store)
+    _has_met = True
     only_main = _MainSpeaks(place.rank)
     log.addFilter(only_main)
     try:

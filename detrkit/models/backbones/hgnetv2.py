@@ -26,6 +26,8 @@ from detrkit.layers.activations import get_activation
 from detrkit.layers.affine import LearnableAffine, fold_rectified
 from detrkit.layers.conv import fused_convolution
 from detrkit.layers.norm import FrozenBatchNorm2d, freeze_batch_norm
+from detrkit.models.backbones.chosen import modules_after, stage_blocks
+from detrkit.modules.part import Part, build_part
 from detrkit.registry import MODULES
 
 _DFINE_WEIGHTS = "https://github.com/Peterande/storage/releases/download/dfinev1.0/"
@@ -302,7 +304,9 @@ class HGStage(nn.Module):
 
 
 @MODULES.register(
-    share=("in_channels",), paper="PP-HGNetV2, PaddleClas; as in D-FINE, arXiv:2410.13842"
+    share=("in_channels",),
+    parts=("block", "stem", "after"),
+    paper="PP-HGNetV2, PaddleClas; as in D-FINE, arXiv:2410.13842",
 )
 class HGNetv2(nn.Module):
     """HGNetv2. images (B, in, H, W) -> one map per entry of `return_idx`.
@@ -327,6 +331,9 @@ class HGNetv2(nn.Module):
         act: activation of the convolutions.
         in_channels: of the images. Other than 3, the first convolution trains even where the
             stem is frozen: its weights are new.
+        block: for each stage a module in place of its blocks, or None; see `chosen`.
+        stem: module in place of the stem, which quarters the sides.
+        after: for each stage a module behind it, or None.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
@@ -349,6 +356,9 @@ class HGNetv2(nn.Module):
         local_model_dir: str = "weight/hgnetv2/",
         act: str = "relu",
         in_channels: int = 3,
+        block: Sequence[Part | None] | None = None,
+        stem: Part | None = None,
+        after: Sequence[Part | None] | None = None,
     ) -> None:
         super().__init__()
         if name not in ARCHITECTURES:
@@ -375,7 +385,7 @@ class HGNetv2(nn.Module):
         self.local_model_dir = local_model_dir
 
         style = Style(act, use_lab, rtdetr)
-        self.stem = Stem(*architecture.stem, style, in_channels)
+        self.stem: nn.Module = Stem(*architecture.stem, style, in_channels)
         widths = [architecture.stem[1], *(stage.out_channels for stage in stages[:-1])]
         self.stages = nn.ModuleList(
             HGStage(width, stage, style) for width, stage in zip(widths, stages, strict=True)
@@ -393,12 +403,26 @@ class HGNetv2(nn.Module):
         if (not rtdetr) if freeze_norm is None else freeze_norm:
             freeze_batch_norm(self)
 
+        counts = [stage.blocks for stage in stages]
+        outer = [stage.out_channels for stage in stages]
+        for own, blocks in zip(
+            self.stages,
+            stage_blocks(block, "HGNetv2.block", list(zip(widths, outer, counts, strict=True))),
+            strict=True,
+        ):
+            if blocks is not None:
+                own.blocks = blocks
+        if stem is not None:
+            self.stem = build_part(stem, "HGNetv2.stem", in_channels, widths[0], scale=0.25)
+        self.after = modules_after(after, "HGNetv2.after", outer)
+        self.pretrained_partial |= block is not None or stem is not None or after is not None
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, in, H, W) -> maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), finest first."""
         x = self.stem(images)
         maps = []
         for i in range(max(self.return_idx) + 1):  # nobody needs what comes after
-            x = self.stages[i](x)
+            x = self.after[i](self.stages[i](x))
             if i in self.return_idx:
                 maps.append(x)
         return maps

@@ -24,6 +24,8 @@ from detrkit.errors import ConfigError
 from detrkit.layers.activations import get_activation
 from detrkit.layers.conv import ConvNormAct
 from detrkit.layers.norm import freeze_batch_norm
+from detrkit.models.backbones.chosen import modules_after, stage_blocks
+from detrkit.modules.part import Part, build_part
 from detrkit.registry import MODULES
 
 _WEIGHTS = "https://github.com/lyuwenyu/storage/releases/download/v0.1/"
@@ -133,6 +135,7 @@ class Blocks(nn.Module):
 
 @MODULES.register(
     share=("in_channels",),
+    parts=("block", "stem", "after"),
     paper="arXiv:1512.03385, arXiv:1812.01187; as in RT-DETR, arXiv:2304.08069",
 )
 class PResNet(nn.Module):
@@ -154,10 +157,15 @@ class PResNet(nn.Module):
         local_model_dir: where these weights are kept.
         in_channels: of the images. Other than 3, the first convolution trains even where the
             stem is frozen: its weights are new.
+        block: for each stage a module in place of its blocks, or None; see `chosen`. A 3×3
+            convolution of stride 2 stands before those of the stages 1 to 3.
+        stem: module in place of the stem and its pool, which quarters the sides.
+        after: for each stage a module behind it, or None.
 
     Attributes:
         out_channels, out_strides: of the returned maps.
         pretrained_url: where the ImageNet weights are, or None.
+        pretrained_partial: whether of these only what fits is loaded.
 
     Raises:
         ConfigError: there is no such depth, variant, stage or activation.
@@ -175,6 +183,9 @@ class PResNet(nn.Module):
         pretrained: bool | str = False,
         local_model_dir: str = "weights/resnets",
         in_channels: int = 3,
+        block: Sequence[Part | None] | None = None,
+        stem: Part | None = None,
+        after: Sequence[Part | None] | None = None,
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -191,11 +202,11 @@ class PResNet(nn.Module):
                 f"PResNet.return_idx: {list(return_idx)} must name stages 0 to {num_stages - 1}"
             )
         counts, file = DEPTHS[depth]
-        block = BottleNeck if depth >= 50 else BasicBlock
+        kind = BottleNeck if depth >= 50 else BasicBlock
         self.depth = depth
         self.in_channels = in_channels
         self.return_idx = tuple(return_idx)
-        self.out_channels = [_WIDTHS[i] * block.expansion for i in return_idx]
+        self.out_channels = [_WIDTHS[i] * kind.expansion for i in return_idx]
         self.out_strides = [4 * 2**i for i in return_idx]
         self.pretrained = pretrained
         self.pretrained_url = _WEIGHTS + file if variant == "d" else None
@@ -204,34 +215,53 @@ class PResNet(nn.Module):
         width = _WIDTHS[0]
         if variant in "cd":
             widths = [in_channels, width // 2, width // 2, width]
-            stem = [_conv(a, b, 3, 1 if i else 2, act) for i, (a, b) in enumerate(pairwise(widths))]
+            first = [
+                _conv(a, b, 3, 1 if i else 2, act) for i, (a, b) in enumerate(pairwise(widths))
+            ]
         else:
-            stem = [_conv(in_channels, width, 7, 2, act)]
-        self.conv1 = nn.Sequential(OrderedDict((f"conv1_{i}", m) for i, m in enumerate(stem, 1)))
+            first = [_conv(in_channels, width, 7, 2, act)]
+        self.conv1: nn.Module = nn.Sequential(
+            OrderedDict((f"conv1_{i}", m) for i, m in enumerate(first, 1))
+        )
 
         self.res_layers = nn.ModuleList()
         for i in range(num_stages):
             blocks: list[nn.Module] = []
             for j in range(counts[i]):
                 stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(block(width, _WIDTHS[i], stride, j == 0, act, variant))
-                width = _WIDTHS[i] * block.expansion
+                blocks.append(kind(width, _WIDTHS[i], stride, j == 0, act, variant))
+                width = _WIDTHS[i] * kind.expansion
             self.res_layers.append(Blocks(blocks))
 
         if freeze_at >= 0:
             self.conv1.requires_grad_(False)
             self.res_layers[:freeze_at].requires_grad_(False)
             if in_channels != 3:
-                stem[0].conv.requires_grad_(True)
+                first[0].conv.requires_grad_(True)
         if freeze_norm:
             freeze_batch_norm(self)
 
+        outer = [_WIDTHS[i] * kind.expansion for i in range(num_stages)]
+        inner = [_WIDTHS[0], *outer[:-1]]
+        sizes = [(outer[i] if i else inner[i], outer[i], counts[i]) for i in range(num_stages)]
+        for i, chosen in enumerate(stage_blocks(block, "PResNet.block", sizes)):
+            if chosen is not None:
+                down = [_conv(inner[i], outer[i], 3, 2, act)] if i else []
+                self.res_layers[i] = Blocks([*down, *chosen])
+        self.pools_after_stem = stem is None
+        if stem is not None:
+            self.conv1 = build_part(stem, "PResNet.stem", in_channels, _WIDTHS[0], scale=0.25)
+        self.after = modules_after(after, "PResNet.after", outer)
+        self.pretrained_partial = block is not None or stem is not None or after is not None
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, in, H, W) -> maps (B, C_i, ceil(H/s_i), ceil(W/s_i)), finest first."""
-        x = F.max_pool2d(self.conv1(images), kernel_size=3, stride=2, padding=1)
+        x = self.conv1(images)
+        if self.pools_after_stem:
+            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         maps = []
         for i in range(max(self.return_idx) + 1):  # nobody needs what comes after
-            x = self.res_layers[i](x)
+            x = self.after[i](self.res_layers[i](x))
             if i in self.return_idx:
                 maps.append(x)
         return maps

@@ -6,7 +6,6 @@ import copy
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.activations import get_activation
@@ -186,11 +185,3 @@ def projection(in_channels: int, out_channels: int, named: bool = True) -> nn.Se
     layers = [nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
     names = ("conv", "norm") if named else ("0", "1")
     return nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
-
-
-def enlarge(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Nearest-neighbour enlargement to the size of `fine`: double, one less where that is odd."""
-    h, w = coarse.shape[-2:]
-    if fine.shape[-2:] == (2 * h, 2 * w):
-        return F.interpolate(coarse, scale_factor=2.0, mode="nearest")
-    return F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from detrkit.errors import ConfigError
 from detrkit.layers.activations import get_activation
 from detrkit.layers.conv import ConvNormAct
-from detrkit.models.encoders.blocks import RepNCSPELAN, enlarge, projection
+from detrkit.models.encoders.blocks import RepNCSPELAN, projection
+from detrkit.models.encoders.joining import enlarge
+from detrkit.modules.part import Part, build_part
 from detrkit.registry import MODULES
 
 
@@ -34,7 +36,7 @@ class GlobalFusion(nn.Module):
         return self.cv(x + F.adaptive_avg_pool2d(x, 1))
 
 
-@MODULES.register(share=("eval_spatial_size",), paper="arXiv:2509.20787")
+@MODULES.register(share=("eval_spatial_size",), parts=("block",), paper="arXiv:2509.20787")
 class LiteEncoder(nn.Module):
     """One map -> two maps of width `hidden_dim`: its own scale and half of it.
 
@@ -47,6 +49,7 @@ class LiteEncoder(nn.Module):
         act: activation.
         eval_spatial_size: accepted from authors' files; nothing here depends on sizes.
         csp_type: CSP layer of the fusion blocks: csp2, or csp as in `HybridEncoder`.
+        block: module in place of the fusion blocks; gets `num_blocks` where it has that argument.
 
     Attributes:
         out_channels, out_strides: of the output maps.
@@ -65,6 +68,7 @@ class LiteEncoder(nn.Module):
         act: str = "silu",
         eval_spatial_size: Sequence[int] | None = None,
         csp_type: str = "csp2",
+        block: Part | None = None,
     ) -> None:
         super().__init__()
         if len(in_channels) != 1 or len(feat_strides) != 1:
@@ -89,12 +93,16 @@ class LiteEncoder(nn.Module):
             )
 
         def fusion_block() -> nn.Module:
+            depth = round(3 * depth_mult)
+            if block is not None:
+                where, c = "LiteEncoder.block", hidden_dim
+                return build_part(block, where, c, c, num_blocks=depth)
             return RepNCSPELAN(
                 hidden_dim,
                 hidden_dim,
                 split_channels=2 * hidden_dim,
                 branch_channels=round(expansion * hidden_dim // 2),
-                num_blocks=round(3 * depth_mult),
+                num_blocks=depth,
                 act=act,
                 split=csp_type == "csp2",
             )

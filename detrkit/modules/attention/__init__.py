@@ -1,0 +1,1 @@
+"""Attention that weighs channels and places, a paper each."""

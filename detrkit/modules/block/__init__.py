@@ -1,0 +1,1 @@
+"""Stages of convolutions, a paper each."""

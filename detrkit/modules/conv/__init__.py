@@ -1,0 +1,1 @@
+"""Convolutions, a paper each."""

@@ -1,0 +1,1 @@
+"""Fusion of several maps, a paper each."""

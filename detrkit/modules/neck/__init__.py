@@ -1,0 +1,1 @@
+"""Necks, a paper each."""

@@ -1,0 +1,1 @@
+"""Norms, a paper each."""

@@ -1,0 +1,1 @@
+"""First layers, a paper each."""

@@ -1,0 +1,1 @@
+"""Enlarging, a paper each."""
