@@ -27,7 +27,7 @@ from detrkit.export.metadata import KEY, Metadata
 from detrkit.files import write_bytes
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
 log = logging.getLogger("detrkit")
 
@@ -35,6 +35,9 @@ log = logging.getLogger("detrkit")
 OPSET = 20
 
 _SLICE = re.compile(r"\.slice\([^)]*\)")
+
+#: Of the detector in the graph.
+_ROOT = "detector."
 
 #: What a file of any size and any batch is traced for, at most.
 _LONGEST, _MOST_IMAGES = 128 * STRIDE, 4096
@@ -71,7 +74,7 @@ def trace(graph: DetectionGraph, shape: InputShape) -> torch.export.ExportedProg
     inputs = shape.example(raw=graph.postprocessor is None)
     with torch.no_grad(), _quiet():
         try:
-            return torch.export.export(
+            program = torch.export.export(
                 graph.eval(), inputs, dynamic_shapes=dynamic_shapes(graph, shape)
             )
         except torch._dynamo.exc.UserError as error:
@@ -79,6 +82,9 @@ def trace(graph: DetectionGraph, shape: InputShape) -> torch.export.ExportedProg
                 f"this model cannot be exported for any size: {str(error).splitlines()[0]}",
                 hint="export it for one: --size HxW, without --dynamic-size",
             ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine
+    return program
 
 
 def to_onnx(
@@ -127,6 +133,7 @@ def to_onnx(
     _name_nodes(model)
     if simplify:
         model = simplified(model)
+        _name_nodes(model)
     _tidy(model)
     return model
 
@@ -145,19 +152,30 @@ def simplified(model: ModelProto) -> ModelProto:
 
 
 def _name_nodes(model: ModelProto) -> None:
-    """Names from the modules: `decoder.decoder.layers.0.self_attn/MatMul_1`."""
+    """Names from the modules: `decoder.decoder.layers.0.self_attn/MatMul_2`.
+
+    What onnxsim made anew belongs where its weights are from, else where its input comes from.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    module_of: dict[str, str] = {}
     used: Counter[str] = Counter()
     for node in model.graph.node:
-        name = f"{_module_of(node)}/{node.op_type}"
+        scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
+        own = [name for name in node.input if name in weights and name.startswith(_ROOT)]
+        before = [module_of[name] for name in node.input if name in module_of]
+        if scopes:
+            module = ([name for name in ast.literal_eval(scopes)[:-1] if name] or [""])[-1]
+        elif "/" in node.name:
+            module = node.name.rpartition("/")[0]
+        elif own:
+            module = own[0].rpartition(".")[0]
+        else:
+            module = before[0] if before else ""
+        module = _SLICE.sub("", module.removeprefix(_ROOT)) or "graph"
+        module_of |= dict.fromkeys(node.output, module)
+        name = f"{module}/{node.op_type}"
         used[name] += 1
         node.name = name if used[name] == 1 else f"{name}_{used[name]}"
-
-
-def _module_of(node: NodeProto) -> str:
-    scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "[]")
-    names = [name for name in ast.literal_eval(scopes)[:-1] if name]
-    name = names[-1].removeprefix("detector.") if names else "graph"
-    return _SLICE.sub("", name)  # of a ModuleList whose slice is called
 
 
 def _tidy(model: ModelProto) -> None:
