@@ -62,7 +62,7 @@ class OpenVinoRuntime(ArtefactRuntime):
             import openvino
         except ImportError as error:
             raise MissingExtraError("openvino", "openvino", "running .xml files") from error
-        if device is not None and torch.device(device).type != "cpu":
+        if device is not None and str(device) != "cpu":
             raise UsageError(
                 f"OpenVINO does not run on `{device}`", hint="--device cpu, or --provider gpu"
             )

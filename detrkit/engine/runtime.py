@@ -241,7 +241,7 @@ class TorchRuntime(Runtime):
         model = loaded.model
         deployed = model.deploy(fold_norms=True) if isinstance(model, Detector) else model
         return cls(
-            compiled(deployed) if options.compiled else deployed,
+            compiled(deployed, place) if options.compiled else deployed,
             build_postprocessor(loaded.config),
             loaded.class_map,
             loaded.image_spec,
@@ -299,15 +299,19 @@ def half_precision(device: torch.device) -> Precision:
     return Precision("bf16")
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """The model as PyTorch compiles it for the first image that it gets.
 
     With constant weights (`freezing`) its compiler puts them into the layout that it wants.
 
+    Args:
+        model: deployed.
+        device: where it will run.
+
     Raises:
         UsageError: there is no compiler.
     """
-    if next(model.parameters()).device.type == "cpu":
+    if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         try:

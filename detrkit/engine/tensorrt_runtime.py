@@ -126,15 +126,13 @@ def _tensorrt() -> Any:
 
 def _gpu(device: str | torch.device | None) -> torch.device:
     """The GPU, with its number."""
-    chosen = torch.device(device if device is not None else "cuda")
-    if chosen.type != "cuda" or not torch.cuda.is_available():
-        raise UsageError(
-            f"TensorRT needs an NVIDIA GPU, not `{chosen}`"
-            if chosen.type != "cuda"
-            else "TensorRT needs an NVIDIA GPU; PyTorch finds none here",
-            hint="use the .onnx file or the checkpoint that the engine was made from",
-        )
-    return choose_device(f"cuda:{chosen.index or 0}")
+    wanted = str(device if device is not None else "cuda")
+    hint = "use the .onnx file or the checkpoint that the engine was made from"
+    if not wanted.startswith("cuda"):
+        raise UsageError(f"TensorRT needs an NVIDIA GPU, not `{wanted}`", hint=hint)
+    if not torch.cuda.is_available():
+        raise UsageError("TensorRT needs an NVIDIA GPU; PyTorch finds none here", hint=hint)
+    return choose_device(wanted if ":" in wanted else f"{wanted}:0")
 
 
 def _torch_type(trt: Any, kind: Any) -> torch.dtype:

@@ -171,7 +171,7 @@ def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
     if cpu_computes_bf16():
         sides["ours, half"] = halved(deployed, usual)
     if args.compile:
-        again = ours(compiled(deployed), postprocessor, images, sizes)  # type: ignore[arg-type]
+        again = ours(compiled(deployed, torch.device("cpu")), postprocessor, images, sizes)  # type: ignore[arg-type]
         sides["ours, compiled"] = again
     sides |= {
         "ONNX Runtime": onnx_runtime(path, images, sizes, args.threads),

@@ -151,7 +151,7 @@ def test_compiled() -> None:
     runtime = torch_runtime()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
-        runtime.model = compiled(runtime.model)
+        runtime.model = compiled(runtime.model, runtime.device)
         assert_same(runtime.predict(images), wanted)
         assert_same(runtime.predict(images[:1]), wanted[:1])
 
@@ -162,7 +162,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none_found)
     with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
-        compiled(torch_runtime().model)
+        compiled(torch_runtime().model, torch.device("cpu"))
 
 
 class TestBadInputs:
@@ -263,6 +263,13 @@ class TestOptions:
             opened(stretched, ".xml", provider="quantum")
         with pytest.raises(UsageError, match="does not run on `cuda`"):
             Runtime.open(stretched / "best.xml", device="cuda")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_unknown_devices(self, stretched: Path, kind: str) -> None:
+        if kind == ".xml":
+            pytest.importorskip("openvino")
+        with pytest.raises(UsageError, match="`quantum`"):
+            Runtime.open(stretched / f"best{kind}", device="quantum")
 
     def test_what_does_not_apply_is_said(
         self, stretched: Path, caplog: pytest.LogCaptureFixture

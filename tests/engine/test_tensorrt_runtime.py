@@ -147,5 +147,6 @@ def test_mistakes(library: SimpleNamespace, path: Path, monkeypatch: pytest.Monk
 def test_without_a_gpu() -> None:
     with pytest.raises(UsageError, match="PyTorch finds none"):
         tensorrt_runtime._gpu(None)
-    with pytest.raises(UsageError, match="not `cpu`"):
-        tensorrt_runtime._gpu("cpu")
+    for device in ("cpu", "quantum"):
+        with pytest.raises(UsageError, match=f"not `{device}`"):
+            tensorrt_runtime._gpu(device)
