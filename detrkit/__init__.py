@@ -14,7 +14,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrkit.api import Detections, build_model, create, evaluate, load, load_config, train
+    from detrkit.api import (
+        Detections,
+        build_model,
+        create,
+        evaluate,
+        export,
+        load,
+        load_config,
+        train,
+    )
 
 __version__ = "0.1.0"
 
@@ -24,6 +33,7 @@ __all__ = [
     "build_model",
     "create",
     "evaluate",
+    "export",
     "load",
     "load_config",
     "train",

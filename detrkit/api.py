@@ -9,6 +9,7 @@ for detections in detector.predict("folder/", stream=True):
     detections.draw().save(...)
 run = detrkit.train(detrkit.load_config("quickstart", update=["epochs=3"]))
 metrics = detrkit.evaluate("best.pth", data="my_data/")
+(file,) = detrkit.export("best.pth", precision="fp16")
 block = detrkit.create("HybridEncoder", in_channels=[64, 128], ...)
 """
 
@@ -26,12 +27,22 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from detrkit.engine.exporting import Exported, Format
     from detrkit.engine.predictor import Predictor
     from detrkit.engine.run_result import RunResult
     from detrkit.metrics import Metrics
     from detrkit.metrics.coco import Backend
 
-__all__ = ["Detections", "build_model", "create", "evaluate", "load", "load_config", "train"]
+__all__ = [
+    "Detections",
+    "build_model",
+    "create",
+    "evaluate",
+    "export",
+    "load",
+    "load_config",
+    "train",
+]
 
 
 def load(
@@ -150,3 +161,32 @@ def evaluate(
         size=size,
         backend=checked_backend(backend),
     ).result.metrics
+
+
+def export(
+    weights: str | Path,
+    formats: Sequence[Format] = ("onnx",),
+    *,
+    config: str | Path | Config | None = None,
+    output: str | Path | None = None,
+    **options: Any,
+) -> list[Exported]:
+    """Exports weights and compares each file with them, as `detrkit export` does.
+
+    Args:
+        weights: a checkpoint, by path or URL.
+        formats: of "onnx", "openvino", "torchscript", "torch_export", "tensorrt".
+        config: for weights that carry none and are not recognised.
+        output: a file or folder; default beside the weights.
+        options: attributes of `detrkit.engine.exporting.ExportOptions`: `precision` ("fp32",
+            "fp16", "bf16", "int8"), `size`, `dynamic_size`, `batch`, `raw`, `data`, `images`,
+            `verify`, `tolerance`, …
+
+    Raises:
+        WeightsError: the weights cannot be opened, or a file answers differently.
+        EngineNotBuilt: TensorRT or a GPU is missing; the other files are written.
+    """
+    from detrkit.engine.exporting import ExportOptions, export_weights
+
+    wanted = ExportOptions(formats=tuple(formats), **options)
+    return list(export_weights(weights, wanted, config=config, output=output))

@@ -97,6 +97,16 @@ def write_atomically(
         write(file)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, all of it or nothing.
+
+    Raises:
+        DetrkitError: as of `open_atomically`.
+    """
+    with open_atomically(path, size=len(content)) as file:
+        file.write(content)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files that processes left which were killed while they wrote.
 

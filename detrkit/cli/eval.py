@@ -55,7 +55,7 @@ def eval(
             "-w",
             "--weights",
             metavar="FILE",
-            help="A checkpoint or an ONNX file.",
+            help="A checkpoint or an exported file.",
             show_default=False,
         ),
     ] = None,

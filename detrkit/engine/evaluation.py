@@ -17,7 +17,7 @@ from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.data.negatives import open_negatives
 from detrkit.engine.data_sets import open_data
-from detrkit.engine.distributed.group import own_device, shared
+from detrkit.engine.distributed.group import own_device, shared, world_size
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
 from detrkit.engine.model_cost import model_cost
 from detrkit.engine.negatives import shared_images
@@ -87,7 +87,8 @@ def evaluate_weights(
     Raises:
         WeightsError, DataError, ConfigError: what is wrong, and where.
     """
-    chosen = own_device(device)
+    # alone, each kind of file has its own best device
+    chosen = own_device(device) if world_size() > 1 else device
     cfg = load_config(config, update=update) if isinstance(config, str | Path) else config
     runtime = Runtime.open(weights, cfg, device=chosen, size=size)
     if cfg is None or isinstance(config, Config):
@@ -100,16 +101,38 @@ def evaluate_weights(
     else:
         raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
     empty = None if negatives is None else _open_empty(negatives, index, runtime)
-    index = _with_classes_by_order(index, runtime.class_map, name)
-    check_bands(index, runtime.image_spec.in_channels)
-    runtime.class_map = index.class_map  # the same names with this data set's own ids
-    result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
+    result, index = _evaluate_on(runtime, index, name, batch, backend, progress)
     found = None
     if empty is not None:
         false = measure_false_detections(runtime, empty, batch=batch, progress=progress)
         found = Negatives(empty, false)
     model = shared(lambda: model_cost(weights, runtime)) if cost else None
     return EvaluationOf(result, name, index, cfg, model, found)
+
+
+def evaluate_opened(
+    runtime: Runtime, data: str | Path, split: str | None = None, batch: int = 8
+) -> EvaluationOf:
+    """Measures a runtime that is open already; arguments as of `evaluate_weights`."""
+    index, name = _index_at(data, split, runtime.class_map)
+    result, index = _evaluate_on(runtime, index, name, batch)
+    return EvaluationOf(result, name, index)
+
+
+def _evaluate_on(
+    runtime: Runtime,
+    index: DatasetIndex,
+    name: str,
+    batch: int,
+    backend: Backend = DEFAULT_BACKEND,
+    progress: Progress | None = None,
+) -> tuple[Evaluation, DatasetIndex]:
+    """Measures on a data set whose classes fit; the runtime takes them over."""
+    index = _with_classes_by_order(index, runtime.class_map, name)
+    check_bands(index, runtime.image_spec.in_channels)
+    runtime.class_map = index.class_map  # the same names with this data set's own ids
+    found = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
+    return found, index
 
 
 def _open_empty(path: str | Path, index: DatasetIndex, runtime: Runtime) -> DatasetIndex:

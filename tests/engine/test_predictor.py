@@ -237,8 +237,8 @@ class TestRuntime:
         np.testing.assert_allclose(deployed.scores, plain.scores, atol=1e-5)
 
     def test_other_artefacts_are_named(self) -> None:
-        with pytest.raises(WeightsError, match="does not run TensorRT files"):
-            Runtime.open("model.engine")
+        with pytest.raises(WeightsError, match="does not run Core ML files"):
+            Runtime.open("model.mlpackage")
         with pytest.raises(WeightsError, match="not found"):
             Runtime.open("missing.pth")
 
