@@ -2,8 +2,8 @@
 
     import detrkit
     det = detrkit.load("best.pth")
-    for d in det.predict("photo.jpg"):
-        ...
+    for found in det.predict("photo.jpg"):
+        print(found.name, found.score, found.box_xyxy)
 
 The names below are the stable Python API. They are imported on first use, so that
 `import detrkit` stays light and leaves torch unimported.
@@ -14,11 +14,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrkit.api import build_model, create, evaluate, load, load_config, train
+    from detrkit.api import (
+        Detections,
+        build_model,
+        create,
+        evaluate,
+        export,
+        load,
+        load_config,
+        train,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "build_model", "create", "evaluate", "load", "load_config", "train"]
+__all__ = [
+    "Detections",
+    "__version__",
+    "build_model",
+    "create",
+    "evaluate",
+    "export",
+    "load",
+    "load_config",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,13 @@
 import detrkit
 
 detector = detrkit.load("best.pth")
-detections = detector.predict("photo.jpg")
+for detection in detector.predict("photo.jpg", conf=0.5):
+    print(detection.name, detection.score, detection.box_xyxy)
+for detections in detector.predict("folder/", stream=True):
+    detections.draw().save(...)
 run = detrkit.train(detrkit.load_config("quickstart", update=["epochs=3"]))
 metrics = detrkit.evaluate("best.pth", data="my_data/")
+(file,) = detrkit.export("best.pth", precision="fp16")
 block = detrkit.create("HybridEncoder", in_channels=[64, 128], ...)
 """
 
@@ -17,17 +21,28 @@ from typing import TYPE_CHECKING, Any
 
 from detrkit.config import Config, load_config
 from detrkit.registry import MODULES
+from detrkit.structures import Detections
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from detrkit.engine.exporting import Exported, Format
     from detrkit.engine.predictor import Predictor
-    from detrkit.engine.training import RunResult
+    from detrkit.engine.run_result import RunResult
     from detrkit.metrics import Metrics
     from detrkit.metrics.coco import Backend
 
-__all__ = ["build_model", "create", "evaluate", "load", "load_config", "train"]
+__all__ = [
+    "Detections",
+    "build_model",
+    "create",
+    "evaluate",
+    "export",
+    "load",
+    "load_config",
+    "train",
+]
 
 
 def load(
@@ -37,7 +52,7 @@ def load(
     device: str | torch.device | None = None,
     size: tuple[int, int] | None = None,
 ) -> Predictor:
-    """Opens weights, ready to detect.
+    """Opens weights, ready to detect; many threads may share the detector.
 
     Args:
         weights: a checkpoint or an ONNX file, by path or URL; a folder of Hugging Face
@@ -114,7 +129,7 @@ def evaluate(
     device: str | torch.device | None = None,
     batch: int = 8,
     size: tuple[int, int] | None = None,
-    backend: Backend = "detrkit",
+    backend: Backend | None = None,
 ) -> Metrics:
     """Measures weights on a data set.
 
@@ -129,9 +144,11 @@ def evaluate(
         device: default the best one there is.
         batch: images per forward pass.
         size: (h, w) of the input, where it is not to be that of the weights.
-        backend: "detrkit", or "hotcoco" or "pycocotools" as a cross-check.
+        backend: what counts, "hotcoco", "pycocotools" or "detrkit"; the first by default, the last
+            where it is not installed.
     """
     from detrkit.engine.evaluation import evaluate_weights
+    from detrkit.metrics.coco import checked_backend
 
     return evaluate_weights(
         weights,
@@ -142,5 +159,34 @@ def evaluate(
         device=device,
         batch=batch,
         size=size,
-        backend=backend,
+        backend=checked_backend(backend),
     ).result.metrics
+
+
+def export(
+    weights: str | Path,
+    formats: Sequence[Format] = ("onnx",),
+    *,
+    config: str | Path | Config | None = None,
+    output: str | Path | None = None,
+    **options: Any,
+) -> list[Exported]:
+    """Exports weights and compares each file with them, as `detrkit export` does.
+
+    Args:
+        weights: a checkpoint, by path or URL.
+        formats: of "onnx", "openvino", "torchscript", "torch_export", "tensorrt".
+        config: for weights that carry none and are not recognised.
+        output: a file or folder; default beside the weights.
+        options: attributes of `detrkit.engine.exporting.ExportOptions`: `precision` ("fp32",
+            "fp16", "bf16", "int8"), `size`, `dynamic_size`, `batch`, `raw`, `data`, `images`,
+            `verify`, `tolerance`, …
+
+    Raises:
+        WeightsError: the weights cannot be opened, or a file answers differently.
+        EngineNotBuilt: TensorRT or a GPU is missing; the other files are written.
+    """
+    from detrkit.engine.exporting import ExportOptions, export_weights
+
+    wanted = ExportOptions(formats=tuple(formats), **options)
+    return list(export_weights(weights, wanted, config=config, output=output))

@@ -19,13 +19,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 class DetrkitError(Exception):
     """Base of every error that detrkit raises on purpose."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
+    #: Whether every process of a run raises it at the same place; the main one tells it.
+    agreed: bool = False
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -115,7 +116,7 @@ class OtherProcessFailed(DetrkitError):
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("another process of this run failed; its message says why")
-        self.exit_code = exit_code  # type: ignore[misc]
+        self.exit_code = exit_code
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

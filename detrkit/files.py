@@ -97,6 +97,16 @@ def write_atomically(
         write(file)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, all of it or nothing.
+
+    Raises:
+        DetrkitError: as of `open_atomically`.
+    """
+    with open_atomically(path, size=len(content)) as file:
+        file.write(content)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files that processes left which were killed while they wrote.
 
@@ -120,7 +130,7 @@ def cannot_write(path: Path, error: BaseException, *, size: int | None = None) -
     if number in _FULL:
         return DetrkitError(
             f"cannot write {path}: no space left{_room(path, number, size)}",
-            hint="free some space and try again; training continues with `detrkit resume`",
+            hint="free some space and try again; a training continues with `detrkit resume`",
         )
     if number in _FORBIDDEN:
         return DetrkitError(

@@ -100,11 +100,11 @@ def compare(
 
 def _write(found: Comparison, folder: Path) -> None:
     """All files of `-o`."""
-    from detrkit.cli.console import write_json
     from detrkit.engine.comparison import tables
     from detrkit.engine.comparison.page import page
     from detrkit.engine.curves import RunCurves, draw_curves
     from detrkit.files import write_atomically
+    from detrkit.json_output import write_json
 
     runs = [RunCurves(m.name, m.entry.rows) for m in found.models if m.entry.rows]
     curves = draw_curves(runs) if runs else None

@@ -7,21 +7,18 @@ nothing else on stdout.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-#: Version of the `--json` objects; raised when a key changes its meaning.
-JSON_VERSION = 1
+from detrkit.json_output import json_text
 
 #: Width of tables in a file or a pipe, where no terminal limits it.
 PLAIN_WIDTH = 160
@@ -80,6 +77,10 @@ def say(label: str, message: str, style: str) -> None:
     err.print(line.append(message, style="" if label else style), soft_wrap=True)
 
 
+#: Consoles of the progress bars that are shown now.
+_bars: list[Console] = []
+
+
 def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
     """Shows the log of detrkit on stderr: information and above.
 
@@ -96,70 +97,46 @@ def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
 
 
 @contextmanager
-def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(
+    what: str, *, quiet: bool = False, rate: str | None = None
+) -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar on stderr while something runs; its value is the callback for (done, total).
 
     Args:
         what: is being done.
         quiet: show none; nor is one shown where stderr is no terminal. The value is None then.
+        rate: unit of what is done, "FPS", to show how many there are per second.
     """
     if quiet or not err.is_terminal:
         yield None
         return
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = [*Progress.get_default_columns()]
+    if rate is not None:
+        columns += [TextColumn("{task.completed:.0f}"), TextColumn("{task.fields[rate]}")]
+    started = time.monotonic()
+    with Progress(*columns, console=err, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def update(done: int, total: int | None) -> None:
+            speed = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{speed:.1f} {rate}")
+
+        _bars.append(bar.console)
+        try:
+            yield update
+        finally:
+            _bars.pop()
 
 
-def json_text(kind: str, payload: Mapping[str, Any]) -> str:
-    """`{"detrkit": …, "kind": kind, "version": 1, **payload}` as JSON.
-
-    NaN and infinities, which JSON lacks, become null. Paths and other objects become text.
-    """
-    from detrkit import __version__
-
-    head = {"detrkit": __version__, "kind": kind, "version": JSON_VERSION}
-    return json.dumps(
-        {**head, **_plain(payload)}, ensure_ascii=False, indent=2, allow_nan=False, default=str
-    )
+def say_result(line: str) -> None:
+    """Prints a line on stdout; above the bar, where both are on the terminal."""
+    place = _bars[-1] if _bars and out.is_terminal else out
+    place.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(kind: str, payload: Mapping[str, Any]) -> None:
     """Writes one JSON object to stdout: that of `json_text`."""
-    text = json_text(kind, payload)
-    sys.stdout.write(_writable(text, getattr(sys.stdout, "encoding", None) or "ascii") + "\n")
-
-
-def write_json(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
-    """Writes what `print_json` prints into a file, all of it or nothing."""
-    from detrkit.files import write_atomically
-
-    content = _writable(json_text(kind, payload), "utf-8").encode()
-    write_atomically(path, lambda file: file.write(content))
-
-
-def _writable(text: str, encoding: str) -> str:
-    """JSON that an encoding can hold.
-
-    A Windows console may not speak UTF-8, and a file name may hold bytes that are no text: escapes
-    are safe anywhere and read back as the same name.
-    """
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return json.dumps(json.loads(text), indent=2)
-    return text
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy and torch
-        return _plain(value.tolist())
-    return value
+    text = json_text(kind, payload, getattr(sys.stdout, "encoding", None) or "ascii")
+    sys.stdout.write(text + "\n")

@@ -6,10 +6,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING
 
-import typer
-
+from detrkit.cli.convert_options import (
+    Box,
+    BringImages,
+    Bringing,
+    CocoOut,
+    Count,
+    Crowds,
+    DataSet,
+    DataSets,
+    DropEmpty,
+    Dropped,
+    FirstId,
+    Folder,
+    Force,
+    Fraction,
+    GroupBy,
+    Images,
+    Kept,
+    Lists,
+    MapFile,
+    MaxSide,
+    Merges,
+    NewRatios,
+    Objects365Folder,
+    OdgtFiles,
+    PerClass,
+    PlaceImages,
+    Placing,
+    Quality,
+    Ratios,
+    Renames,
+    Seed,
+    Stratify,
+    ValImages,
+    WhichBox,
+    Workers,
+)
 from detrkit.cli.options import JsonOut
 
 if TYPE_CHECKING:
@@ -17,126 +52,8 @@ if TYPE_CHECKING:
     from detrkit.convert.operations import Division, Source, Target
     from detrkit.convert.summary import Summary
 
-# Typer reads annotations at run time, on Python 3.10 as well.
-# ruff: noqa: UP045
-
 _MOST_CLASSES = 30
 _MANY = 10_000  # images; fewer are done before a line would be read
-
-DataSet = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SRC",
-        help="A data set: COCO JSON, data.yaml, or a COCO, YOLO, Pascal VOC or CrowdHuman folder.",
-        show_default=False,
-    ),
-]
-Folder = Annotated[
-    Path,
-    typer.Option("-o", "--output", metavar="DIR", help="Folder to write.", show_default=False),
-]
-CocoOut = Annotated[
-    Path,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="PATH",
-        help="Folder that gets annotations/instances_<split>.json, or a .json file for one split.",
-        show_default=False,
-    ),
-]
-Images = Annotated[
-    Optional[Path],
-    typer.Option(
-        "--images",
-        metavar="DIR",
-        help="Where the images are, if not in a usual place around SRC.",
-        show_default=False,
-    ),
-]
-Lists = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--list",
-        metavar="SPLIT=NAME",
-        help="Which list or file is which split, e.g. [bold]--list train=trainval[/]; repeatable.",
-        show_default=False,
-    ),
-]
-Ratios = Annotated[
-    Optional[str],
-    typer.Option(
-        "--ratios",
-        metavar="R,R[,R]",
-        help="Divide all images anew: 0.8,0.2 (train, val), 8,1,1 (and test) or train=9,test=1. "
-        "Without it, the splits of SRC stay.",
-        show_default=False,
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Equal seeds choose equal images.")]
-Stratify = Annotated[
-    bool, typer.Option("--stratify", help="Give every part its share of each class.")
-]
-GroupBy = Annotated[
-    Optional[str],
-    typer.Option(
-        "--group-by",
-        metavar="REGEX",
-        help="Images whose file names match the same text stay together: "
-        r"[bold]'([^/]+)_\d+'[/] for frames such as clip7_0001.jpg.",
-        show_default=False,
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace a former result.")]
-Crowds = Annotated[
-    bool,
-    typer.Option(
-        "--keep-crowds",
-        help="Write crowd regions as ordinary boxes; the format cannot mark them, so they are "
-        "left out otherwise.",
-    ),
-]
-
-
-class Placing(str, Enum):
-    """What happens to the images."""
-
-    refer = "refer"
-    link = "link"
-    symlink = "symlink"
-    copy = "copy"
-
-
-class Bringing(str, Enum):
-    """What happens to the images where they have to be beside the labels."""
-
-    link = "link"
-    symlink = "symlink"
-    copy = "copy"
-
-
-class Box(str, Enum):
-    """A person's boxes in CrowdHuman."""
-
-    full = "full"
-    visible = "visible"
-    head = "head"
-
-
-PlaceImages = Annotated[
-    Placing,
-    typer.Option(
-        "--place",
-        help="refer: images stay where they are. Otherwise they come to images/<split>: link "
-        "(hard links; copies on another disk), symlink or copy.",
-    ),
-]
-BringImages = Annotated[
-    Bringing,
-    typer.Option(
-        "--place", help="How images come along: link (hard links; copies on another disk), …"
-    ),
-]
 
 
 def convert() -> None:
@@ -221,19 +138,10 @@ def to_voc(
 
 
 def crowdhuman(
-    src: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SRC",
-            help="annotation_train.odgt, or the folder with the .odgt files.",
-            show_default=False,
-        ),
-    ],
+    src: OdgtFiles,
     output: CocoOut,
     images: Images = None,
-    box: Annotated[
-        Box, typer.Option("--box", help="Which box of a person; what is to be ignored: iscrowd.")
-    ] = Box.full,
+    box: WhichBox = Box.full,
     place: PlaceImages = Placing.refer,
     force: Force = False,
     json: JsonOut = False,
@@ -249,47 +157,12 @@ def crowdhuman(
 
 
 def objects365(
-    src: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SRC",
-            help="Folder with train/zhiyuan_objv2_train.json, val/zhiyuan_objv2_val.json and the "
-            "images.",
-            show_default=False,
-        ),
-    ],
+    src: Objects365Folder,
     output: Folder,
-    val_images: Annotated[
-        int,
-        typer.Option(
-            "--val-images",
-            metavar="N",
-            min=1,
-            help="The first N images of the validation set stay in it; the others are trained on.",
-        ),
-    ] = 5000,
-    max_side: Annotated[
-        int,
-        typer.Option(
-            "--max-side",
-            metavar="N",
-            min=0,
-            help="Make images smaller whose longer side has more pixels; 0 leaves all as they are.",
-        ),
-    ] = 640,
-    quality: Annotated[
-        int, typer.Option("--quality", min=1, max=100, help="Of JPEG files that are made.")
-    ] = 75,
-    workers: Annotated[
-        Optional[int],
-        typer.Option(
-            "--workers",
-            metavar="N",
-            min=0,
-            help="Processes; one per core by default.",
-            show_default=False,
-        ),
-    ] = None,
+    val_images: ValImages = 5000,
+    max_side: MaxSide = 640,
+    quality: Quality = 75,
+    workers: Workers = None,
     place: BringImages = Bringing.link,
     force: Force = False,
     json: JsonOut = False,
@@ -315,53 +188,13 @@ def objects365(
 def categories(
     src: DataSet,
     output: CocoOut,
-    rename: Annotated[
-        Optional[list[str]],
-        typer.Option("--rename", metavar="OLD=NEW", help="Repeatable.", show_default=False),
-    ] = None,
-    merge: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            "--merge",
-            metavar="NEW=OLD,OLD",
-            help="Several classes become one, a present or a new one; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            "--keep",
-            metavar="NAME,NAME",
-            help="Drop all other classes, by their new names.",
-            show_default=False,
-        ),
-    ] = None,
-    drop: Annotated[
-        Optional[list[str]],
-        typer.Option("--drop", metavar="NAME,NAME", help="Drop classes.", show_default=False),
-    ] = None,
-    mapping: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--map",
-            metavar="FILE",
-            help="YAML or JSON: a line [bold]old: new[/] for each change, null to drop.",
-            show_default=False,
-        ),
-    ] = None,
-    first_id: Annotated[
-        Optional[int],
-        typer.Option(
-            "--first-id",
-            metavar="N",
-            help="Number the classes anew from N, without gaps.",
-            show_default=False,
-        ),
-    ] = None,
-    drop_empty: Annotated[
-        bool, typer.Option("--drop-empty", help="Drop images that lose all of their boxes.")
-    ] = False,
+    rename: Renames = None,
+    merge: Merges = None,
+    keep: Kept = None,
+    drop: Dropped = None,
+    mapping: MapFile = None,
+    first_id: FirstId = None,
+    drop_empty: DropEmpty = False,
     images: Images = None,
     place: PlaceImages = Placing.refer,
     force: Force = False,
@@ -392,14 +225,7 @@ def categories(
 def split(
     src: DataSet,
     output: Folder,
-    ratios: Annotated[
-        str,
-        typer.Option(
-            "--ratios",
-            metavar="R,R[,R]",
-            help="0.8,0.2 (train, val), 8,1,1 (and test) or train=9,test=1.",
-        ),
-    ] = "0.8,0.2",
+    ratios: NewRatios = "0.8,0.2",
     seed: Seed = 0,
     stratify: Stratify = False,
     group_by: GroupBy = None,
@@ -420,10 +246,7 @@ def split(
 
 
 def merge(
-    src: Annotated[
-        list[Path],
-        typer.Argument(metavar="SRC SRC…", help="Data sets of any format.", show_default=False),
-    ],
+    src: DataSets,
     output: CocoOut,
     place: PlaceImages = Placing.refer,
     force: Force = False,
@@ -445,26 +268,9 @@ def merge(
 def sample(
     src: DataSet,
     output: CocoOut,
-    count: Annotated[
-        Optional[int],
-        typer.Option(
-            "-n", "--count", metavar="N", min=1, help="Images of each split.", show_default=False
-        ),
-    ] = None,
-    fraction: Annotated[
-        Optional[float],
-        typer.Option("--fraction", metavar="F", help="Of each split.", show_default=False),
-    ] = None,
-    per_class: Annotated[
-        Optional[int],
-        typer.Option(
-            "--per-class",
-            metavar="N",
-            min=1,
-            help="Images until each class is in N of them, or in all it has.",
-            show_default=False,
-        ),
-    ] = None,
+    count: Count = None,
+    fraction: Fraction = None,
+    per_class: PerClass = None,
     seed: Seed = 0,
     stratify: Stratify = False,
     images: Images = None,

@@ -14,7 +14,7 @@ from detrkit.cli.processes import Devices, Nproc, run_in_processes
 
 if TYPE_CHECKING:
     from detrkit.data.index import DatasetIndex
-    from detrkit.metrics import EvaluationReport
+    from detrkit.metrics import EvaluationReport, Negatives
     from detrkit.metrics.schema import ModelJson, SpeedJson
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -34,11 +34,11 @@ class _Wanted:
 
     def check(self) -> None:
         """Before anything is measured: what cannot be written, or is missing, is said at once."""
-        from detrkit.engine.fiftyone_export import require_fiftyone
+        from detrkit.engine.fiftyone_export import require_name
         from detrkit.files import cannot_write
 
         if self.fiftyone is not None:
-            require_fiftyone()
+            require_name(self.fiftyone)
         files = (self.predictions, self.review)
         for folder in (self.output, *(file and file.parent for file in files)):
             if folder is not None:
@@ -55,7 +55,7 @@ def eval(
             "-w",
             "--weights",
             metavar="FILE",
-            help="A checkpoint or an ONNX file.",
+            help="A checkpoint or an exported file.",
             show_default=False,
         ),
     ] = None,
@@ -79,6 +79,15 @@ def eval(
             show_default=False,
         ),
     ] = None,
+    negatives: Annotated[
+        Optional[str],
+        typer.Option(
+            "--negatives",
+            metavar="DIR",
+            help="Also count false detections on these images, in which there is nothing to find.",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         Optional[str],
         typer.Option(
@@ -90,8 +99,14 @@ def eval(
         ),
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="detrkit, or hotcoco or pycocotools as a cross-check.")
-    ] = "detrkit",
+        Optional[str],
+        typer.Option(
+            metavar="hotcoco|pycocotools|detrkit",
+            help="What counts COCO's numbers; all give the same ones. hotcoco by default, detrkit "
+            "where it is not installed.",
+            show_default=False,
+        ),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option("--full", help="All tables and classes; also count parameters and FLOPs."),
@@ -163,7 +178,10 @@ def eval(
     wanted = _Wanted(full, output, predictions_out, review_out, fiftyone, json)
     if predictions is not None:
         ground_truth = annotations or data
-        given = {"-c": config, "--size": size, "--devices": devices, "--nproc": nproc, "-u": update}
+        given = {
+            "-c": config, "--size": size, "--devices": devices, "--nproc": nproc, "-u": update,
+            "--negatives": negatives,
+        }  # fmt: skip
         for flag, value in given.items():
             if value is not None:
                 raise UsageError(f"{flag} is for weights, not for --predictions")
@@ -187,6 +205,7 @@ def eval(
     from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.evaluation import evaluate_weights
     from detrkit.engine.run_dir import environment
+    from detrkit.metrics.coco import checked_backend
 
     with (
         meet() as place,
@@ -196,8 +215,8 @@ def eval(
         evaluation = evaluate_weights(
             weights, data=data, split=split, config=config, update=update or (), device=device,
             batch=batch, size=parse_size(size) if size else None,
-            backend=backend,  # type: ignore[arg-type]
-            cost=full or json or output is not None, progress=progress,
+            backend=checked_backend(backend), cost=full or json or output is not None,
+            negatives=negatives, progress=progress,
         )  # fmt: skip
     if place.rank > 0:
         return
@@ -217,7 +236,10 @@ def eval(
         "environment": environment(),
         "config": evaluation.config.dump() if evaluation.config is not None else None,
     }
-    _tell(wanted, result.report, evaluation.index, weights, about, result.speed, evaluation.model)
+    _tell(
+        wanted, result.report, evaluation.index, weights, about, result.speed, evaluation.model,
+        evaluation.negatives,
+    )  # fmt: skip
     if not json:
         err.print(
             f"{result.images_per_second:.1f} images/s, reading included; counted by "
@@ -229,16 +251,17 @@ def _of_predictions(
     predictions: Path,
     annotations: str,
     split: str | None,
-    backend: str,
+    backend: str | None,
     wanted: _Wanted,
 ) -> None:
     from detrkit.cli.console import out
     from detrkit.engine.run_dir import counting_environment
     from detrkit.engine.scoring import score_predictions
+    from detrkit.metrics.coco import checked_backend
 
     scoring = score_predictions(
-        predictions, annotations, split=split, backend=backend,  # type: ignore[arg-type]
-    )  # fmt: skip
+        predictions, annotations, split=split, backend=checked_backend(backend)
+    )
     metrics = scoring.report.metrics
     if not wanted.json:
         out.print(
@@ -266,6 +289,7 @@ def _tell(
     about: Mapping[str, Any],
     speed: SpeedJson | None = None,
     model: ModelJson | None = None,
+    negatives: Negatives | None = None,
 ) -> None:
     """Writes and prints what was found.
 
@@ -275,12 +299,12 @@ def _tell(
         subject: the weights, or the file of detections.
         about: more keys of `metrics.json`.
         speed, model: of the model that was run.
+        negatives: where false detections were counted.
     """
     from detrkit import words
-    from detrkit.cli.console import err, out, print_json, write_json
-    from detrkit.cli.eval_tables import everything, speed_line, summary
+    from detrkit.cli.console import err, out, print_json
+    from detrkit.cli.eval_tables import everything, negatives_table, speed_line, summary
     from detrkit.engine.fiftyone_export import to_fiftyone
-    from detrkit.files import write_atomically
     from detrkit.metrics.results_file import write_results
     from detrkit.metrics.review import write_review
 
@@ -299,20 +323,22 @@ def _tell(
     if wanted.fiftyone is not None:
         to_fiftyone(wanted.fiftyone, report, index)
         files.append(f"FiftyOne data set {wanted.fiftyone}: fiftyone app launch {wanted.fiftyone}")
-    payload = {**about, "predictions": wanted.predictions, **report.to_dict(speed, model, index)}
+    over_activation = negatives.to_dict(report.yolo.confidence) if negatives else None
+    numbers = report.to_dict(speed, model, index, over_activation)
+    payload = {**about, "predictions": wanted.predictions, **numbers}
     if wanted.output is not None:
         from detrkit import eval_report  # draws, for which it needs torch
 
-        write_json(wanted.output / "metrics.json", "eval", payload)
-        setting = eval_report.Setting.of(subject, payload)
-        page = eval_report.report(report, setting, index, wanted.output).encode()
-        write_atomically(wanted.output / "report.html", lambda file: file.write(page))
-        files.append(f"report in {wanted.output / 'report.html'}")
-        files.append(f"all numbers in {wanted.output / 'metrics.json'}")
+        page, file = eval_report.write(
+            wanted.output, report, subject, payload, index, negatives=negatives
+        )
+        files += [f"report in {page}", f"all numbers in {file}"]
     if wanted.json:
         print_json("eval", payload)
         return
     parts = list(everything(report, speed, model) if wanted.full else summary(report))
+    if over_activation is not None:
+        parts.append(negatives_table(over_activation))
     for number, part in enumerate(parts):
         if number:
             out.print()

@@ -10,10 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from detrkit import words
 from detrkit.metrics import EvaluationReport, Metrics
 from detrkit.metrics.calibration import SHOWN
 from detrkit.metrics.coco import METRIC_MEANINGS, shown
-from detrkit.metrics.schema import ModelJson, SpeedJson
+from detrkit.metrics.over_activation import THRESHOLDS
+from detrkit.metrics.schema import ModelJson, OverActivationJson, SpeedJson
 from detrkit.metrics.tide import MEANINGS
 from detrkit.metrics.yolo_table import YoloRow, YoloTable
 
@@ -170,6 +172,28 @@ def calibration_table(report: EvaluationReport) -> Group:
     return _section(title, table)
 
 
+def negatives_table(found: OverActivationJson) -> Group:
+    """False detections where there is nothing to find."""
+    table = _table("score from", "detections", "per image", "images with any", "clean images")
+    for level in found["levels"]:
+        best = " (best F1)" if level["threshold"] == found["confidence"] else ""
+        table.add_row(
+            f"{level['threshold']:.3g}{best}", str(level["detections"]), f"{level['fppi']:.3f}",
+            str(level["images_with_detections"]), f"{100 * level['clean_rate']:.1f} %",
+        )  # fmt: skip
+    note = f"highest score {found['max_score']:.3f}, of an image on average "
+    note += f"{found['mean_max_score']:.3f}"
+    if found["classes"]:
+        most = [f"{row['detections']} {row['name']}" for row in found["classes"][:5]]
+        note += f"; from {THRESHOLDS[0]} on: {', '.join(most)}"
+        note += ", …" if len(found["classes"]) > len(most) else ""
+    if found["broken"]:
+        note += f"; {words.count(len(found['broken']), 'image')} could not be read"
+    images = words.count(found["images"], "image")
+    title = f"False detections on {images} without targets ({found['source']})"
+    return _section(title, table, note)
+
+
 def speed_line(speed: SpeedJson) -> str:
     """Milliseconds per image."""
     return (
@@ -189,6 +213,8 @@ def model_line(model: ModelJson) -> str:
     if model["flops"] is not None:
         height, width = model["input"][2:]
         parts.append(f"{model['flops'] / 1e9:.2f} GFLOPs at {height}x{width}")
+    if model["flops"] is None:
+        parts.append("FLOPs not counted: the file is no checkpoint")
     return ", ".join(parts)
 
 

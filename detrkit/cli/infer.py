@@ -1,17 +1,19 @@
-"""`detrkit infer`: detections on images, folders and patterns; pictures and JSON lines."""
+"""`detrkit infer`: detections on pictures, videos, cameras and streams; drawn, and as lists."""
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from detrkit.cli.options import Device, InputSize, JsonOut, Output, Weights, WeightsConfig
 
 if TYPE_CHECKING:
-    from detrkit.structures import Detections
+    from detrkit.cli.infer_report import InferenceReport
+    from detrkit.engine.sources import Item
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
@@ -22,7 +24,8 @@ def infer(
         list[str],
         typer.Argument(
             metavar="SOURCE…",
-            help="Images, folders, or patterns in quotes: 'shots/*.jpg'.",
+            help="Images, videos, folders, patterns in quotes ('shots/*.jpg'), cameras (0), "
+            "addresses (rtsp://…, http://…); - reads paths from stdin.",
             show_default=False,
         ),
     ],
@@ -37,105 +40,187 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    names: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="FILE|NAME,NAME…",
+            help="Other names for the classes, all of them: a list, or a file.",
+            show_default=False,
+        ),
+    ] = None,
     max_det: Annotated[int, typer.Option(min=1, help="At most so many per image.")] = 300,
-    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write pictures.")] = True,
+    save: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="KIND,KIND…",
+            help="What to write: pictures, video, jsonl, coco, yolo, csv, crops, mot. By default "
+            "jsonl, pictures of pictures and videos of videos.",
+            show_default=False,
+        ),
+    ] = None,
+    draw: Annotated[
+        bool, typer.Option("--draw/--no-draw", help="Write pictures and videos.")
+    ] = True,
+    font_size: Annotated[
+        Optional[int],
+        typer.Option(
+            min=4,
+            metavar="N",
+            help="Of the letters, in pixels; by default the picture's size tells.",
+            show_default=False,
+        ),
+    ] = None,
+    line_width: Annotated[
+        Optional[int],
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Of the boxes, in pixels; by default the picture's size tells.",
+            show_default=False,
+        ),
+    ] = None,
+    slice_: Annotated[
+        Optional[str],
+        typer.Option(
+            "--slice",
+            metavar="N|HxW",
+            help="Small objects: detect on tiles of so many pixels as well.",
+            show_default=False,
+        ),
+    ] = None,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.89, help="Of neighbouring tiles, as a part of one.")
+    ] = 0.2,
+    track: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="NAME",
+            help="Follow objects: bytetrack, botsort, ocsort, sort, cbiou. --conf is the score "
+            "that begins a track.",
+            show_default=False,
+        ),
+    ] = None,
+    frame_step: Annotated[int, typer.Option(min=1, help="Every which frame of a video.")] = 1,
+    limit: Annotated[
+        Optional[int],
+        typer.Option(
+            min=1, metavar="N", help="End after so many images and frames.", show_default=False
+        ),
+    ] = None,
+    stream_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1, metavar="SECONDS", help="Give a camera or stream up when no frame comes."
+        ),
+    ] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    half: Annotated[
+        bool, typer.Option("--half", help="16 bits: fp16 on a GPU, bf16 on a CPU that has it.")
+    ] = False,
     size: InputSize = None,
     device: Device = None,
     output: Output = None,
     json: JsonOut = False,
 ) -> None:
-    """Detect on images: draws them and writes detections.jsonl, one line per image.
+    """Detect on images, videos and streams: draws what is found and writes detections.jsonl.
 
-    Files that cannot be read are listed, the others are finished; the exit code is then 4.
+    Sources that cannot be read are listed, the others are finished; the exit code is then 4.
+    Ctrl-C ends after the images at hand and finishes all files.
     """  # fmt: skip
     from detrkit.api import load
-    from detrkit.cli.console import err, out, print_json
-    from detrkit.drawing import draw_detections, viewable
-    from detrkit.engine.derive import parse_size
+    from detrkit.cli.console import progress_bar
+    from detrkit.cli.infer_report import InferenceReport
+    from detrkit.engine.derive import parse_sides, parse_size
+    from detrkit.engine.interrupt import InterruptGuard
+    from detrkit.engine.names_file import read_names
     from detrkit.engine.run_dir import RunDirectory
-    from detrkit.engine.sources import expand
-    from detrkit.errors import DataError, DetrkitError
+    from detrkit.engine.saving.drawn import Style
+    from detrkit.engine.saving.outputs import Outputs, parse_kinds
+    from detrkit.engine.tiling import Tiling
+    from detrkit.engine.tracks import tracker_class
+    from detrkit.errors import Interrupted
 
-    sources = list(expand(source))  # a mistyped name is found before anything is opened
+    # mistakes are found before anything is opened
+    kinds = parse_kinds(save) if save else None
+    tiling = Tiling(parse_sides(slice_, "--slice"), overlap) if slice_ else None
+    other_names = read_names(names) if names else None
     inputs = parse_size(size) if size else None
-    detector = load(weights, config=config, device=device, size=inputs)
-    broken: list[tuple[Path, DetrkitError]] = []
-    images = detector.stream_with_images(
-        sources,
-        conf=conf,
-        classes=classes.split(",") if classes else None,
-        max_det=max_det,
-        batch=batch,
-        on_broken=lambda path, error: broken.append((path, error)),
-    )
-    folder: Path | None = None
-    results: list[dict[str, Any]] = []
-    names: set[str] = set()
-    total = 0
-    lines = None
-    try:
-        for found, pixels in images:
-            if folder is None:  # now that weights and sources have proved good
-                folder = RunDirectory.create("infer", output).path
-                lines = (folder / "detections.jsonl").open("w", encoding="utf-8")
-            assert lines is not None
-            entry = found.to_dict()
-            if draw:
-                entry["picture"] = str(folder / _unused_name(found.path, names))
-                draw_detections(found, viewable(pixels)).save(entry["picture"], quality=92)
-            lines.write(_line(entry))
-            total += len(found)
-            if json:
-                results.append(entry)
-            else:
-                out.print(f"{found.path}  {_summary(found)}", markup=False, soft_wrap=True)
-    finally:
-        if lines is not None:
-            lines.close()
-    if json:
-        print_json(
-            "infer",
-            {
-                "weights": weights,
-                "output": folder,
-                "images": results,
-                "broken": [{"image": str(p), "reason": e.message} for p, e in broken],
-            },
+    if track:
+        tracker_class(track)
+    with InterruptGuard() as guard:
+        report = InferenceReport(silent=json)
+        items = _expanded(source, report, lambda: guard.requested)
+        detector = load(weights, config=config, device=device, size=inputs)
+        if other_names is not None:
+            detector.rename(other_names)
+        if half:
+            detector.halve()
+        frames = detector.stream_with_frames(
+            items,
+            conf=conf,
+            classes=classes.split(",") if classes else None,
+            max_det=max_det,
+            batch=batch,
+            tiling=tiling,
+            track=track,
+            frame_step=frame_step,
+            limit=limit,
+            stream_timeout=stream_timeout,
+            on_broken=report.broken,
+            stop=lambda: guard.requested,
         )
-    elif folder is not None:
-        what = "pictures and detections.jsonl" if draw else "detections.jsonl"
-        err.print(
-            f"{total} detections on {len(sources) - len(broken)} images; {what} in {folder}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
-    if broken:
-        shown = "\n".join(f"  {error.message}" for _, error in broken)
-        count = f"{len(broken)} images" if len(broken) > 1 else "1 image"
-        raise DataError(f"{count} could not be read\n{shown}", hint="the others are done")
+        with ExitStack() as stack:
+            advance = stack.enter_context(progress_bar("detecting", quiet=json, rate="FPS"))
+            stack.enter_context(closing(frames))
+            report.begun = time.monotonic()  # opening the model is not its speed
+            for found, frame in frames:
+                if report.outputs is None:  # now that weights and sources have proved good
+                    folder = RunDirectory.create("infer", output).path
+                    style = Style(font_size, line_width)
+                    outputs = Outputs(folder, kinds, found.class_map, draw=draw, style=style)
+                    report.outputs = stack.enter_context(outputs)
+                report.add(report.outputs.save(found, frame))
+                if advance is not None:
+                    advance(report.images + report.frames, report.total(items, frame_step, limit))
+        report.end(weights)
+    if guard.requested:
+        done = f"what is done is in {report.folder}" if report.folder else "nothing was done yet"
+        raise Interrupted(f"interrupted; {done}")
+    report.raise_broken()
 
 
-def _unused_name(path: str | None, used: set[str]) -> str:
-    """`a.png` -> `a.jpg`, `a-2.jpg` if that is taken."""
-    stem = Path(path).stem if path else "image"
-    name, number = f"{stem}.jpg", 1
-    while name.lower() in used:  # also on file systems that ignore case
-        number += 1
-        name = f"{stem}-{number}.jpg"
-    used.add(name.lower())
-    return name
+def _expanded(
+    source: list[str], report: InferenceReport, stop: Callable[[], bool]
+) -> list[Item] | Iterator[Item]:
+    """What to detect on; paths on stdin are taken as they come."""
+    from detrkit.engine.media.background import in_background
+    from detrkit.engine.media.places import Address, Camera
+    from detrkit.engine.media.pyav import import_av
+    from detrkit.engine.sources import expand, is_moving
+    from detrkit.errors import UsageError
+
+    if "-" in source:
+        if len(source) > 1:
+            raise UsageError("- reads all sources from stdin: give no others beside it")
+        return expand(in_background(_stdin_lines(), 16, stop), report.broken)
+    items = list(expand(source))
+    if any(is_moving(item) and not isinstance(item, Camera) for item in items):
+        import_av()
+    live = [item for item in items if isinstance(item, Address | Camera)]
+    if len(live) > 1:
+        raise UsageError(
+            "cameras and streams have no end: give one at a time",
+            hint="start `detrkit infer` once for each",
+        )
+    return items
 
 
-def _line(entry: dict[str, Any]) -> str:
-    from json import dumps
+def _stdin_lines() -> Iterator[str]:
+    """Lines of stdin that are not empty.
 
-    return dumps(entry, ensure_ascii=False) + "\n"
-
-
-def _summary(found: Detections) -> str:
-    """`3 detections: 2 cat, 1 dog`."""
-    counts = Counter(found.names).most_common()
-    if not counts:
-        return "nothing found"
-    kinds = ", ".join(f"{count} {name}" for name, count in counts)
-    return f"{len(found)} {'detection' if len(found) == 1 else 'detections'}: {kinds}"
+    Read through a file of its own: Python cannot leave while a thread waits in `sys.stdin`.
+    """
+    with open(0, encoding="utf-8", errors="surrogateescape", closefd=False) as lines:
+        for line in lines:
+            if path := line.rstrip("\r\n"):
+                yield path

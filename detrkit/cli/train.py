@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detrkit.engine.derive import TrainFlags
-    from detrkit.engine.training import RunResult
+    from detrkit.engine.run_result import RunResult
 
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
 # ruff: noqa: UP045

@@ -101,6 +101,15 @@ Loggers = Annotated[
     ),
 ]
 
+Report = Annotated[
+    Optional[bool],
+    typer.Option(
+        "--report/--no-report",
+        help="End with report.html and metrics.json on the best epoch (default).",
+        show_default=False,
+    ),
+]
+
 _SMALL_DATA = "Small and uneven data"
 _NEGATIVES = "Images without targets"
 _SPEED = "Speed"
@@ -225,6 +234,7 @@ class TrainOptions:
     cache: Cache = None
     cache_size: CacheSize = None
     logger: Loggers = None
+    report: Report = None
     patience: Patience = None
     best_metric: BestMetric = None
     freeze: Freeze = None
@@ -277,5 +287,6 @@ class TrainOptions:
             compile=self.compile,
             channels_last=self.channels_last,
             profile=self.profile,
+            report=self.report,
             **more,
         )

@@ -34,6 +34,7 @@ class RunConfig:
         patience: epochs without a better `best_metric` after which the run ends; None: never.
         yolo_metrics: every evaluation also gives precision, recall, F1 and mAP, in all and per
             class.
+        report: the run ends with `report.html` and `metrics.json` on its best epoch.
         best_metric: what makes an epoch the best one: a name of the metrics ("AP", "AP50", …).
         freeze: parts of the model that keep their weights: names of its modules ("backbone",
             "backbone.stages.0"), with `*` for any.
@@ -88,6 +89,7 @@ class RunConfig:
         base_epochs: with "auto", the `epochs` that the file's other epochs were made for: what
             `--epochs`, or `schedule: auto` over an include, replaced.
         restart_from_best: stage 2 starts from the best weights of stage 1; RT-DETRv2's does not.
+            "decline", which `schedule: auto` sets: only where the latest epochs are worse.
         recipe: "detrkit" switches the authors' quirks off; None keeps them.
         lr_scheduler_kind: "flatcosine" or None (the `lr_scheduler` section).
         lr_gamma, warmup_iter, flat_epoch, no_aug_epoch: of the flat-cosine schedule.
@@ -117,6 +119,7 @@ class RunConfig:
     checkpoint_minutes: float = 30.0
     patience: int | None = None
     yolo_metrics: bool = False
+    report: bool = True
     best_metric: str = "AP"
     freeze: tuple[str, ...] = ()
     freeze_bn: bool = False
@@ -160,7 +163,7 @@ class RunConfig:
     num_workers: int | None = None
     schedule: Literal["auto"] | None = None
     base_epochs: int | None = None
-    restart_from_best: bool = True
+    restart_from_best: bool | Literal["decline"] = True
     recipe: Literal["authors", "detrkit"] | None = None
     lr_scheduler_kind: str | None = None
     lr_gamma: float | None = None

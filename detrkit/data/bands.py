@@ -26,12 +26,12 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from detrkit.data.image_bytes import ImageBytes, ImageFile, opened
 from detrkit.errors import DataError, MissingExtraError
 
 #: First bytes of a `.npy` file.
@@ -46,7 +46,7 @@ Bands = npt.NDArray[Any]
 class WrongBands(DataError):
     """A picture has another number of bands than the model takes channels."""
 
-    def __init__(self, path: str | Path, found: str, channels: int) -> None:
+    def __init__(self, path: ImageFile, found: str, channels: int) -> None:
         wanted = "1 channel" if channels == 1 else f"{channels} channels"
         super().__init__(
             f"{path}: has {found}, but the model takes {wanted}",
@@ -101,7 +101,7 @@ def as_pixels(array: npt.NDArray[Any]) -> Bands:
     return np.nan_to_num(pixels, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def fitted(path: str | Path, pixels: Bands, channels: int | None) -> Bands:
+def fitted(path: ImageFile, pixels: Bands, channels: int | None) -> Bands:
     """The bands that a model of so many channels takes; one band serves as gray for three.
 
     Raises:
@@ -155,7 +155,7 @@ def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]
     return (*header, file.tell())
 
 
-def tiff_header(path: str | Path) -> tuple[tuple[int, int], int]:
+def tiff_header(path: ImageFile) -> tuple[tuple[int, int], int]:
     """(h, w) of the stored pixels, and orientation, of a TIFF that Pillow does not know.
 
     Raises:
@@ -166,7 +166,7 @@ def tiff_header(path: str | Path) -> tuple[tuple[int, int], int]:
         return _size(file.pages[0]), _orientation(file.pages[0])
 
 
-def read_tiff(path: str | Path, channels: int | None, limit: int) -> tuple[Bands, int]:
+def read_tiff(path: ImageFile, channels: int | None, limit: int) -> tuple[Bands, int]:
     """Pixels (H, W, C) of a TIFF as stored, and their orientation: the bands of its first page.
 
     Where that has one band and the file has `channels` pages of that size, these are the bands.
@@ -226,14 +226,14 @@ def _orientation(page: Any) -> int:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def _opened(path: ImageFile) -> Iterator[Any]:
     """The file in tifffile, whose errors become ValueErrors."""
     try:
         import tifffile
     except ImportError as error:
         raise MissingExtraError("tifffile", "multiband", "a TIFF of several bands") from error
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(opened(path) if isinstance(path, ImageBytes) else path) as file:
             yield file
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error

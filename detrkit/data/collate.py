@@ -224,10 +224,12 @@ def _sizes(base_size: int | Sequence[int], repeat: int) -> list[tuple[int, int]]
     height, width = (int(v) for v in base_size)
     longer = max(height, width)
     # the longer side as the authors' rule says, the other one in proportion
+
+    def scaled(length: int, side: int) -> int:
+        return max(round(length * side / longer / _STRIDE), 1) * _STRIDE
+
     return [
-        (height, width)
-        if side == longer
-        else tuple(max(round(v * side / longer / _STRIDE), 1) * _STRIDE for v in (height, width))  # type: ignore[misc]
+        (height, width) if side == longer else (scaled(height, side), scaled(width, side))
         for side in generate_scales(longer, repeat)
     ]
 

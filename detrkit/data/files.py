@@ -49,9 +49,18 @@ class Listing:
         return frozenset(map(_alike, self.files))
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All image files in `folder` and below, sorted by name."""
-    return list(Folders().images(folder))
+def _nothing(path: Path) -> bool:
+    return False
+
+
+def list_images(folder: Path, also: Callable[[Path], bool] = _nothing) -> list[Path]:
+    """All image files in `folder` and below, sorted by name.
+
+    Args:
+        folder: where to look.
+        also: which other files are wanted.
+    """
+    return list(Folders().images(folder, also))
 
 
 class Folders:
@@ -90,13 +99,17 @@ class Folders:
         # only a disk that is blind to case takes another spelling for the same file
         return bool(name) and _alike(name) in listing.alike and os.path.isfile(path)
 
-    def images(self, folder: Path) -> Iterator[Path]:
+    def images(self, folder: Path, also: Callable[[Path], bool] = _nothing) -> Iterator[Path]:
         """All image files in `folder` and below, sorted by name; hidden folders are left out.
 
         So is an array beside a picture of the same name: trainers keep decoded pictures that way.
+
+        Args:
+            folder, also: as in `list_images`.
         """
         listing = self.listing(folder)
-        names = [name for name in sorted(listing.files) if is_image_file(Path(name))]
+        paths = map(Path, sorted(listing.files))
+        names = [path.name for path in paths if is_image_file(path) or also(path)]
         arrays = {name for name in names if name.lower().endswith(".npy")}
         pictures = {Path(name).stem for name in names if name not in arrays} if arrays else set()
         for name in names:
@@ -104,7 +117,7 @@ class Folders:
                 yield folder / name
         for name in listing.folders:
             if not name.startswith("."):
-                yield from self.images(folder / name)
+                yield from self.images(folder / name, also)
 
 
 class ImageFinder:

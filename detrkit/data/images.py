@@ -65,6 +65,7 @@ from detrkit.data.bands import (
     read_tiff,
     tiff_header,
 )
+from detrkit.data.image_bytes import PILLOW_FORMATS, ImageBytes, ImageFile, opened
 from detrkit.data.modes import as_stored, from_pillow, orientation_of, oriented
 from detrkit.data.unreadable import (
     MAX_PIXELS,
@@ -125,7 +126,7 @@ def readers() -> dict[str, object]:
     }
 
 
-def read_header(path: str | Path) -> ImageHeader:
+def read_header(path: ImageFile) -> ImageHeader:
     """Size and orientation, without decoding the pixels.
 
     Raises:
@@ -143,7 +144,7 @@ def read_header(path: str | Path) -> ImageHeader:
     return header
 
 
-def _header(path: str | Path) -> ImageHeader:
+def _header(path: ImageFile) -> ImageHeader:
     try:
         with _opened(path) as image:
             size = image.height, image.width
@@ -151,7 +152,7 @@ def _header(path: str | Path) -> ImageHeader:
                 size = image.tag_v2[IMAGELENGTH], image.tag_v2[IMAGEWIDTH]
             return ImageHeader(size, orientation_of(image))
     except UnidentifiedImageError:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             start = file.read(1 << 17)
         if start.startswith(NPY):
             return ImageHeader(npy_size(start)[:2])
@@ -160,11 +161,11 @@ def _header(path: str | Path) -> ImageHeader:
         raise
 
 
-def read_image(path: str | Path, *, apply_exif: bool = True, channels: int | None = 3) -> Tensor:
+def read_image(path: ImageFile, *, apply_exif: bool = True, channels: int | None = 3) -> Tensor:
     """Reads an image file of any kind, as the table above says.
 
     Args:
-        path: the file.
+        path: the file, or its content as `ImageBytes`.
         apply_exif: turn and mirror the pixels as the EXIF orientation says.
         channels: C, how many the model takes: 3 for RGB, 1 for gray, another number for files
             with as many bands. None, for looking at it: RGB for pictures, one band for gray of
@@ -184,7 +185,10 @@ def read_image(path: str | Path, *, apply_exif: bool = True, channels: int | Non
     import torch  # not needed for reading annotations
 
     try:
-        data = np.fromfile(path, np.uint8)
+        if isinstance(path, ImageBytes):
+            data = np.frombuffer(path.content, np.uint8)
+        else:
+            data = np.fromfile(path, np.uint8)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     image = _decode_jpeg(path, data, apply_exif, channels)
@@ -203,7 +207,7 @@ def read_image(path: str | Path, *, apply_exif: bool = True, channels: int | Non
 
 
 def _decode_jpeg(
-    path: str | Path, data: npt.NDArray[np.uint8], apply_exif: bool, channels: int | None
+    path: ImageFile, data: npt.NDArray[np.uint8], apply_exif: bool, channels: int | None
 ) -> npt.NDArray[np.uint8] | None:
     """Pixels (H, W, C) of an ordinary complete JPEG; None for everything else."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
@@ -245,7 +249,7 @@ def _jpeg_frame(data: memoryview) -> tuple[int, int, int] | None:
 
 
 def _decode_any(
-    path: str | Path, data: npt.NDArray[np.uint8], apply_exif: bool, channels: int | None
+    path: ImageFile, data: npt.NDArray[np.uint8], apply_exif: bool, channels: int | None
 ) -> Bands:
     """Pixels (H, W, C) of what is no ordinary JPEG."""
     start = data[:8].tobytes()
@@ -270,22 +274,34 @@ def _decode_any(
     return oriented(found, orientation) if apply_exif else as_stored(found, orientation)
 
 
-def _decode_tiff(path: str | Path, apply_exif: bool, channels: int | None) -> Bands:
+def _decode_tiff(path: ImageFile, apply_exif: bool, channels: int | None) -> Bands:
     found, orientation = read_tiff(path, channels, 3 * max_pixels())
     return oriented(found, orientation) if apply_exif else found
 
 
-def _opened(path: str | Path) -> Image.Image:
+def _opened(path: ImageFile) -> Image.Image:
     """The file in Pillow, with the reader of HEIC if there is one."""
     if max_pixels() > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None:
         # Pillow's own guard refuses twice this number
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels())
     try:
-        return Image.open(path)
+        return _open(path)
     except UnidentifiedImageError:
         if not (is_heif(path) and _register_heif()):
             raise
-        return Image.open(path)
+        return _open(path)
+
+
+def _open(path: ImageFile) -> Image.Image:
+    if isinstance(path, ImageBytes):
+        return Image.open(opened(path), formats=[f for f in PILLOW_FORMATS if _is_known(f)])
+    return Image.open(path)
+
+
+def _is_known(kind: str) -> bool:
+    """Whether this Pillow has a reader of that name."""
+    Image.init()
+    return kind in Image.OPEN
 
 
 def _register_heif() -> bool:

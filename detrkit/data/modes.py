@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from detrkit.data.bands import Bands, WrongBands
+from detrkit.data.image_bytes import ImageFile
 
 _ORIENTATION = 0x0112  # EXIF tag
 
 
 def from_pillow(
-    image: Image.Image, channels: int | None = 3, name: str | Path = "the picture"
+    image: Image.Image, channels: int | None = 3, name: ImageFile = "the picture"
 ) -> Bands:
     """Pixels of a picture; its EXIF orientation is not applied.
 

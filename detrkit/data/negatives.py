@@ -53,6 +53,8 @@ def open_negatives(
     place = Path(path).expanduser()
     if not place.exists():
         raise DataError(f"{key}: there is no {place}", hint=_HINT)
+    if place.is_file() and place.suffix.lower() not in (".json", ".yaml", ".yml"):
+        raise DataError(f"{key}: {place} is neither a folder nor a data set", hint=_HINT)
     is_data_set = place.is_file() or find_layout_in(place) is not None
     read = _of_data_set if is_data_set else _of_folder
     found = read(place, key, check_images)

@@ -13,16 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+#: One entry per thread that is inside. The variable is one for all of them: the last one out puts
+#: back what it held at first. Appending and popping need no lock, which a fork could leave taken.
+_inside: list[None] = []
+
 
 @cache
-def _streams() -> tuple[ctypes.c_void_p, int] | None:
-    """The C variable `stderr`, and a stream to nowhere."""
+def _streams() -> tuple[ctypes.c_void_p, int | None, int] | None:
+    """The C variable `stderr`, what it holds, and a stream to nowhere."""
     if platform.libc_ver()[0] != "glibc":
         return None
     library = ctypes.CDLL(None)
     library.fopen.restype = ctypes.c_void_p
     nowhere = library.fopen(os.devnull.encode(), b"w")
-    return (ctypes.c_void_p.in_dll(library, "stderr"), nowhere) if nowhere else None
+    variable = ctypes.c_void_p.in_dll(library, "stderr")
+    return (variable, variable.value, nowhere) if nowhere else None
 
 
 @contextmanager
@@ -32,10 +37,12 @@ def quiet_c_stderr() -> Iterator[None]:
     if streams is None:
         yield
         return
-    stderr, nowhere = streams
-    before = stderr.value
+    stderr, usual, nowhere = streams
+    _inside.append(None)
     stderr.value = nowhere
     try:
         yield
     finally:
-        stderr.value = before
+        _inside.pop()
+        if not _inside:
+            stderr.value = usual

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from detrkit.data.image_bytes import ImageFile, is_empty, opened
 from detrkit.errors import DataError, UsageError
 
 
@@ -18,6 +18,10 @@ class FolderGone(DataError):
         self, message: str, *, hint: str | None = "is the disk or the share still mounted?"
     ) -> None:
         super().__init__(message, hint=hint)
+
+
+class TooManyPixels(DataError):
+    """The picture is larger than `max_pixels`."""
 
 
 #: Larger images are refused: a small file can declare more pixels than the memory holds.
@@ -61,24 +65,24 @@ def max_pixels() -> int:
     return int(text)
 
 
-def refuse_bomb(path: str | Path, height: int, width: int, bands: int = 3) -> None:
+def refuse_bomb(path: ImageFile, height: int, width: int, bands: int = 3) -> None:
     """Raises where the picture is larger than `max_pixels`; more than three bands count in thirds.
 
     Raises:
-        DataError: it is.
+        TooManyPixels: it is.
     """
     if height * width * max(bands / 3, 1) > max_pixels():
         raise _bomb(path)
 
 
-def _bomb(path: str | Path) -> DataError:
-    return DataError(
+def _bomb(path: ImageFile) -> TooManyPixels:
+    return TooManyPixels(
         f"{path}: declares more than {max_pixels():,} pixels, not decoded",
         hint=f"cut the picture into tiles, or set {MAX_PIXELS_VARIABLE} to a larger number",
     )
 
 
-def unreadable(path: str | Path, error: BaseException) -> DataError:
+def unreadable(path: ImageFile, error: BaseException) -> DataError:
     """The error for a file that made a reader raise `error`."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: file not found")
@@ -86,7 +90,7 @@ def unreadable(path: str | Path, error: BaseException) -> DataError:
         return _bomb(path)
     if isinstance(error, MemoryError):
         return DataError(f"{path}: does not fit into the memory that is left")
-    if Path(path).is_file() and not Path(path).stat().st_size:
+    if is_empty(path):
         return DataError(f"{path}: the file is empty")
     if isinstance(error, UnidentifiedImageError):
         kind = _kind_without_reader(path)
@@ -96,7 +100,7 @@ def unreadable(path: str | Path, error: BaseException) -> DataError:
     return DataError(f"{path}: damaged image ({error or type(error).__name__})")
 
 
-def _kind_without_reader(path: str | Path) -> tuple[str, str] | None:
+def _kind_without_reader(path: ImageFile) -> tuple[str, str] | None:
     """What is said about, and what helps with, files that are images, but not to this Pillow."""
     if is_heif(path):
         return (
@@ -108,15 +112,15 @@ def _kind_without_reader(path: str | Path) -> tuple[str, str] | None:
     return None
 
 
-def is_heif(path: str | Path) -> bool:
+def is_heif(path: ImageFile) -> bool:
     """Whether the file is a HEIC or HEIF picture, by its first bytes."""
     brands = _brands(path)
     return bool(brands & _HEIF) and not brands & _AVIF
 
 
-def _brands(path: str | Path) -> set[str]:
+def _brands(path: ImageFile) -> set[str]:
     """Kinds that an ISO media file (HEIC, AVIF, MP4) says it belongs to; none of other files."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         start = file.read(128)
     if start[4:8] != b"ftyp":
         return set()

@@ -57,7 +57,7 @@ class YoloLayout:
         faults = FaultReport()
         if not isinstance(content, Mapping):
             faults.add(FaultKind.BAD_STRUCTURE, path, "", "expected a mapping with `names`")
-        classes = _classes(path, content)
+        classes = declared_classes(path, content)
         images: dict[str, list[Path]] = {}
         missing = []
         for split, aliases in SPLIT_NAMES.items():
@@ -306,8 +306,12 @@ def parse_line(
     return YoloObject(labels[int(category)], values)
 
 
-def _classes(path: Path, content: Mapping[str, Any]) -> ClassMap:
-    """Classes of data.yaml: `names` as a list or as {id: name}, else `nc` of them."""
+def declared_classes(path: Path, content: Mapping[str, Any]) -> ClassMap:
+    """Classes of data.yaml: `names` as a list or as {id: name}, else `nc` of them.
+
+    Raises:
+        DataError: neither is there.
+    """
     names, count = content.get("names"), content.get("nc")
     report = FaultReport()
     if isinstance(names, Mapping) and names and all(isinstance(k, int) for k in names):

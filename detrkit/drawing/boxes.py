@@ -1,7 +1,8 @@
 """Boxes with names on pictures.
 
-Line and letters grow with the picture; a class keeps its colour; names stay inside the picture
-and, where there is room, off each other. Better detections are drawn over worse ones.
+Line and letters grow with the picture; a class keeps its colour, and so does a track; names stay
+inside the picture and, where there is room, off each other. Better detections are drawn over worse
+ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from detrkit.data.modes import from_pillow
 from detrkit.drawing.fonts import can_write, clean, font_for
 from detrkit.drawing.viewable import viewable
 from detrkit.structures import ClassMap, Detections, ImageSpec, Target
+from detrkit.structures.class_map import color_of
 
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
@@ -106,7 +108,10 @@ def draw_detections(
         )
         for i, label in enumerate(shown.labels)
     ]
-    colors = [_color(shown.class_map, int(label)) for label in shown.labels]
+    if tracks is None:
+        colors = [_color(shown.class_map, int(label)) for label in shown.labels]
+    else:  # an object keeps its colour, whatever the detector takes it for
+        colors = [color_of(int(track)) for track in tracks]
     return draw_boxes(picture, boxes, captions, colors, font_size=font_size, line_width=line_width)
 
 

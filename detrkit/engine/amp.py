@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from detrkit.errors import UsageError
 _BF16_FEATURES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 Amp = Literal["bf16", "fp16", "off"]
+AMPS: tuple[Amp, ...] = get_args(Amp)
 
 
 class LossScaler(GradScaler):
@@ -60,13 +61,14 @@ class Precision:
             if device.type == "cpu":
                 return cls("bf16" if cpu_computes_bf16() else "off")
             return cls("bf16" if torch.cuda.is_bf16_supported(False) else "fp16")
-        if asked not in ("bf16", "fp16", "off"):
+        amp = next((each for each in AMPS if each == asked), None)
+        if amp is None:
             raise UsageError(f"--amp {asked}: choose bf16, fp16 or off")
-        if asked == "fp16" and device.type == "cpu":
+        if amp == "fp16" and device.type == "cpu":
             raise UsageError(
                 "--amp fp16 needs a GPU", hint="on a CPU use --amp off, or bf16 to save memory"
             )
-        return cls(asked)  # type: ignore[arg-type]
+        return cls(amp)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The context of a forward pass."""

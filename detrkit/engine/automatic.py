@@ -12,6 +12,13 @@ Their arithmetic, for n epochs with augmentation (`stop_epoch`) out of N:
     the matcher changes                      at 0.9 n (0.83 to 0.96)
     N - n epochs without augmentation last   8 of 58, 12 of 102 to 160, 32 of 500; 1 to 3 of
                                              RT-DETRv2's 72 to 120
+
+One rule of theirs is not taken over: that the epochs without augmentation begin with the best
+weights so far, and return to them after each epoch that is not better. Short runs still improve
+when augmentation ends, and on few validation images the best epoch is a lucky one, so that this
+throws away what was learnt since. Here they begin with the best weights only after a decline: when
+none of the three epochs before came as near to the best one as chance allows
+(`detrkit.engine.judging`); and no epoch returns.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def coco_evaluator(
     index: Any,
     class_map: Any = None,
     iou_types: Sequence[str] = ("bbox",),
-    backend: str = "detrkit",
+    backend: str | None = None,
 ) -> Any:
     """COCO average precision of boxes.
 
@@ -53,13 +53,14 @@ def coco_evaluator(
         index: the validation data.
         class_map: of the detections; default the data's.
         iou_types: only "bbox"; the detectors here find no masks.
-        backend: "detrkit", "hotcoco" or "pycocotools".
+        backend: "hotcoco", "pycocotools" or "detrkit"; None: the first that is installed.
     """
     from detrkit.metrics import CocoEvaluator
+    from detrkit.metrics.coco import checked_backend
 
     if tuple(iou_types) != ("bbox",):
         raise ConfigError(f"evaluator.iou_types: only bbox is possible, got {list(iou_types)}")
-    return CocoEvaluator(index, class_map, backend=backend)  # type: ignore[arg-type]
+    return CocoEvaluator(index, class_map, checked_backend(backend))
 
 
 for _optimizer in (optim.AdamW, optim.Adam, optim.SGD):

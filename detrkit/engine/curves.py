@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -85,6 +86,16 @@ def draw_curves(runs: Sequence[RunCurves]) -> Image.Image:
     picture = Image.open(file)
     picture.load()
     return picture
+
+
+def read_curves(path: Path) -> Image.Image | None:
+    """A picture of curves that a run has drawn; None where there is none, or a damaged one."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except OSError:
+        return None
 
 
 def _figure(runs: Sequence[RunCurves]) -> Figure:

@@ -55,6 +55,7 @@ _SETTINGS = {
         "compile",
         "channels_last",
         "profile",
+        "report",
     )
 }
 
@@ -83,7 +84,7 @@ class TrainFlags:
         class_map: file of lines `class of the data: class of these weights`.
         loggers: where curves go as well; each one name, or several with commas between.
         patience, best_metric, freeze_bn, layer_decay, sampling, negatives, eval_negatives, compile,
-        channels_last, profile: the settings of these names.
+        channels_last, profile, report: the settings of these names.
         freeze: parts that keep their weights; each one name, or several with commas between.
         distillation: values of that section by dotted key; None: it is left as it is.
     """
@@ -118,6 +119,7 @@ class TrainFlags:
     channels_last: bool | None = None
     profile: int | None = None
     distillation: Mapping[str, Any] | None = None
+    report: bool | None = None
 
 
 def load_with_flags(
@@ -325,8 +327,12 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_sides(text: str, option: str) -> tuple[int, int]:
     """`640` -> (640, 640); `480x640` -> (480, 640), height first.
+
+    Args:
+        text: what the user wrote.
+        option: behind which.
 
     Raises:
         UsageError: it is neither.
@@ -334,10 +340,19 @@ def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d+)(?:\s*[x×,]\s*(\d+))?\s*", text)
     if not match:
         raise UsageError(
-            f"--size {text}: expected a number or HxW", hint="e.g. --size 640 or --size 480x640"
+            f"{option} {text}: expected a number or HxW",
+            hint=f"e.g. {option} 640 or {option} 480x640",
         )
-    height = int(match[1])
-    width = int(match[2] or height)
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Like `parse_sides`, for the input of a model.
+
+    Raises:
+        UsageError: it is no size, or none that a model takes.
+    """
+    height, width = parse_sides(text, "--size")
     for side in (height, width):
         if side < 32 or side % 32:
             near = max(32, round(side / 32) * 32)
@@ -400,7 +415,10 @@ def _derived(
     values["warmup_iter" if flat else "lr_warmup_scheduler.warmup_duration"] = auto.warmup_steps
     values["ema.decay"] = auto.ema_decay
     values["ema.warmups"] = auto.ema_warmups
-    late = collate_of(tree).get("ema_restart_decay")
+    collate = collate_of(tree)
+    if collate.get("stop_epoch") is not None and tree.get("restart_from_best") is not False:
+        values["restart_from_best"] = "decline"
+    late = collate.get("ema_restart_decay")
     if late is not None:
         values["train_dataloader.collate_fn.ema_restart_decay"] = min(late, auto.ema_decay)
     return values

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from detrkit.config import Config, build_component, load_config
@@ -14,12 +15,16 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.detect import open_dataset, split_to_measure
 from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
+from detrkit.data.negatives import open_negatives
 from detrkit.engine.data_sets import open_data
-from detrkit.engine.distributed.group import own_device, shared
+from detrkit.engine.distributed.group import own_device, shared, world_size
 from detrkit.engine.evaluator import Evaluation, Progress, evaluate_runtime
 from detrkit.engine.model_cost import model_cost
+from detrkit.engine.negatives import shared_images
+from detrkit.engine.over_activation import measure_false_detections
 from detrkit.engine.runtime import Runtime, TorchRuntime
 from detrkit.errors import DataError
+from detrkit.metrics import Negatives
 from detrkit.metrics.coco import DEFAULT_BACKEND, Backend
 from detrkit.metrics.schema import ModelJson
 from detrkit.structures import ClassMap
@@ -37,6 +42,7 @@ class EvaluationOf:
         index: of that data.
         config: of the weights; None where they carry none.
         model: what it costs.
+        negatives: what was found on images without targets.
     """
 
     result: Evaluation
@@ -44,6 +50,7 @@ class EvaluationOf:
     index: DatasetIndex
     config: Config | None = None
     model: ModelJson | None = None
+    negatives: Negatives | None = None
 
 
 def evaluate_weights(
@@ -58,6 +65,7 @@ def evaluate_weights(
     size: tuple[int, int] | None = None,
     backend: Backend = DEFAULT_BACKEND,
     cost: bool = False,
+    negatives: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluationOf:
     """Measures weights on a data set.
@@ -71,14 +79,16 @@ def evaluate_weights(
         device: default the best one there is.
         batch: images per forward pass.
         size: (h, w) of the input, where it is not to be that of the weights.
-        backend: "detrkit", "hotcoco" or "pycocotools".
+        backend: what counts COCO's numbers.
         cost: also count parameters and FLOPs, which takes seconds.
+        negatives: images without targets, to count false detections on.
         progress: called after each batch.
 
     Raises:
         WeightsError, DataError, ConfigError: what is wrong, and where.
     """
-    chosen = own_device(device)
+    # alone, each kind of file has its own best device
+    chosen = own_device(device) if world_size() > 1 else device
     cfg = load_config(config, update=update) if isinstance(config, str | Path) else config
     runtime = Runtime.open(weights, cfg, device=chosen, size=size)
     if cfg is None or isinstance(config, Config):
@@ -90,12 +100,57 @@ def evaluate_weights(
         index, name = validation_index(cfg)
     else:
         raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
+    empty = None if negatives is None else _open_empty(negatives, index, runtime)
+    result, index = _evaluate_on(runtime, index, name, batch, backend, progress)
+    found = None
+    if empty is not None:
+        false = measure_false_detections(runtime, empty, batch=batch, progress=progress)
+        found = Negatives(empty, false)
+    model = shared(lambda: model_cost(weights, runtime)) if cost else None
+    return EvaluationOf(result, name, index, cfg, model, found)
+
+
+def evaluate_opened(
+    runtime: Runtime, data: str | Path, split: str | None = None, batch: int = 8
+) -> EvaluationOf:
+    """Measures a runtime that is open already; arguments as of `evaluate_weights`."""
+    index, name = _index_at(data, split, runtime.class_map)
+    result, index = _evaluate_on(runtime, index, name, batch)
+    return EvaluationOf(result, name, index)
+
+
+def _evaluate_on(
+    runtime: Runtime,
+    index: DatasetIndex,
+    name: str,
+    batch: int,
+    backend: Backend = DEFAULT_BACKEND,
+    progress: Progress | None = None,
+) -> tuple[Evaluation, DatasetIndex]:
+    """Measures on a data set whose classes fit; the runtime takes them over."""
     index = _with_classes_by_order(index, runtime.class_map, name)
     check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
-    result = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
-    model = shared(lambda: model_cost(weights, runtime)) if cost else None
-    return EvaluationOf(result, name, index, cfg, model)
+    found = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
+    return found, index
+
+
+def _open_empty(path: str | Path, index: DatasetIndex, runtime: Runtime) -> DatasetIndex:
+    """The images without targets; a warning where some of them have targets in `index`."""
+    found = open_negatives(path, index.class_map, key="--negatives")
+    check_bands(found, runtime.image_spec.in_channels)
+    boxes = np.diff(index.offsets)
+    annotated = {path for path, count in zip(index.paths, boxes, strict=True) if count}
+    twice = shared(lambda: shared_images(found, annotated))
+    if twice:
+        log.warning(
+            "--negatives: %d of %d images are evaluated on with boxes in them, e.g. %s: what is "
+            "found there counts as false",
+            len(twice),
+            len(found),
+            twice[0][0],
+        )
+    return found
 
 
 def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:

@@ -18,7 +18,7 @@ from detrkit.data.index import DatasetIndex
 from detrkit.engine.amp import Precision
 from detrkit.engine.distributed.group import gathered, rank, shared, world_size
 from detrkit.engine.interrupt import Stop
-from detrkit.engine.predictor import read_ahead
+from detrkit.engine.read_ahead import read_ahead
 from detrkit.engine.runtime import PostProcessor, Runtime
 from detrkit.engine.stopwatch import Stopwatch
 from detrkit.errors import DataError
@@ -61,7 +61,7 @@ class Evaluator:
         class_map: classes of the model's labels; None: the data set's.
         precision: of the forward pass. The authors evaluate in float32, also after mixed
             precision training.
-        backend: what counts; the others are cross-checks.
+        backend: what counts.
         yolo_metrics: add precision, recall, F1 and mAP to the numbers, and keep their `table`.
         keep: remember detections in `detections`.
         detections: of the last run, in the order of the batches.

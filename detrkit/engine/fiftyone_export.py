@@ -8,6 +8,7 @@ image, with the data set's `category_id`; true boxes with `iscrowd` and `annotat
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,24 +38,42 @@ def to_fiftyone(name: str, report: EvaluationReport, index: DatasetIndex) -> Any
         UsageError: the name is taken.
         DetrkitError: FiftyOne's database does not run.
     """
-    fiftyone = require_fiftyone()
-    try:
-        if fiftyone.dataset_exists(name):
-            raise UsageError(
-                f"FiftyOne has a data set `{name}` already",
-                hint=f"another name, or: fiftyone datasets delete {name}",
-            )
+    require_name(name)
+    with _database() as fiftyone:
         dataset = fiftyone.Dataset(name, persistent=True)
         dataset.add_samples(list(samples_of(report, index)))
-    except DetrkitError:
-        raise
-    except Exception as error:  # of its own database layer: no server, no space, no permission
+    return dataset
+
+
+def require_name(name: str) -> None:
+    """Whether a data set of this name can be made, before hours go into it.
+
+    Raises:
+        MissingExtraError: FiftyOne is not installed.
+        UsageError: the name is taken.
+        DetrkitError: FiftyOne's database does not run.
+    """
+    with _database() as fiftyone:
+        is_taken = fiftyone.dataset_exists(name)
+    if is_taken:
+        raise UsageError(
+            f"FiftyOne has a data set `{name}` already",
+            hint=f"another name, or: fiftyone datasets delete {name}",
+        )
+
+
+@contextmanager
+def _database() -> Iterator[Any]:
+    """The package; what its database layer raises is said in a line."""
+    fiftyone = require_fiftyone()
+    try:
+        yield fiftyone
+    except Exception as error:  # no server, no space, no permission
         reason = (str(error) or repr(error)).splitlines()[0]
         raise DetrkitError(
             f"FiftyOne cannot keep the data set: {reason}",
             hint="does `fiftyone app launch` work? It needs its MongoDB",
         ) from error
-    return dataset
 
 
 def require_fiftyone() -> Any:

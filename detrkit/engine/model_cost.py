@@ -21,7 +21,7 @@ def model_cost(weights: str | Path, runtime: Runtime) -> ModelJson:
     """
     file = locate(weights)
     cost: ModelJson = {
-        "file_bytes": file.stat().st_size if file.is_file() else None,
+        "file_bytes": file_bytes(file),
         "parameters": None,
         "flops": None,
         "macs": None,
@@ -32,9 +32,20 @@ def model_cost(weights: str | Path, runtime: Runtime) -> ModelJson:
         cost["parameters"] = report.deployed
         cost["flops"], cost["macs"] = report.flops.calflops, report.flops.macs
     elif isinstance(runtime, OnnxRuntime):
-        cost["parameters"], beside = _onnx_weights(file)
-        cost["file_bytes"] = file.stat().st_size + beside
+        cost["parameters"], _ = _onnx_weights(file)
     return cost
+
+
+def file_bytes(file: Path) -> int | None:
+    """Of a model's file and what belongs to it: external data, OpenVINO's `.bin`."""
+    if not file.is_file():
+        return None
+    beside = 0
+    if file.suffix.lower() == ".onnx":
+        _, beside = _onnx_weights(file)
+    elif file.suffix.lower() == ".xml" and file.with_suffix(".bin").is_file():
+        beside = file.with_suffix(".bin").stat().st_size
+    return file.stat().st_size + beside
 
 
 def _onnx_weights(file: Path) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +50,7 @@ def add_negatives(cfg: Config, train: DetectionDataset, seed: int) -> None:
     if run.negatives_share is not None:
         chosen = at_most(found, len(train), run.negatives_share, seed)
     own = {path: i for i, path in enumerate(train.index.paths)}
-    twice = _shared_with(chosen, list(own))
+    twice = shared_images(chosen, list(own))
     boxes = np.diff(train.index.offsets)
     annotated = [(a, b) for a, b in twice if boxes[own[b]]]
     if annotated:
@@ -95,7 +95,7 @@ def open_eval_negatives(cfg: Config, train: DetectionDataset) -> DatasetIndex | 
         raise ConfigError(f"oa_tolerance must not be negative, got {run.oa_tolerance}")
     found = open_negatives(run.eval_negatives, train.class_map, key="eval_negatives")
     check_bands(found, train.in_channels)
-    twice = _shared_with(found, list(train.index.paths))
+    twice = shared_images(found, list(train.index.paths))
     if twice:
         log.warning(
             "eval_negatives: %d of %d images are trained on as well, e.g. %s%s: "
@@ -139,6 +139,7 @@ def build_over_activation(
     )
 
 
-def _shared_with(index: DatasetIndex, paths: list[str]) -> list[tuple[str, str]]:
+def shared_images(index: DatasetIndex, paths: Collection[str]) -> list[tuple[str, str]]:
+    """Images of `index` that are also among `paths`, with those that they are (`same_files`)."""
     # a stat of each of a million files takes minutes on a network disk
     return same_files(index.paths, paths, contents=len(paths) <= ALL_UP_TO)

@@ -32,10 +32,11 @@ from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.interrupt import InterruptGuard
 from detrkit.engine.oa_candidates import CandidateFiles, Waiting
 from detrkit.engine.observers.base import LateReport, Observer
-from detrkit.engine.over_activation import FalseDetections, find_false_detections
+from detrkit.engine.over_activation import find_false_detections
 from detrkit.engine.runtime import PostProcessor, TorchRuntime
 from detrkit.engine.state import TrainState
 from detrkit.errors import DetrkitError
+from detrkit.metrics import FalseDetections
 from detrkit.structures import ClassMap, ImageSpec
 
 log = logging.getLogger("detrkit")

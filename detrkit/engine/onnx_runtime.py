@@ -1,19 +1,13 @@
-"""Runs `.onnx` files as the authors' exporters write them.
+"""Runs `.onnx` files: detrkit's, which describe themselves, and those of the authors' exporters.
 
-    images             (N, C, h, w) float32, RGB, 0–1; DEIMv2's ViTs want ImageNet's mean and
-                       deviation removed
-    orig_target_sizes  (N, 2) int64, (width, height) of the original images
-    labels, boxes, scores   (N, n), boxes_xyxy (N, n, 4) in original pixels, (N, n)
-
-Such files say nothing about themselves. What is needed is read off the graph: the input size from
-the shape of `images`, the number of classes from the score heads, the kind of backbone from the
-names of the layers.
+The authors' files say nothing about themselves. What is needed is read off the graph: the input
+size from the shape of `images`, the number of classes from the score heads, the kind of backbone
+from the names of the layers. DEIMv2's ViTs want ImageNet's mean and deviation removed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,158 +15,169 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detrkit.engine.artefact_runtime import (
+    INPUTS,
+    OUTPUTS,
+    Answer,
+    ArtefactRuntime,
+    check_file,
+    check_names,
+    read_metadata,
+)
 from detrkit.engine.known_classes import coco_classes, known_class_map, known_name
-from detrkit.engine.runtime import Runtime, resized_batch
+from detrkit.engine.runtime import RunOptions, choose_device
 from detrkit.engine.state_names import is_class_rows
-from detrkit.errors import UsageError, WeightsError
-from detrkit.structures import ClassMap, Detections, ImageSpec
+from detrkit.errors import MissingExtraError, UsageError, WeightsError, did_you_mean
+from detrkit.export.metadata import KEY
+from detrkit.structures import ClassMap, ImageSpec
 
 if TYPE_CHECKING:
     import onnx
 
 log = logging.getLogger("detrkit")
 
-_INPUTS = {"images", "orig_target_sizes"}
-_OUTPUTS = ("labels", "boxes", "scores")
-
 #: Mean and deviation of ImageNet's colours, which DINOv3 was trained with.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+#: `--provider` -> ONNX Runtime's name, and the package that has it.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu"),
+    "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
+    "coreml": ("CoreMLExecutionProvider", "onnxruntime"),
+}
 
-class OnnxRuntime(Runtime):
+
+class OnnxRuntime(ArtefactRuntime):
     """A detector in ONNX Runtime.
 
     Args:
         path: the file.
-        device: where it runs: "cpu", or "cuda:N" where ONNX Runtime has it.
+        device: "cpu" or "cuda:N"; None: CUDA where this ONNX Runtime and the machine have it.
         size: (h, w) of the input; None: as the file says.
+        options: `threads` and `provider` count; the number format is the file's.
 
     Raises:
         WeightsError: missing, damaged, or with other inputs and outputs.
         UsageError: the device is not available, or the size not what the file wants.
+        MissingExtraError: this ONNX Runtime lacks the provider.
     """
 
     def __init__(
-        self, path: Path, device: torch.device, size: tuple[int, int] | None = None
+        self,
+        path: Path,
+        device: str | torch.device | None = None,
+        size: tuple[int, int] | None = None,
+        options: RunOptions | None = None,
     ) -> None:
-        if not path.is_file():
-            raise WeightsError(f"model file not found: {path}")
-        self.device = device
-        self.session = _session(path, device)
-        shapes = {node.name: node.shape for node in self.session.get_inputs()}
-        outputs = [node.name for node in self.session.get_outputs()]
-        if set(shapes) != _INPUTS or not set(_OUTPUTS) <= set(outputs):
-            raise WeightsError(
-                f"{path}: inputs {', '.join(shapes)} and outputs {', '.join(outputs)} are not "
-                f"those of the authors' exporters",
-                hint=f"wanted are the inputs {', '.join(sorted(_INPUTS))} and the outputs "
-                f"{', '.join(_OUTPUTS)}",
-            )
-        batch, channels, height, width = shapes["images"]
-        self.batch = batch if isinstance(batch, int) else None
-        fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-        self.image_spec, self.class_map = _describe(
-            path, _input_size(path, fixed, size), channels if isinstance(channels, int) else 3
+        options = options or RunOptions()
+        check_file(path)
+        options.warn_unused(path, ("threads", "provider"))
+        provider, place = _provider(device, options.provider)
+        self.name = f"ONNX Runtime, {provider}"
+        self.session = _session(path, provider, place, options.threads)
+        inputs = self.session.get_inputs()
+        shapes = {node.name: node.shape for node in inputs}
+        check_names(path, shapes, [node.name for node in self.session.get_outputs()])
+        self._types = {node.name: _NUMPY.get(node.type) for node in inputs}
+        super().__init__(
+            path,
+            place,
+            [n if isinstance(n, int) else None for n in shapes["images"]],
+            read_metadata(self.session.get_modelmeta().custom_metadata_map, KEY, path),
+            size,
         )
 
-    def predict(
-        self, images: Sequence[Tensor], paths: Sequence[str | None] | None = None
-    ) -> list[Detections]:
-        found: list[Detections] = []
-        step = self.batch or max(len(images), 1)
-        for first in range(0, len(images), step):
-            part = images[first : first + step]
-            found += self._run(part, paths[first : first + step] if paths is not None else None)
-        return found
+    def compute(self, images: Tensor, sizes: Tensor) -> Answer:
+        given = {
+            name: value.numpy().astype(self._types[name], copy=False)
+            for name, value in zip(INPUTS, (images, sizes), strict=True)
+        }
+        labels, boxes, scores = self.session.run(list(OUTPUTS), given)
+        return labels, boxes, scores
 
-    def _run(
-        self, images: Sequence[Tensor], paths: Sequence[str | None] | None
-    ) -> list[Detections]:
-        """One call of the session; a fixed batch is filled up with the last image."""
-        filled = [*images, *[images[-1]] * ((self.batch or 0) - len(images))]
-        with self.watch.over("preprocess"):
-            pixels = self.image_spec.normalized(resized_batch(self.image_spec, filled)).numpy()
-        sizes = np.array([[image.shape[-1], image.shape[-2]] for image in filled], np.int64)
-        with self.watch.over("model"):
-            labels, boxes, scores = self.session.run(
-                list(_OUTPUTS), {"images": pixels, "orig_target_sizes": sizes}
-            )
-        self.watch.images += len(images)
-        with self.watch.over("postprocess"):
-            return [
-                self._detections(
-                    image, labels[i], boxes[i], scores[i], None if paths is None else paths[i]
-                )
-                for i, image in enumerate(images)
-            ]
+    def _undescribed(self, size: tuple[int, int], channels: int) -> tuple[ImageSpec, ClassMap]:
+        import onnx
 
-    def _detections(
-        self, image: Tensor, labels: Any, boxes: Any, scores: Any, path: str | None
-    ) -> Detections:
-        """The answer for one image, best score first."""
-        order = np.argsort(-scores, kind="stable")
-        return Detections(
-            boxes_xyxy=boxes[order].astype(np.float32),
-            scores=scores[order].astype(np.float32),
-            labels=labels[order].astype(np.int64),
-            class_map=self.class_map,
-            orig_size=(image.shape[-2], image.shape[-1]),
-            path=path,
-        )
+        path = self.path
+        graph = onnx.load(str(path), load_external_data=False).graph
+        count = _class_count(graph)
+        classes = known_class_map(count) if count is not None else coco_classes()
+        if classes is None:
+            log.warning("%s carries no class names; its %s classes are numbered", path, count)
+            classes = ClassMap.from_names(f"class {i}" for i in range(count or 0))
+        else:
+            log.info("%s: classes taken for those of %s", path, known_name(len(classes)))
+        dinov3 = any("dinov3" in name for node in graph.node for name in (node.name, *node.input))
+        if dinov3 and channels == 3:
+            log.info("%s has a DINOv3 backbone: ImageNet's mean and deviation are removed", path)
+            return ImageSpec(size, mean=_IMAGENET[0], std=_IMAGENET[1]), classes
+        return ImageSpec(size, in_channels=channels), classes
 
 
-def _session(path: Path, device: torch.device) -> Any:
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+
+
+def _provider(device: str | torch.device | None, asked: str | None) -> tuple[str, torch.device]:
+    """The short name of the provider, and where its inputs are."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.type == "cuda":
-        if "CUDAExecutionProvider" not in available:
-            raise UsageError(
-                "this ONNX Runtime has no CUDA",
-                hint="pip install onnxruntime-gpu, or use --device cpu",
-            )
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    if asked is not None and asked not in PROVIDERS:
+        raise UsageError(
+            f"no provider `{asked}` of ONNX Runtime{did_you_mean(asked, PROVIDERS)}",
+            hint=f"there are: {', '.join(PROVIDERS)}",
+        )
+    on_gpu = asked in ("cuda", "tensorrt")
+    if device is None and asked is None:  # what this ONNX Runtime can use, not what torch can
+        usable = PROVIDERS["cuda"][0] in available and torch.cuda.is_available()
+        device = "cuda" if usable else "cpu"
+    place = choose_device(device or ("cuda" if on_gpu else "cpu"))
+    if place.type not in ("cpu", "cuda"):
+        raise UsageError(
+            f"ONNX Runtime does not run on `{place}`", hint="--device cpu, or --provider coreml"
+        )
+    if on_gpu and place.type != "cuda":
+        raise UsageError(f"the provider {asked} runs on GPUs, not on `{place}`")
+    short = asked or ("cuda" if place.type == "cuda" else "cpu")
+    name, package = PROVIDERS[short]
+    if name not in available:
+        raise MissingExtraError(package, None, f"the provider {short} of ONNX Runtime")
+    return short, place
+
+
+def _session(path: Path, provider: str, place: torch.device, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    settings = {"device_id": place.index or 0} if place.type == "cuda" else {}
+    wanted = [(PROVIDERS[provider][0], settings)]
+    if provider == "tensorrt":  # what it cannot compute
+        wanted.append((PROVIDERS["cuda"][0], settings))
+    if provider != "cpu":
+        wanted.append((PROVIDERS["cpu"][0], {}))
     try:
-        return onnxruntime.InferenceSession(str(path), providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # its errors have no base class of their own
         raise WeightsError(
             f"{path} is damaged or not a model that ONNX Runtime {onnxruntime.__version__} runs: "
             f"{str(error).splitlines()[0]}"
         ) from error
-
-
-def _input_size(
-    path: Path, fixed: tuple[int, int] | None, wanted: tuple[int, int] | None
-) -> tuple[int, int]:
-    if fixed is not None and wanted not in (None, fixed):
-        raise UsageError(f"{path} only takes images of {fixed[0]}x{fixed[1]} (height x width)")
-    size = fixed or wanted
-    if size is None:
+    if session.get_providers()[0] != wanted[0][0]:  # it only warns where libraries are missing
         raise UsageError(
-            f"{path} takes images of any size, so it does not say which it was trained with",
-            hint="name it: --size 640, or --size HEIGHTxWIDTH",
+            f"ONNX Runtime could not start its provider {provider}",
+            hint="its log above names the library that is missing",
         )
-    return size
-
-
-def _describe(path: Path, size: tuple[int, int], channels: int) -> tuple[ImageSpec, ClassMap]:
-    """How images are prepared and what the classes are called."""
-    import onnx
-
-    graph = onnx.load(str(path), load_external_data=False).graph
-    count = _class_count(graph)
-    classes = known_class_map(count) if count is not None else coco_classes()
-    if classes is None:
-        log.warning("%s carries no class names; its %s classes are numbered", path, count)
-        classes = ClassMap.from_names(f"class {i}" for i in range(count or 0))
-    else:
-        log.info("%s: classes taken for those of %s", path, known_name(len(classes)))
-    dinov3 = any("dinov3" in name for node in graph.node for name in (node.name, *node.input))
-    if dinov3 and channels == 3:
-        log.info("%s has a DINOv3 backbone: ImageNet's mean and deviation are removed", path)
-        return ImageSpec(size, mean=_IMAGENET[0], std=_IMAGENET[1]), classes
-    return ImageSpec(size, in_channels=channels), classes
+    return session
 
 
 def _class_count(graph: onnx.GraphProto) -> int | None:

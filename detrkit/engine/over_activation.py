@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from detrkit.data.image_check import read_indexed
 from detrkit.data.index import DatasetIndex
+from detrkit.engine.distributed.group import gathered, rank, shared, world_size
 from detrkit.engine.evaluator import Progress
-from detrkit.engine.predictor import read_ahead
+from detrkit.engine.read_ahead import read_ahead
 from detrkit.engine.runtime import Runtime
 from detrkit.errors import DataError
-from detrkit.metrics import OverActivation, over_activation
+from detrkit.metrics import FalseDetections
+from detrkit.metrics.over_activation import THRESHOLDS
 
-
-@dataclass(frozen=True)
-class FalseDetections:
-    """What was found where there is nothing.
-
-    Attributes:
-        scores: of each image that could be read, (number of detections,), best first.
-        paths: of these images.
-        broken: why the others could not be read, by path.
-    """
-
-    scores: list[npt.NDArray[np.float32]]
-    paths: list[str]
-    broken: dict[str, str]
-
-    def at(self, threshold: float) -> OverActivation:
-        """Their numbers from a score on.
-
-        Raises:
-            DataError: no image could be read.
-        """
-        if not self.scores:
-            raise DataError(
-                f"none of the {len(self.broken)} images without targets can be read, "
-                f"e.g. {next(iter(self.broken.values()), 'there are none')}"
-            )
-        return over_activation(self.scores, [threshold])[0]
+log = logging.getLogger("detrkit.evaluator")
 
 
 def find_false_detections(
@@ -70,13 +45,14 @@ def find_false_detections(
     def load(number: int) -> Tensor:
         return read_indexed(index, number, channels).image
 
-    found = FalseDetections([], [], {})
+    found = FalseDetections()
     numbers = range(len(index))
     images = read_ahead(numbers, load, 2 * batch) if ahead else _read(numbers, load)
     batches = -(-len(index) // batch)
     for done in range(batches):
         if stop is not None and stop():
             return None
+        paths: list[str] = []
         readable: list[Tensor] = []
         for _ in range(min(batch, len(index) - done * batch)):
             number, image = next(images)
@@ -84,12 +60,34 @@ def find_false_detections(
             if isinstance(image, DataError):
                 found.broken[path] = image.message
             else:
-                found.paths.append(path)
+                paths.append(path)
                 readable.append(image)
-        found.scores.extend(answer.scores for answer in runtime.predict(readable))
+        for path, answer in zip(paths, runtime.predict(readable), strict=True):
+            found.add(path, answer)
         if progress is not None:
             progress(done + 1, batches)
     return found
+
+
+def measure_false_detections(
+    runtime: Runtime, index: DatasetIndex, *, batch: int = 8, progress: Progress | None = None
+) -> FalseDetections:
+    """As `find_false_detections`, by all processes together; all of them get the result.
+
+    Raises:
+        DataError: no image can be read.
+    """
+    own = index.subset(np.arange(rank(), len(index), world_size()))
+    found = find_false_detections(runtime, own, batch=batch, progress=progress)
+    assert found is not None  # nothing stopped it
+    everyone = gathered(found) or []
+    joined = shared(lambda: FalseDetections.joined(everyone))
+    joined.at(THRESHOLDS[0])
+    dropped = sum(int((~np.isfinite(scores)).sum()) for scores in joined.scores)
+    if dropped:
+        log.warning("%d detections on negatives with NaN or infinite scores left out", dropped)
+        joined.scores[:] = [scores[np.isfinite(scores)] for scores in joined.scores]
+    return joined
 
 
 def _read(

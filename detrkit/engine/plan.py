@@ -13,7 +13,8 @@ al. 2024, arXiv:2412.04234, section 4; 2025, arXiv:2509.20787) do the same, with
 copyblend in a window of stage 1, a flat-cosine rate, and another matching cost near the end.
 RT-DETRv2 has the stages, but goes on from the weights that it has.
 
-`schedule: auto` derives the numbers from the count of epochs and batches; the rules stand in
+`schedule: auto` derives the numbers from the count of epochs and batches, and starts again from
+the best weights only where the run has declined since; the rules stand in
 `detrkit.engine.automatic`.
 """
 
@@ -81,6 +82,8 @@ class Plan:
         schedule: learning-rate curve.
         ema: None when no average is kept.
         restart_epoch: begins with the best weights so far; None: no epoch does.
+        restarts_after_decline: it does so only where the latest epochs are worse by more than
+            chance, and no epoch returns to them later.
         rewinds: a restart also rewinds the learning-rate schedule.
         keeps_old_rate: the first step after a restart runs at the rate that was in force when the
             weights were saved.
@@ -92,6 +95,7 @@ class Plan:
     schedule: Schedule
     ema: EMAPlan | None
     restart_epoch: int | None = None
+    restarts_after_decline: bool = False
     rewinds: bool = True
     keeps_old_rate: bool = False
 
@@ -128,6 +132,7 @@ class Plan:
             schedule=schedule,
             ema=ema,
             restart_epoch=restart_epoch(tree, epochs),
+            restarts_after_decline=tree.get("restart_from_best") == "decline",
             rewinds=not ours and by_epoch,
             keeps_old_rate=not ours and not by_epoch,
         )
@@ -173,6 +178,7 @@ class Plan:
             "stages": [stage.to_dict() for stage in self.stages],
             "ema": asdict(self.ema) if self.ema else None,
             "restart_epoch": self.restart_epoch,
+            "restarts_after_decline": self.restarts_after_decline,
             "lr_factor_at_epoch_start": [
                 self.lr_factor(epoch * self.batches_per_epoch) for epoch in range(self.epochs)
             ],
@@ -190,5 +196,10 @@ class Plan:
                 f"{self.ema.warmups} steps"
             )
         lines += [stage.describe() for stage in self.stages]
+        if self.restart_epoch is not None and self.restarts_after_decline:
+            lines.append(
+                f"epoch {self.restart_epoch} goes back to the best weights so far only after a "
+                "decline: three epochs worse than the best by more than chance"
+            )
         lines += self.schedule.describe(self.batches_per_epoch, self.epochs)
         return "\n".join(lines)

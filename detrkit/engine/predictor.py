@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from detrkit.engine.runtime import Runtime
-from detrkit.engine.sources import Source, expand, is_single, load_image
-from detrkit.errors import DataError, UsageError, did_you_mean
+from detrkit.engine.amp import Precision, cpu_computes_bf16
+from detrkit.engine.detecting import Detecting, OnBroken, Reading
+from detrkit.engine.media.background import never
+from detrkit.engine.media.frame import Frame
+from detrkit.engine.media.live import STREAM_TIMEOUT
+from detrkit.engine.runtime import Runtime, TorchRuntime
+from detrkit.engine.sources import Source, expand, is_endless, is_single
+from detrkit.engine.tiling import Tiling
+from detrkit.engine.tracks import Tracking
+from detrkit.errors import UsageError
 from detrkit.structures import ClassMap, Detections, ImageSpec
 
 #: Detections below this score are left out, where nothing else is said.
 DEFAULT_SCORE = 0.3
-
-#: Called with a file that cannot be read and the reason.
-OnBroken = Callable[[Path, DataError], None]
-
-#: Threads that read images.
-READERS = 4
-
-T = TypeVar("T")
 
 
 class Predictor:
@@ -38,6 +33,8 @@ class Predictor:
         detections = detector.predict("photo.jpg")
         for found in detector.stream("folder/"):
             found.draw().save(...)
+
+    One detector may be used by many threads at once.
 
     Args:
         runtime: what computes.
@@ -58,27 +55,49 @@ class Predictor:
 
     @overload
     def predict(
-        self, source: str | Path | Image.Image | np.ndarray | Tensor, **options: Any
+        self, source: Source | Iterable[Source], *, stream: Literal[True], **options: Any
+    ) -> Iterator[Detections]: ...
+    @overload
+    def predict(
+        self,
+        source: str | Path | bytes | Image.Image | np.ndarray | Tensor,
+        *,
+        stream: Literal[False] = ...,
+        **options: Any,
     ) -> Detections: ...
     @overload
-    def predict(self, source: Sequence[Source], **options: Any) -> list[Detections]: ...
     def predict(
-        self, source: Source | Sequence[Source], **options: Any
-    ) -> Detections | list[Detections]:
+        self, source: Iterable[Source], *, stream: Literal[False] = ..., **options: Any
+    ) -> list[Detections]: ...
+    def predict(
+        self, source: Source | Iterable[Source], *, stream: bool = False, **options: Any
+    ) -> Detections | list[Detections] | Iterator[Detections]:
         """Detects on one image, or on several.
 
         Args:
-            source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W); or a
-                folder, a pattern such as "shots/*.png", or a list of any of these. A detector of
-                C other channels takes arrays (H, W, C) or (C, H, W) and tensors (C, H, W).
+            source: a file, a picture, uint8 RGB (H, W, 3), a uint8 RGB tensor (3, H, W), the
+                content of an image file as bytes; or a folder, a pattern such as "shots/*.png", a
+                video, a camera ("0"), the address of a stream, or a list or generator of any of
+                these. OpenCV's arrays are BGR: give `image[..., ::-1]`. A detector of C other
+                channels takes arrays (H, W, C) or (C, H, W) and tensors (C, H, W).
+            stream: answer with an iterator that computes while it is read, as the method `stream`
+                does: for folders, generators and all else that is long or endless.
             options: `conf`, `classes`, `max_det`, `batch`, as in `stream`.
 
         Returns:
-            `Detections` for one image, a list for several; best score first.
+            `Detections` for one image, a list for several; best score first. With `stream` an
+            iterator in either case.
 
         Raises:
             DataError: an image cannot be read.
         """
+        if stream:
+            return self.stream(source, **options)
+        if is_endless(source) and options.get("limit") is None:
+            raise UsageError(
+                "a camera or stream may have no end: a list of its frames would fill the memory",
+                hint="predict(source, stream=True), or limit=100",
+            )
         found = list(self.stream(source, **options))
         return found[0] if is_single(source) else found
 
@@ -95,17 +114,26 @@ class Predictor:
                 classes: names or indices to keep; None: all.
                 max_det: at most so many per image, default 300.
                 batch: images per forward pass, default 8.
-                on_broken: gets each file that cannot be read and the reason; such files are
-                    passed over. None: the first one is an error.
+                tiling: also detects on overlapping tiles of so many pixels, or as a
+                    `detrkit.engine.tiling.Tiling` says; for small objects in large pictures.
+                track: "bytetrack", "botsort", "ocsort": only objects that are followed from frame
+                    to frame, with `track_ids`.
+                frame_step: every which frame of a video or stream.
+                limit: at most so many images and frames.
+                stream_timeout: seconds without a frame after which a camera or stream is given
+                    up, default 30.
+                on_broken: gets each source that cannot be read, or not to its end, and the
+                    reason; such sources are passed over. None: the first one is an error.
 
         Raises:
             DataError: an image cannot be read and `on_broken` is None.
             UsageError: a class is not known; a number is out of range.
+            MissingExtraError: PyAV or trackers is wanted and not installed.
         """
-        for found, _ in self.stream_with_images(source, **options):
+        for found, _ in self.stream_with_frames(source, **options):
             yield found
 
-    def stream_with_images(
+    def stream_with_frames(
         self,
         source: Source | Iterable[Source],
         *,
@@ -113,93 +141,73 @@ class Predictor:
         classes: Sequence[str | int] | None = None,
         max_det: int = 300,
         batch: int = 8,
+        tiling: Tiling | int | None = None,
+        track: str | None = None,
+        frame_step: int = 1,
+        limit: int | None = None,
+        stream_timeout: float = STREAM_TIMEOUT,
         on_broken: OnBroken | None = None,
-    ) -> Iterator[tuple[Detections, Tensor]]:
-        """Like `stream`, with the pixels (C, H, W); `detrkit.drawing.viewable` shows them."""
-        if not 0 <= conf <= 1:
-            raise UsageError(f"conf must lie between 0 and 1, got {conf}")
-        if batch < 1 or max_det < 1:
-            raise UsageError(f"batch and max_det must be at least 1, got {batch} and {max_det}")
-        wanted = None if classes is None else self.class_indices(classes)
-        load = partial(load_image, channels=self.image_spec.in_channels)
-        images = self._readable(read_ahead(expand(source), load, 2 * batch), on_broken)
-        while chunk := list(itertools.islice(images, batch)):
-            paths = [str(s) if isinstance(s, str | Path) else None for s, _ in chunk]
-            pixels = [image for _, image in chunk]
-            for found, image in zip(self.runtime.predict(pixels, paths), pixels, strict=True):
-                yield _chosen(found, conf, wanted, max_det), image
+        stop: Callable[[], bool] = never,
+    ) -> Generator[tuple[Detections, Frame], None, None]:
+        """Like `stream`, with the pictures; `detrkit.drawing.viewable` shows their pixels.
 
-    def _readable(
-        self,
-        images: Iterator[tuple[Source, Tensor | DataError]],
-        on_broken: OnBroken | None,
-    ) -> Iterator[tuple[Source, Tensor]]:
-        for source, image in images:
-            if not isinstance(image, DataError):
-                yield source, image
-            elif on_broken is None or not isinstance(source, str | Path):
-                raise image
-            else:
-                on_broken(Path(source), image)
+        Args:
+            source: as in `predict`.
+            conf, classes, max_det, batch, tiling, track, frame_step, limit: as in `stream`.
+            stream_timeout, on_broken: as in `stream`.
+            stop: asked between images; ends the stream when it says so.
+        """
+        if frame_step < 1 or (limit is not None and limit < 1) or stream_timeout <= 0:
+            raise UsageError("frame_step, limit and stream_timeout must be above 0")
+        detecting = Detecting(
+            conf=conf,
+            classes=None if classes is None else self.class_map.indices(classes),
+            max_det=max_det,
+            batch=batch,
+            tiling=Tiling((tiling, tiling)) if isinstance(tiling, int) else tiling,
+            tracking=None if track is None else Tracking(track, conf=conf, step=frame_step),
+        )
+        reading = Reading(
+            channels=self.image_spec.in_channels,
+            ahead=2 * batch,
+            step=frame_step,
+            limit=limit,
+            timeout=stream_timeout,
+            on_broken=on_broken,
+            stop=stop,
+        )
+        yield from detecting.on(self.runtime, reading.frames(expand(source, on_broken)))
 
-    def class_indices(self, classes: Sequence[str | int]) -> list[int]:
-        """Indices of classes given by name or index.
+    def rename(self, names: Sequence[str]) -> None:
+        """Gives the classes other names; ids and colours stay.
+
+        Args:
+            names: one for each class, in the order of the classes.
 
         Raises:
-            UsageError: the detector does not know one; suggests a near name.
+            UsageError: as many as there are classes were not given.
         """
-        return [self._class_index(item) for item in classes]
+        if len(names) != len(self.class_map):
+            raise UsageError(
+                f"{len(names)} names for a detector of {len(self.class_map)} classes",
+                hint=f"its classes: {', '.join(self.class_map.names[:20])}",
+            )
+        self.runtime.class_map = ClassMap(tuple(names), self.class_map.category_ids)
 
-    def _class_index(self, item: str | int) -> int:
-        names = self.class_map.names
-        known = self.class_map.index_of_name
-        if isinstance(item, str) and item not in known:
-            lowered = {name.lower(): i for name, i in known.items()}
-            if item.lower() in lowered:
-                return lowered[item.lower()]
-            if not item.lstrip("-").isdigit():
-                raise UsageError(
-                    f"the detector knows no class `{item}`{did_you_mean(item, names)}",
-                    hint=f"its classes: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}",
-                )
-        index = known[item] if isinstance(item, str) and item in known else int(item)
-        if not 0 <= index < len(names):
-            raise UsageError(f"class {index} is outside 0 to {len(names) - 1}")
-        return index
+    def halve(self) -> None:
+        """Computes in 16 bits from now on: fp16 on a GPU, bf16 on a CPU that has it.
 
-
-def _chosen(
-    found: Detections, conf: float, wanted: Sequence[int] | None, max_det: int
-) -> Detections:
-    keep = found.scores >= conf
-    if wanted is not None:
-        keep &= np.isin(found.labels, wanted)
-    return found.select(np.flatnonzero(keep)[:max_det])
-
-
-def read_ahead(
-    items: Iterable[T], load: Callable[[T], Tensor], depth: int
-) -> Iterator[tuple[T, Tensor | DataError]]:
-    """Items in order with what `load` gives or the error it raises; `depth` of them in advance.
-
-    Reading and decoding images leave Python's lock, so threads suffice.
-    """
-    pending: deque[tuple[T, Future[Tensor]]] = deque()
-    with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="read") as readers:
-        try:
-            for item in items:
-                pending.append((item, readers.submit(load, item)))
-                if len(pending) >= depth:
-                    yield _result(*pending.popleft())
-            while pending:
-                yield _result(*pending.popleft())
-        finally:
-            for _, image in pending:
-                image.cancel()
-
-
-def _result(item: T, image: Future[Tensor]) -> tuple[T, Tensor | DataError]:
-    try:
-        return item, image.result()
-    except DataError as error:
-        return item, error
+        Raises:
+            UsageError: this artefact or this device cannot.
+        """
+        runtime = self.runtime
+        if not isinstance(runtime, TorchRuntime):
+            raise UsageError(
+                "only checkpoints run in another precision than their own",
+                hint="export the model with --fp16, or leave out --half",
+            )
+        if runtime.device.type == "cpu" and not cpu_computes_bf16():
+            raise UsageError(
+                "this CPU does not compute in 16 bits: --half would be slower than float32"
+            )
+        runtime.precision = Precision("bf16" if runtime.device.type == "cpu" else "fp16")

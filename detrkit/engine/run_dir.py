@@ -10,6 +10,7 @@ runs/<config-name>-<n>/
     epoch_start.pth                             the last good state, while that is not last.pth
     diverged/step_N/                            what was not finite, where that went on too long
     best_predictions.json                       what the best epoch found, as COCO results
+    report.html  metrics.json                   what that says about it, as of `detrkit eval -o`
     best_oa.pth                                 the fewest false detections at nearly the best AP
     oa_candidates/                              weights that may still become it, during a run
 """
@@ -204,6 +205,11 @@ class RunDirectory:
     def best_predictions(self) -> Path:
         """What the averaged weights of the best epoch find in the validation data, COCO results."""
         return self.path / "best_predictions.json"
+
+    @property
+    def report(self) -> Path:
+        """The evaluation of the best epoch, as a page."""
+        return self.path / "report.html"
 
     @property
     def loggers(self) -> Path:

@@ -2,16 +2,18 @@
 
 A runtime takes images of any size and returns `Detections` in their pixels. How a
 picture becomes the model's input (`image_spec`) and what the classes are called (`class_map`)
-come with the weights. PyTorch checkpoints and ONNX files run today; `Runtime.open` is where other
-artefacts join.
+come with the weights. Checkpoints run in PyTorch, here; exported files in a runtime each, which
+`Runtime.open` chooses by the ending of the name.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urldefrag
@@ -20,26 +22,71 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.config import Config
-from detrkit.engine.amp import Precision
+from detrkit.engine.amp import Precision, cpu_computes_bf16
 from detrkit.engine.download import locate
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.stopwatch import Stopwatch
 from detrkit.engine.weights import LoadedDetector, open_detector
-from detrkit.errors import UsageError, WeightsError
+from detrkit.errors import DataError, UsageError, WeightsError
 from detrkit.models.detector import Detector
 from detrkit.structures import ClassMap, Detections, ImageSpec
 
 #: Threads that resize images.
 RESIZERS = 4
 
-#: Endings of artefacts that need a runtime which this version does not have.
-_OTHERS = {
-    ".engine": "TensorRT",
-    ".trt": "TensorRT",
-    ".xml": "OpenVINO",
-    ".tflite": "TensorFlow Lite",
-    ".mlpackage": "Core ML",
+#: Ending of an exported file -> module and class of its runtime.
+ARTEFACTS = {
+    ".onnx": ("onnx_runtime", "OnnxRuntime"),
+    ".xml": ("openvino_runtime", "OpenVinoRuntime"),
+    ".engine": ("tensorrt_runtime", "TensorRtRuntime"),
+    ".trt": ("tensorrt_runtime", "TensorRtRuntime"),
+    ".torchscript": ("program_runtime", "ProgramRuntime"),
+    ".ts": ("program_runtime", "ProgramRuntime"),
+    ".pt2": ("program_runtime", "ProgramRuntime"),
 }
+
+#: Endings of files that other exporters write and nothing here runs.
+_OTHERS = {".tflite": "TensorFlow Lite", ".mlpackage": "Core ML"}
+
+log = logging.getLogger("detrkit")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a detector is run; a runtime warns of what does not apply to it.
+
+    Attributes:
+        half: compute in 16 bits where the device does: fp16 on GPUs, bf16 on CPUs that have it.
+        compiled: let PyTorch compile the model, which takes a minute at the first image.
+        threads: of a CPU; None: the library's choice. PyTorch's number holds for the process.
+        provider: ONNX Runtime's ("cpu", "cuda", "tensorrt", "openvino", …) or OpenVINO's device
+            ("cpu", "gpu", "npu", "auto").
+    """
+
+    half: bool = False
+    compiled: bool = False
+    threads: int | None = None
+    provider: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads must be at least 1, got {self.threads}")
+
+    def warn_unused(self, path: str | Path, taken: Sequence[str] = ()) -> None:
+        """Says which options were given and do not apply.
+
+        Args:
+            path: the file.
+            taken: names of those that do.
+        """
+        for name in ("half", "compiled", "threads", "provider"):
+            if getattr(self, name) and name not in taken:
+                log.warning("%s: the option `%s` does not apply to it", path, name)
+
+    def set_threads(self) -> None:
+        """Gives PyTorch its threads."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
 
 
 class PostProcessor(Protocol):
@@ -87,32 +134,42 @@ class Runtime(ABC):
         *,
         device: str | torch.device | None = None,
         size: tuple[int, int] | None = None,
+        half: bool = False,
+        compiled: bool = False,
+        threads: int | None = None,
+        provider: str | None = None,
     ) -> Runtime:
-        """Opens weights or an artefact.
+        """Opens weights or an exported file.
 
         Args:
             path: file, folder or URL.
             config: for weights that carry no configuration and are not recognised.
-            device: "cpu", "cuda:1", …; default the best one there is.
+            device: "cpu", "cuda:1", …; default the best one there is for this kind of file.
             size: (h, w) of the input, where it is not to be that of the weights.
+            half, compiled, threads, provider: see `RunOptions`.
 
         Raises:
             WeightsError: it cannot be opened, or not by this version.
+            UsageError: there is no such device or provider, or the file takes no such size.
+            MissingExtraError: the library that runs such files is not installed.
         """
+        options = RunOptions(half, compiled, threads, provider)
         suffix = Path(urldefrag(str(path)).url).suffix.lower()
-        if suffix == ".onnx":
-            from detrkit.engine.onnx_runtime import OnnxRuntime
-
-            return OnnxRuntime(locate(path), choose_device(device), size)
+        if suffix in ARTEFACTS:
+            module, name = ARTEFACTS[suffix]
+            runtime = getattr(importlib.import_module(f"detrkit.engine.{module}"), name)
+            opened: Runtime = runtime(locate(path), device, size, options)
+            return opened
         if suffix in _OTHERS:
             raise WeightsError(
                 f"{path}: this version of detrkit does not run {_OTHERS[suffix]} files",
                 hint="use the checkpoint (.pth) that it was made from",
             )
-        runtime = TorchRuntime.from_checkpoint(path, config, device=device)
+        options.warn_unused(path, ("half", "compiled", "threads"))
+        checkpoint = TorchRuntime.from_checkpoint(path, config, device=device, options=options)
         if size is not None:
-            runtime.image_spec = replace(runtime.image_spec, size=size)
-        return runtime
+            checkpoint.image_spec = replace(checkpoint.image_spec, size=size)
+        return checkpoint
 
 
 class TorchRuntime(Runtime):
@@ -153,6 +210,7 @@ class TorchRuntime(Runtime):
         config: str | Path | Config | None = None,
         *,
         device: str | torch.device | None = None,
+        options: RunOptions | None = None,
     ) -> TorchRuntime:
         """Opens a checkpoint and fuses its model for inference.
 
@@ -161,18 +219,34 @@ class TorchRuntime(Runtime):
             UsageError: the device does not exist.
         """
         chosen = choose_device(device)
-        return cls.of(open_detector(path, config), chosen)
+        return cls.of(open_detector(path, config), chosen, options)
 
     @classmethod
-    def of(cls, loaded: LoadedDetector, device: str | torch.device = "cpu") -> TorchRuntime:
-        """Fuses an opened detector for inference."""
+    def of(
+        cls,
+        loaded: LoadedDetector,
+        device: str | torch.device = "cpu",
+        options: RunOptions | None = None,
+    ) -> TorchRuntime:
+        """Fuses an opened detector for inference.
+
+        Args:
+            loaded: the detector.
+            device: where it shall run.
+            options: `half`, `compiled` and `threads` count.
+        """
+        options = options or RunOptions()
+        options.set_threads()
+        place = torch.device(device)
         model = loaded.model
+        deployed = model.deploy(fold_norms=True) if isinstance(model, Detector) else model
         return cls(
-            model.deploy(fold_norms=True) if isinstance(model, Detector) else model,
+            compiled(deployed, place) if options.compiled else deployed,
             build_postprocessor(loaded.config),
             loaded.class_map,
             loaded.image_spec,
-            device=device,
+            device=place,
+            precision=half_precision(place) if options.half else None,
             config=loaded.config,
         )
 
@@ -197,13 +271,74 @@ class TorchRuntime(Runtime):
                 paths=paths,
             )
 
+    def compute(self, images: Tensor, sizes: Tensor) -> list[Detections]:
+        """`predict` without preprocessing, as far as an exported file goes.
+
+        Args:
+            images: (N, C, h, w) float32 as `ImageSpec.normalized` gives them.
+            sizes: (N, 2) int64, (width, height) of the original images.
+        """
+        with torch.inference_mode():
+            with self.precision.autocast(self.device):
+                outputs = self.model(images.to(self.device))
+            return self.postprocessor.postprocess(
+                outputs, [(h, w) for w, h in sizes.tolist()], self.image_spec, self.class_map
+            )
+
+
+def half_precision(device: torch.device) -> Precision:
+    """The 16 bits that a device computes in.
+
+    Raises:
+        UsageError: it is a CPU that computes in none: float32 is faster there.
+    """
+    if device.type != "cpu":
+        return Precision("fp16")
+    if not cpu_computes_bf16():
+        raise UsageError("half precision: this processor does not compute in bf16")
+    return Precision("bf16")
+
+
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as PyTorch compiles it for the first image that it gets.
+
+    With constant weights (`freezing`) its compiler puts them into the layout that it wants.
+
+    Args:
+        model: deployed.
+        device: where it will run.
+
+    Raises:
+        UsageError: there is no compiler.
+    """
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except RuntimeError as error:
+            raise UsageError(
+                "compiling a model needs a C++ compiler, and PyTorch finds none",
+                hint="install g++ or clang, or leave out --compile",
+            ) from error
+    return torch.compile(model, options={"freezing": True})  # type: ignore[return-value]
+
 
 def resized_batch(spec: ImageSpec, images: Sequence[Tensor]) -> Tensor:
     """Images (C, H, W) of any sizes -> (B, C, h, w) on the CPU, all of one type.
 
     As uint8 there is a quarter of the bytes to move. Resizing leaves Python's lock, so several
     images are resized in threads.
+
+    Raises:
+        DataError: an image has another form or number of channels than the model takes.
     """
+    for image in images:
+        if image.ndim != 3 or len(image) != spec.in_channels or not image.numel():
+            raise DataError(
+                f"an image of the form {tuple(image.shape)}: the detector takes "
+                f"({spec.in_channels}, height, width)"
+            )
     if len(images) == 1:
         return spec.resized(images[0])[None]
     with ThreadPoolExecutor(min(len(images), RESIZERS), thread_name_prefix="resize") as threads:

@@ -273,7 +273,7 @@ def build_trainer(
         rank=rank(),
         accumulate=session.accumulate,
         over_activation=build_over_activation(session, directory, observers),
-        judge=Judge.of(run),
+        judge=Judge.of(run, len(session.val.dataset) if session.val else 0),
         frozen=frozen,
         distiller=distiller,
     )

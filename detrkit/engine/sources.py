@@ -1,9 +1,10 @@
-"""What a user points at: an image, a folder, a pattern, pixels in memory."""
+"""What a user points at: an image, a folder, a pattern, a video, a camera, pixels in memory."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,27 +15,56 @@ from torch import Tensor
 
 from detrkit.data.bands import WrongBands, as_pixels, bands_last, fitted
 from detrkit.data.files import list_images
-from detrkit.data.images import IMAGE_SUFFIXES, read_image
+from detrkit.data.images import IMAGE_SUFFIXES, ImageBytes, read_image
 from detrkit.data.modes import from_pillow
+from detrkit.engine.media.places import Address, Camera
+from detrkit.engine.media.video import VIDEO_SUFFIXES, is_video_file
 from detrkit.errors import DataError, UsageError
 
-#: A file, folder or pattern; a picture; uint8 RGB (H, W, 3) or gray (H, W); a uint8 RGB tensor
-#: (3, H, W). For a model of C other channels: an array as in a `.npy` file; a tensor (C, H, W).
-Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+#: A file, folder or pattern; the content of an image file; a picture; uint8 RGB (H, W, 3) or gray
+#: (H, W); a uint8 RGB tensor (3, H, W). For a model of C other channels: an array as in a `.npy`
+#: file; a tensor (C, H, W). A video, an address (`rtsp://…`) or a camera: `Camera(0)`, "0".
+Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor | Camera | Address
+
+#: What folders and patterns are expanded to.
+Item: TypeAlias = Path | bytes | Image.Image | np.ndarray | Tensor | Camera | Address
 
 
 def is_single(source: Any) -> bool:
-    """Whether `source` is one image, not a folder, a pattern or a list."""
+    """Whether `source` is one image: no folder, pattern, video, stream or list."""
     if isinstance(source, str | Path):
-        return not Path(source).expanduser().is_dir() and not _is_pattern(source)
-    return isinstance(source, Image.Image | np.ndarray | Tensor)
+        path = Path(source).expanduser()
+        return not (path.is_dir() or _is_pattern(source) or _device(source) or is_moving(path))
+    return isinstance(source, bytes | Image.Image | np.ndarray | Tensor)
 
 
-def expand(sources: Source | Iterable[Source]) -> Iterator[Source]:
+def is_endless(source: Any) -> bool:
+    """Whether `source` is a camera or an address, whose frames may never end."""
+    return isinstance(source, Camera | Address) or (
+        isinstance(source, str | Path) and _device(source) is not None
+    )
+
+
+def is_moving(item: object) -> bool:
+    """Whether an expanded source has frames: a video, a camera, a stream."""
+    return isinstance(item, Camera | Address) or (isinstance(item, Path) and is_video_file(item))
+
+
+def expand(
+    sources: Source | Iterable[Source],
+    on_missing: Callable[[Path, DataError], None] | None = None,
+) -> Iterator[Item]:
     """Files instead of folders and patterns, each file once, in the order given.
 
-    A folder means all images in it and below. A path that exists is taken as it is, also with
-    `[` or `*` in its name.
+    A folder means all images and videos in it and below. A path that exists is taken as it is,
+    also with `[` or `*` in its name; `0` is the first camera, what has `://` in it an address.
+
+    Args:
+        sources: one, or several.
+        on_missing: gets what is not there, which is then passed over. None: that is an error.
 
     Raises:
         DataError: a path does not exist; a folder or pattern has no images.
@@ -46,7 +76,17 @@ def expand(sources: Source | Iterable[Source]) -> Iterator[Source]:
         if not isinstance(source, str | Path):
             yield source
             continue
-        for path in _files(source):
+        if device := _device(source):
+            yield device
+            continue
+        try:
+            files = _existing(source)
+        except DataError as error:
+            if on_missing is None:
+                raise
+            on_missing(Path(source), error)
+            continue
+        for path in files:
             key = path.absolute()
             if key not in seen:
                 seen.add(key)
@@ -69,6 +109,8 @@ def load_image(source: Source, channels: int = 3) -> Tensor:
     """
     if isinstance(source, str | Path):
         return read_image(source, channels=channels)
+    if isinstance(source, bytes):
+        return read_image(ImageBytes(source), channels=channels)
     if isinstance(source, Image.Image):
         try:
             return torch.from_numpy(from_pillow(source, channels)).permute(2, 0, 1)
@@ -112,14 +154,30 @@ def _hwc(image: Tensor) -> np.ndarray:
     return pixels
 
 
+def _device(source: str | Path) -> Camera | Address | None:
+    if isinstance(source, str) and _ADDRESS.match(source):
+        return Address(source)
+    if isinstance(source, str) and source.isdecimal() and not Path(source).exists():
+        return Camera(int(source))
+    return None
+
+
+def _existing(source: str | Path) -> Sequence[Path]:
+    try:
+        return _files(source)
+    except (OSError, ValueError) as error:  # a name that no system has, e.g. far too long
+        raise DataError(f"{source}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def _files(source: str | Path) -> Sequence[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
-        found = list_images(path)
+        found = list_images(path, also=is_video_file)
         if not found:
             raise DataError(
-                f"no images in {path}",
-                hint=f"taken for images: {', '.join(sorted(IMAGE_SUFFIXES))}",
+                f"no images in {path}, and no videos",
+                hint=f"taken for images: {_listed(IMAGE_SUFFIXES)}; "
+                f"for videos: {_listed(VIDEO_SUFFIXES)}",
             )
         return found
     if path.exists() or not _is_pattern(source):
@@ -127,10 +185,15 @@ def _files(source: str | Path) -> Sequence[Path]:
             raise DataError(f"{path}: file not found", hint=_nearby(path))
         return [path]
     matches = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-    found = [m for m in matches if m.is_file() and m.suffix.lower() in IMAGE_SUFFIXES]
+    wanted = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    found = [m for m in matches if m.is_file() and m.suffix.lower() in wanted]
     if not found:
         raise DataError(f"no images match {source}")
     return found
+
+
+def _listed(suffixes: Iterable[str]) -> str:
+    return ", ".join(sorted(suffixes))
 
 
 def _is_pattern(source: str | Path) -> bool:

@@ -10,7 +10,8 @@ Everything is read from the keys that the parts themselves read:
                                                   ema_restart_decay
     <criterion>.matcher                           change_matcher, matcher_change_epoch
     restart_from_best                             whether the epochs from stop_epoch on start from
-                                                  the best weights (RT-DETRv2's do not)
+                                                  the best weights (RT-DETRv2's do not;
+                                                  "decline": where the latest are worse)
 """
 
 from __future__ import annotations

@@ -13,6 +13,9 @@ from detrkit.engine.amp import Amp
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.distributed.group import gathered, is_distributed, shared
 
+#: So many epochs in a row are needed for a decline: one alone may be an unlucky one.
+DECLINE = 3
+
 #: Fields of checkpoints that were written when only AP could judge an epoch.
 _OLD_NAMES = {"best_ap": "best_value", "try_ap": "try_value"}
 
@@ -43,6 +46,7 @@ class TrainState:
             back the rate of the saved weights; None: its own.
         best_value, best_epoch: the best epoch so far, and what it is judged by.
         try_value: the best since the last return to the best stage-1 weights.
+        latest: what the last epochs were judged by, since that return; at most `DECLINE`.
         skipped: epochs of the plan that were left out when patience ran out.
         ended_early: why the run ended before its plan; None: it did not.
         loss_names, loss_sums: sums over the epoch's steps.
@@ -63,6 +67,7 @@ class TrainState:
     best_value: float | None = None
     best_epoch: int = -1
     try_value: float | None = None
+    latest: list[float] = field(default_factory=list)
     skipped: int = 0
     ended_early: str | None = None
     loss_names: list[str] = field(default_factory=list)
@@ -132,6 +137,7 @@ class TrainState:
         if value is None:
             self.best_epoch = self.epoch
             return Verdict(is_best=True, is_progress=True)
+        self.latest = [*self.latest, value][-DECLINE:]
         is_best = self.best_value is None or value > self.best_value
         is_progress = self.try_value is None or value > self.try_value
         if is_best:
@@ -139,6 +145,16 @@ class TrainState:
         if is_progress:
             self.try_value = value
         return Verdict(is_best, is_progress)
+
+    def has_declined(self, chance: float) -> bool:
+        """Whether none of the last epochs came near the best one.
+
+        Args:
+            chance: what is at most so much worse is near.
+        """
+        if self.best_value is None or len(self.latest) < DECLINE:
+            return False
+        return max(self.latest) < self.best_value - chance
 
     def next_epoch(self) -> None:
         """Moves to the start of the next epoch."""

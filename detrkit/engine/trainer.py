@@ -178,7 +178,12 @@ class Trainer:
 
     def enter(self, stage: Stage) -> None:
         """Begins a stage: from the best weights so far, if the plan says so."""
-        if stage.first == self.plan.restart_epoch:
+        if stage.first != self.plan.restart_epoch:
+            return
+        if not self.plan.restarts_after_decline:
+            self.restart()
+        elif self.state.has_declined(self.judge.chance):
+            log.info("the last stage goes back to epoch %d, the best", self.state.best_epoch + 1)
             self.restart()
 
     def train_epoch(self, stage: Stage) -> None:
@@ -290,7 +295,8 @@ class Trainer:
             self.keeper.save_best(snapshot, for_restart=ahead and not stage.restarts)
         if self.over_activation:
             self.over_activation.epoch(self.averaged, self.keeper.complete(snapshot))
-        if stage.restarts and not verdict.is_progress and not last_epoch:
+        returns = stage.restarts and not self.plan.restarts_after_decline
+        if returns and not verdict.is_progress and not last_epoch:
             self.restart()
             state.try_value = None  # the next epoch is compared with nothing before it
             snapshot = self.snapshot(metrics)
@@ -314,6 +320,7 @@ class Trainer:
         if kept is None:
             return
         self._restore(kept)
+        self.state.latest = []
         position = int(kept.position.get("schedule_step", 0))
         if self.plan.rewinds:
             self.state.schedule_step = position
@@ -328,6 +335,8 @@ class Trainer:
         """
         epoch = self.state.epoch
         restarts = epoch == self.plan.restart_epoch and self.plan.at(epoch).starts_at(epoch)
+        if self.plan.restarts_after_decline and self.state.latest:  # it went on from its own
+            restarts = False
         load = self.keeper.load_good
         kept = shared(lambda: (restarts and self.keeper.load_best_stage1()) or load())
         if kept is None:

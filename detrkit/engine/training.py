@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,13 @@ from detrkit.engine.earlier_run import (
     last_checkpoint,
     newest_before,
 )
+from detrkit.engine.final_report import has_report
 from detrkit.engine.load_report import LoadReport
-from detrkit.engine.observers import Tracking, until_the_end
+from detrkit.engine.observers import until_the_end
 from detrkit.engine.observers.factory import build_observers, require_loggers
-from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.picture_cache import cache_kind, cache_pictures
-from detrkit.engine.pictures import detections_picture
 from detrkit.engine.run_dir import RunDirectory
-from detrkit.engine.run_log import read_log, seconds_of
+from detrkit.engine.run_result import RunResult, result_of, result_of_finished
 from detrkit.engine.session import (
     Session,
     build_trainer,
@@ -41,80 +39,10 @@ from detrkit.engine.session import (
     resume_config,
     start_model,
 )
-from detrkit.engine.state import TrainState
 from detrkit.engine.trainer import Trainer
 from detrkit.errors import UsageError, WeightsError
 
 log = logging.getLogger("detrkit")
-
-
-@dataclass
-class RunResult:
-    """A finished run.
-
-    Attributes:
-        directory: its folder.
-        best: the best checkpoint.
-        epochs: of the plan.
-        trained: how many of them were trained; fewer where the run ended early.
-        best_epoch: from 0.
-        best_metric: what made it the best.
-        ended_early: why the run ended before its plan; None: it did not.
-        metrics: of the best epoch; empty without validation data.
-        picture: detections on validation images, or None.
-        loaded: what was loaded from tuning weights, or None.
-        seconds: of training and evaluation, over all parts of an interrupted run.
-        links: where trackers show it, by their names.
-    """
-
-    directory: Path
-    best: Path
-    epochs: int
-    best_epoch: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    picture: Path | None = None
-    loaded: LoadReport | None = None
-    seconds: float = 0.0
-    links: dict[str, str] = field(default_factory=dict)
-    trained: int = 0
-    best_metric: str = "AP"
-    ended_early: str | None = None
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """What the run left, by what it is; only what is there."""
-        run = RunDirectory(self.directory)
-        found = {
-            "run": run.path,
-            "weights": run.best,
-            "best_oa": run.best_oa,
-            "last": run.last,
-            "log": run.log,
-            "table": run.results,
-            "curves": run.curves,
-            "detections": run.detections,
-            "batches": run.batches,
-            "profile": run.profile,
-        }
-        return {name: path for name, path in found.items() if path.exists()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
-        return {
-            "directory": str(self.directory),
-            "best": str(self.best),
-            "epochs": self.epochs,
-            "trained_epochs": self.trained,
-            "ended_early": self.ended_early,
-            "best_epoch": self.best_epoch + 1,
-            "best_metric": self.best_metric,
-            "metrics": self.metrics,
-            "picture": str(self.picture) if self.picture else None,
-            "loaded": self.loaded.to_dict() if self.loaded else None,
-            "seconds": round(self.seconds, 1),
-            "files": {name: str(path) for name, path in self.files.items()},
-            "links": self.links,
-        }
 
 
 def train(
@@ -149,7 +77,7 @@ def train(
         if earlier is not None and earlier.checkpoint is not None:
             last = earlier.checkpoint
             if earlier.is_finished:
-                return shared(partial(_finished, earlier.directory, last))
+                return shared(partial(result_of_finished, earlier.directory, last))
             return _continue(earlier.directory, last, {}, console)
         session = open_session(cfg)
         model, loaded = start_model(session)
@@ -282,7 +210,7 @@ def _continue(
     step = int(checkpoint.position.get("step", epoch * batches))
     early = checkpoint.position.get("ended_early")
     ended = early or epoch >= session.plan.epochs
-    if ended and _has_pictures(directory, session):
+    if ended and _has_last_files(directory, session):
         done = f"it ended early, {early}" if early else f"{session.plan.epochs} epochs are done"
         raise UsageError(
             f"{directory} is finished: {done}",
@@ -303,9 +231,11 @@ def _continue(
         return _run(session, trainer, directory, None)
 
 
-def _has_pictures(directory: RunDirectory, session: Session) -> bool:
-    """Whether a run came to its very end; it may have been killed while it drew these."""
+def _has_last_files(directory: RunDirectory, session: Session) -> bool:
+    """Whether a run came to its very end; it may have been killed while it made these."""
     made = [directory.curves] + ([directory.detections] if session.val is not None else [])
+    if has_report(session, directory):
+        made.append(directory.report)
     return all(path.is_file() for path in made)
 
 
@@ -385,80 +315,7 @@ def _run(
 ) -> RunResult:
     with until_the_end(trainer.observers):
         state = trainer.fit()
-        result = shared(lambda: _result(session, trainer, directory, state, loaded))
+        result = shared(lambda: result_of(session, trainer, directory, state, loaded))
     # behind `shared`, the others wait for the picture and the observers' end: leaving early
     # would look like a failure
     return shared(lambda: result)
-
-
-def _result(
-    session: Session,
-    trainer: Trainer,
-    directory: RunDirectory,
-    state: TrainState,
-    loaded: LoadReport | None,
-) -> RunResult:
-    best = Checkpoint.load(directory.best)
-    picture = _final_picture(session, trainer, directory, best)
-    links: dict[str, str] = {}
-    for observer in trainer.observers:
-        if isinstance(observer, Tracking):
-            links |= observer.links
-    return RunResult(
-        directory=directory.path,
-        best=directory.best,
-        epochs=session.plan.epochs,
-        best_epoch=state.best_epoch,
-        metrics=best.metrics,
-        picture=picture,
-        loaded=loaded,
-        seconds=seconds_of(read_log(directory.log)),
-        links=links,
-        trained=state.epoch - state.skipped,
-        best_metric=trainer.judge.metric,
-        ended_early=state.ended_early,
-    )
-
-
-def _finished(directory: RunDirectory, last: Checkpoint) -> RunResult:
-    """The result of a run that has ended before."""
-    state = TrainState.from_checkpoint(last, 1)
-    config = last.config or {}
-    why = f": ended early, {state.ended_early}" if state.ended_early else ""
-    log.info("%s is finished%s", directory, why)
-    best = Checkpoint.load(directory.best)
-    picture = directory.detections
-    return RunResult(
-        directory=directory.path,
-        best=directory.best,
-        epochs=int(config.get("epochs") or state.epoch),
-        trained=state.epoch - state.skipped,
-        ended_early=state.ended_early,
-        best_epoch=state.best_epoch,
-        best_metric=str(config.get("best_metric") or "AP"),
-        metrics=best.metrics,
-        picture=picture if picture.is_file() else None,
-        seconds=seconds_of(read_log(directory.log)),
-    )
-
-
-def _final_picture(
-    session: Session, trainer: Trainer, directory: RunDirectory, best: Checkpoint
-) -> Path | None:
-    if session.val is None:
-        return None
-    model = trainer.averaged
-    model.load_state_dict(best.weights)
-    try:
-        return detections_picture(
-            model,
-            session.val.dataset,
-            build_postprocessor(session.config),
-            session.class_map,
-            session.image_spec,
-            directory.detections,
-        )
-    except Exception as error:
-        # the run is done and saved; a picture must not make it look failed
-        log.warning("no picture of detections: %s", error)
-        return None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from detrkit.metrics import EvaluationReport
 from detrkit.metrics.calibration import SHOWN
+from detrkit.metrics.schema import OverActivationJson
 from detrkit.metrics.tide import MEANINGS
 from detrkit.metrics.worst import LABEL_ERRORS
 from detrkit.words import count
@@ -46,6 +48,29 @@ def remarks(found: EvaluationReport) -> Iterable[Remark]:
     yield from _background(found)
     yield from _scores(found)
     yield from _labels(found)
+
+
+def on_negatives(found: OverActivationJson) -> Iterable[Remark]:
+    """What is detected in images without targets, and what was not looked at."""
+    if found["broken"]:
+        number = count(len(found["broken"]), "image")
+        yield Remark(
+            "warning", "unreadable-negatives",
+            f"{number} without targets could not be read, e.g. "
+            f"`{PurePath(found['broken'][0]).name}`; what is counted is counted on the others.",
+        )  # fmt: skip
+    level = next((x for x in found["levels"] if x["threshold"] == found["confidence"]), None)
+    if level is not None and 1 - level["clean_rate"] >= _GAP:
+        most = ", ".join(f"`{row['name']}`" for row in found["classes"][:3])
+        yield Remark(
+            "hint",
+            "over-activation",
+            f"In {level['images_with_detections']:,} of {count(found['images'], 'image')} without "
+            f"targets something is detected at confidence {level['threshold']:.3f}"
+            + (f", mostly {most}" if most else "")
+            + ": "
+            "images of that kind among the training images (`train --negatives`) unteach it.",
+        )
 
 
 def _never_found(found: EvaluationReport) -> Iterable[Remark]:

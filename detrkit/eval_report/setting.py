@@ -91,12 +91,12 @@ def costs(setting: Setting) -> Iterable[Html]:
         yield table(
             [Column("stage"), Column("ms per image", True)],
             [
-                (stage, cell(speed[key], "{:.2f}"))  # type: ignore[literal-required]
-                for stage, key in (
-                    ("preprocessing", "preprocess"),
-                    ("model", "model"),
-                    ("postprocessing", "postprocess"),
-                    ("total", "total"),
+                (stage, cell(milliseconds, "{:.2f}"))
+                for stage, milliseconds in (
+                    ("preprocessing", speed["preprocess"]),
+                    ("model", speed["model"]),
+                    ("postprocessing", speed["postprocess"]),
+                    ("total", speed["total"]),
                 )
             ],
             caption=f"{speed['fps']:.1f} images per second on {speed['device']}, batch "
@@ -113,7 +113,9 @@ def costs(setting: Setting) -> Iterable[Html]:
         yield table(
             [Column("what"), Column("number", True)],
             [(what, cell(value / unit, "{:.3g}")) for what, value, unit in facts if value],
-            caption="The model, for an input of " + " × ".join(map(str, model["input"])),
+            caption="The model, for an input of "
+            + " × ".join(map(str, model["input"]))
+            + ("" if model["flops"] else "; FLOPs not counted: the file is no checkpoint"),
             sortable=False,
         )
 

@@ -10,9 +10,11 @@ from detrkit.errors import ConfigError, did_you_mean
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "silu": nn.SiLU,
     "swish": nn.SiLU,
     "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
     "leaky_relu": nn.LeakyReLU,
     "hardsigmoid": nn.Hardsigmoid,
     "hardswish": nn.Hardswish,

@@ -1,4 +1,4 @@
-"""One scale and one bias for a whole tensor."""
+"""One scale and one bias for a whole tensor; and what is left of them after folding."""
 
 from __future__ import annotations
 
@@ -79,3 +79,44 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum()  # added up in float32, unlike the dot product
     size, step = (a.numel(),), (1,)  # both as they lie in memory
     return torch.dot(a.as_strided(size, step), b.as_strided(size, step))
+
+
+class Bound(nn.Module):
+    """max(x, bound), or min(x, bound). Any shape.
+
+    Args:
+        bound: the number.
+        upper: whether it bounds from above.
+    """
+
+    def __init__(self, bound: float, upper: bool = False) -> None:
+        super().__init__()
+        self.bound = bound
+        self.upper = upper
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(max=self.bound) if self.upper else x.clamp(min=self.bound)
+
+    def extra_repr(self) -> str:
+        return f"{'max' if self.upper else 'min'}={self.bound:g}"
+
+
+def fold_rectified(conv: nn.Conv2d, affine: LearnableAffine) -> Bound:
+    """Puts an affine block behind a rectified convolution into the convolution.
+
+        s · max(u, 0) + b  =  max(s · u + b, b)   for s >= 0, else  min(s · u + b, b)
+
+    Args:
+        conv: with a bias; becomes s · W, s · bias + b.
+        affine: s and b.
+
+    Returns:
+        The convolution's new activation, which runtimes compute on the way, where two operations
+        over the whole map stood.
+    """
+    assert conv.bias is not None
+    scale, bias = affine.scale.item(), affine.bias.item()
+    with torch.no_grad():
+        conv.weight.mul_(scale)
+        conv.bias.mul_(scale).add_(bias)
+    return Bound(bias, upper=scale < 0)

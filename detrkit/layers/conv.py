@@ -61,6 +61,45 @@ def _convolution_like(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2
     return fused
 
 
+def convolution_of(kernel: Tensor, bias: Tensor, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution with these weights; odd sides, zeros around keep the size at stride 1.
+
+    Args:
+        kernel: (out, in / groups, h, w).
+        bias: (out,).
+        stride, groups: of the convolution.
+    """
+    out_channels, width, *sides = kernel.shape
+    conv = nn.Conv2d(
+        width * groups,
+        out_channels,
+        sides,  # type: ignore[arg-type]
+        stride,
+        [side // 2 for side in sides],  # type: ignore[arg-type]
+        groups=groups,
+        device=kernel.device,
+        dtype=kernel.dtype,
+    )
+    assert conv.bias is not None
+    with torch.no_grad():
+        conv.weight.copy_(kernel)
+        conv.bias.copy_(bias)
+    return conv
+
+
+def centred_kernel(kernel: Tensor, size: int) -> Tensor:
+    """(out, in, h, w), odd sides -> (out, in, size, size) with zeros around."""
+    down, along = (size - kernel.shape[2]) // 2, (size - kernel.shape[3]) // 2
+    return F.pad(kernel, [along, along, down, down])
+
+
+def norm_act(channels: int, act: str | nn.Module | None) -> nn.Sequential:
+    """Batch norm and activation, to follow a layer that has neither; empty for None."""
+    if act is None:
+        return nn.Sequential()
+    return nn.Sequential(nn.BatchNorm2d(channels), get_activation(act))
+
+
 def fold_sequences(model: nn.Module) -> None:
     """Folds batch norms that follow a convolution in a `Sequential`; their place stays, empty."""
     for sequence in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
@@ -124,6 +163,13 @@ class ConvNormAct(nn.Module):
             return
         self.conv_bn_fused = fused_convolution(self.conv, self.norm)
         del self.conv, self.norm
+
+
+def matched(in_channels: int, out_channels: int) -> nn.Module:
+    """A 1×1 convolution with norm and SiLU where the widths differ, else nothing."""
+    if in_channels == out_channels:
+        return nn.Identity()
+    return ConvNormAct(in_channels, out_channels, 1, act="silu")
 
 
 class RepVGGBlock(nn.Module):

@@ -116,6 +116,6 @@ class MSDeformableAttention(nn.Module):
 def _projected(maps: Tensor, linear: nn.Linear) -> Tensor:
     """(B, C, h, w) -> (B, C, h, w); channels-last maps become sampling maps without a copy."""
     if isinstance(linear, FusedLinear) and onednn.usable(maps, linear.weight):
-        return onednn.project_maps(maps, linear)
+        return onednn.project_maps(maps, linear.weight_for(maps), linear.bias)
     weight, bias = linear.weight.expand(maps.shape[0], -1, -1), linear.bias[:, None]
     return torch.baddbmm(bias, weight, maps.flatten(2)).view(maps.shape)

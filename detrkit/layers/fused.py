@@ -1,19 +1,24 @@
 """Layers of a deployed detector that compute through oneDNN on CPUs.
 
 They keep weights and names of the layers they replace, and compute as these do wherever oneDNN
-does not apply.
+does not apply. Under autocast they compute in bf16, from weights that are turned into it once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.affine import Bound
 from detrkit.ops import onednn
+
+#: Activations that oneDNN knows, by its names.
+_NAMES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "swish"}
 
 
 class FusedConv2d(nn.Conv2d):
@@ -32,19 +37,18 @@ class FusedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if onednn.usable(x, self.weight):
-            name = onednn.activation_name(self.act) or "none"
-            return onednn.convolution(x, self, name, self._kernel(x))
+            activation = activation_of(self.act) or onednn.NO_ACTIVATION
+            return onednn.convolution(x, self, self._kernel(x), activation)
         out: Tensor = self.act(self._conv_forward(x, self.weight, self.bias))
         return out
 
     def _kernel(self, x: Tensor) -> Tensor:
         """The kernel for images of this size: that of the latest call, if it is the same."""
-        weight = self.weight
-        version = 0 if weight.is_inference() else weight._version
-        key = (x.shape, weight.data_ptr(), version)
+        dtype = onednn.computes_in(x) or x.dtype
+        key = (x.shape, dtype, *_state_of(self.weight))
         packed = self._packed  # other threads may put theirs there
         if packed is None or packed[0] != key:
-            packed = self._packed = (key, onednn.packed_kernel(self, x.shape))
+            packed = self._packed = (key, onednn.packed_kernel(self, x.shape, dtype))
         return packed[1]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,6 +59,8 @@ class FusedConv2d(nn.Conv2d):
 class FusedLinear(nn.Linear):
     """A linear layer. (…, in) -> (…, out)."""
 
+    _cast: tuple[object, Tensor] | None = None
+
     @classmethod
     def of(cls, linear: nn.Linear) -> FusedLinear:
         """With the weights of a linear layer."""
@@ -64,8 +70,35 @@ class FusedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if onednn.usable(x, self.weight):
-            return onednn.product(x, self)
+            return onednn.product(x, self.weight_for(x), self.bias)
         return F.linear(x, self.weight, self.bias)
+
+    def weight_for(self, x: Tensor) -> Tensor:
+        """The weight in the type that this input is computed in."""
+        dtype = onednn.computes_in(x) or x.dtype
+        if dtype == self.weight.dtype:
+            return self.weight
+        key = (dtype, *_state_of(self.weight))
+        cast = self._cast
+        if cast is None or cast[0] != key:
+            cast = self._cast = (key, self.weight.to(dtype))
+        return cast[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_cast"}
+
+
+def activation_of(layer: nn.Module) -> onednn.Activation | None:
+    """An activation as oneDNN computes it on the way; None: it has to be a layer of its own."""
+    if type(layer) is Bound:
+        return onednn.within(*((-inf, layer.bound) if layer.upper else (layer.bound, inf)))
+    name = _NAMES.get(type(layer))
+    return None if name is None else (name, ())
+
+
+def _state_of(weight: Tensor) -> tuple[int, int]:
+    """Changes when the numbers of a weight do."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 def use_onednn(model: nn.Module) -> None:
@@ -95,7 +128,7 @@ def _fuse(module: nn.Module, names: list[str]) -> None:
         conv, act = layers[name], layers[following]
         if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or not _is_plain(conv):
             continue
-        if act is not None and onednn.activation_name(act):
+        if act is not None and activation_of(act):
             layers[name], layers[following] = FusedConv2d.of(conv, act), nn.Identity()
 
 

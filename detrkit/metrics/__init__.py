@@ -1,7 +1,13 @@
 """What a detector is worth: COCO average precision and recall, and where they are lost."""
 
 from detrkit.metrics.coco import METRIC_NAMES, ClassMetrics, CocoEvaluator, Metrics
-from detrkit.metrics.over_activation import OA_NAMES, OverActivation, over_activation
+from detrkit.metrics.over_activation import (
+    OA_NAMES,
+    FalseDetections,
+    Negatives,
+    OverActivation,
+    over_activation,
+)
 from detrkit.metrics.predictions import Predictions
 from detrkit.metrics.report import EvaluationReport, evaluate
 from detrkit.metrics.truth import GroundTruth, Truth
@@ -12,8 +18,10 @@ __all__ = [
     "ClassMetrics",
     "CocoEvaluator",
     "EvaluationReport",
+    "FalseDetections",
     "GroundTruth",
     "Metrics",
+    "Negatives",
     "OverActivation",
     "Predictions",
     "Truth",

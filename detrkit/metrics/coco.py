@@ -1,9 +1,9 @@
 """COCO average precision and recall of boxes: the field's twelve numbers.
 
 Lin et al., "Microsoft COCO", ECCV 2014; https://cocodataset.org/#detection-eval. The counting is
-done here (`matching`, `average_precision`), or by hotcoco or pycocotools as a cross-check; all get
-the same columns and end in the same precision and recall arrays, from which all numbers here are
-taken.
+done by hotcoco where it is installed, by pycocotools, or here (`matching`, `average_precision`).
+All get the same columns and end in the same precision and recall arrays, from which all numbers
+here are taken; they agree to the last digits (`tests/metrics/test_coco.py`).
 
 Semantics worth knowing, the same as pycocotools':
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -40,9 +41,19 @@ Backend = Literal["detrkit", "hotcoco", "pycocotools"]
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float64]  # (N, 6): x, y, w, h in pixels, score, class index
 
-#: What counts where nothing else is said: the matches that all other tables need say these numbers
-#: as well, and no other way is as fast or as small (`tests/benchmarks/evaluation.py`).
-DEFAULT_BACKEND: Backend = "detrkit"
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+def default_backend() -> Backend:
+    """What counts where nothing else is said.
+
+    Counting here is as exact and needs less time and memory (`tests/benchmarks/evaluation.py`), but
+    numbers that are published should come from a counter that others use as well.
+    """
+    return "hotcoco" if find_spec("hotcoco") else "detrkit"
+
+
+DEFAULT_BACKEND = default_backend()
 
 #: The others; (truth, predictions) -> precision and recall as of `accumulate`.
 _OTHERS: Mapping[str, Callable[[Truth, Predictions], tuple[Floats, Floats]]] = {
@@ -177,13 +188,22 @@ class Metrics:
         }
 
 
-def checked_backend(name: str) -> None:
-    """Raises `UsageError` for a name that is no `Backend`."""
-    if name not in get_args(Backend):
-        raise UsageError(
-            f"unknown evaluation backend `{name}`",
-            hint=f"choose one of: {', '.join(get_args(Backend))}",
-        )
+def checked_backend(name: str | None) -> Backend:
+    """What counts, by its name; None: the default.
+
+    Raises:
+        UsageError: there is no such backend, or it is not installed.
+    """
+    if name is None:
+        return DEFAULT_BACKEND
+    for backend in BACKENDS:
+        if name == backend:
+            if not find_spec(backend):
+                raise UsageError(f"{name} is not installed", hint=f"pip install {name}")
+            return backend
+    raise UsageError(
+        f"unknown evaluation backend `{name}`", hint=f"choose one of: {', '.join(BACKENDS)}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +231,7 @@ class CocoEvaluator:
         index: the ground truth.
         class_map: classes of the detections' labels; default the data set's. Both must agree in
             length and order.
-        backend: "detrkit", "hotcoco" or "pycocotools".
+        backend: what counts.
     """
 
     index: GroundTruth
@@ -319,7 +339,7 @@ def count(
         truth: the boxes.
         predictions: finite, with labels of the truth's classes.
         backend: what counts.
-        matches: of both, where they are known already.
+        matches: of both, where they are known already; "detrkit" counts from them.
     """
     if backend == "detrkit":
         precision, recall = accumulate(matches or match(truth, predictions))

@@ -17,13 +17,15 @@ from detrkit.metrics.schema import (
     SCHEMA,
     CurvesJson,
     EvaluationJson,
+    KindJson,
     ModelJson,
+    OverActivationJson,
     SpeedJson,
     WorstJson,
 )
 from detrkit.metrics.tide import Tide, tide
 from detrkit.metrics.truth import Truth
-from detrkit.metrics.worst import Sources, Worst, worst
+from detrkit.metrics.worst import Kind, Sources, Worst, worst
 from detrkit.metrics.yolo_table import YoloTable, yolo_table
 
 #: Of the thresholds that are counted, so many apart are written to JSON.
@@ -65,12 +67,14 @@ class EvaluationReport:
         speed: SpeedJson | None = None,
         model: ModelJson | None = None,
         sources: Sources | None = None,
+        over_activation: OverActivationJson | None = None,
     ) -> EvaluationJson:
         """Plain values for JSON.
 
         Args:
             speed, model: of the model that was run; None where there was none.
             sources: the data set, for files and ids of annotations.
+            over_activation: on images without targets, where they were looked at.
         """
         numbers = self.metrics.to_dict()
         return {
@@ -92,6 +96,7 @@ class EvaluationReport:
             "calibration": _plain(self.calibration),
             "breakdown": _plain(self.breakdown),
             "worst": self._worst(sources),
+            "over_activation": over_activation,
             "speed": speed,
             "model": model,
         }
@@ -109,12 +114,22 @@ class EvaluationReport:
 
     def _worst(self, sources: Sources | None) -> WorstJson:
         truth = self.matches.truth
-        return {  # type: ignore[return-value]  # the kinds are the keys
-            kind.value: {
+
+        def of(kind: Kind) -> KindJson:
+            cases = self.worst[kind]
+            first = cases.first(_CASES)
+            return {
                 "total": len(cases),
-                "cases": cases.first(_CASES).describe(truth, self.predictions, sources),
+                "cases": first.describe(truth, self.predictions, sources),
             }
-            for kind, cases in self.worst.items()
+
+        return {
+            "false_positive": of(Kind.FALSE_POSITIVE),
+            "miss": of(Kind.MISS),
+            "confusion": of(Kind.CONFUSION),
+            "missing_label": of(Kind.MISSING_LABEL),
+            "wrong_class": of(Kind.WRONG_CLASS),
+            "unsupported": of(Kind.UNSUPPORTED),
         }
 
 

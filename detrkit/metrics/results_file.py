@@ -74,8 +74,8 @@ class Results:
 def read_results(path: str | Path, truth: Truth) -> Results:
     """Reads a results file.
 
-    Rows of images or categories that the data set lacks, and rows with NaN or infinite values,
-    are left out and counted, with one warning for each reason.
+    Rows of images or categories that the data set lacks, and rows with values that are no finite
+    numbers, are left out and counted, with one warning for each reason.
 
     Raises:
         DataError: it is missing, not JSON, no list, of another task, an entry lacks a key, or
@@ -155,7 +155,7 @@ class _Reader:
         reasons = {
             "of unknown images": (images < 0, self.images, "image_id"),
             "of unknown categories": (labels < 0, self.categories, "category_id"),
-            "with NaN or infinite values": (~np.isfinite(numbers).all(1), None, ""),
+            "with values that are no finite numbers": (~np.isfinite(numbers).all(1), None, ""),
         }
         kept, left_out = np.ones(rows, bool), {}
         for reason, (wrong, ids, key) in reasons.items():

@@ -1,4 +1,5 @@
-"""`metrics.json`: what an evaluation says, key by key. `detrkit eval --json` prints the same.
+"""`metrics.json`: what an evaluation says, key by key. `detrkit eval --json` prints the same, and
+a training ends with that of its best epoch, in which speed and model are null.
 
 Shares, precisions and APs are 0–1; -1 means that there is nothing to count, null that something
 was not measured or does not exist. Areas are square pixels, times milliseconds. IoU is 0.5 where
@@ -190,6 +191,47 @@ class WorstJson(TypedDict):
     unsupported: KindJson
 
 
+class OverActivationLevelJson(TypedDict):
+    """False detections from a score on."""
+
+    threshold: float
+    fppi: float  # per image
+    clean_rate: float  # share of the images without any
+    detections: int
+    images_with_detections: int
+
+
+class FalseClassJson(TypedDict):
+    """A class that is detected where there is nothing."""
+
+    name: str
+    detections: int  # from score 0.1 on
+
+
+class FalseImageJson(TypedDict):
+    """An image in which something is detected from score 0.1 on."""
+
+    file: str
+    score: float  # the highest
+    detected: str  # its class
+    detected_box: list[float]  # and its place
+    detections: int  # from score 0.1 on
+
+
+class OverActivationJson(TypedDict):
+    """Detections on images in which there is nothing to find (see `over_activation`)."""
+
+    source: str
+    images: int  # that could be read
+    broken: list[str]  # that could not; they count nowhere
+    confidence: float | None  # the threshold of the other tables, one of `levels`
+    max_score: float  # of all images
+    mean_max_score: float  # the highest of an image, on average
+    levels: list[OverActivationLevelJson]  # by rising threshold
+    classes: list[FalseClassJson]  # most first
+    worst: list[FalseImageJson]  # by falling score, the first hundred
+
+
 class SpeedJson(TypedDict):
     """Milliseconds per image; reading of files, which goes on beside, is not in them."""
 
@@ -207,8 +249,8 @@ class ModelJson(TypedDict):
     """What the model costs."""
 
     file_bytes: int | None  # on disk, with external data
-    parameters: int | None
-    flops: int | None  # of one image, by calflops; see `detrkit info`
+    parameters: int | None  # null where a kind of file does not say
+    flops: int | None  # of one image, by calflops; see `detrkit info`; null for exported files
     macs: int | None
     input: list[int]  # (1, C, h, w)
 
@@ -230,5 +272,6 @@ class EvaluationJson(TypedDict):
     calibration: CalibrationJson
     breakdown: BreakdownJson
     worst: WorstJson
+    over_activation: OverActivationJson | None  # of --negatives
     speed: SpeedJson | None
     model: ModelJson | None

@@ -62,7 +62,7 @@ class Detector(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.encoder(self.backbone(images)), targets)
 
-    def deploy(self, *, fold_norms: bool = False) -> Detector:
+    def deploy(self, *, fold_norms: bool = False, plain: bool = False) -> Detector:
         """A copy for inference: branches fused, training-only layers dropped.
 
         The copy is in evaluation mode and answers as this detector does in evaluation, up to
@@ -72,6 +72,7 @@ class Detector(nn.Module):
             fold_norms: fold every batch norm into the convolution before it. The authors'
                 `deploy()` leaves those of the backbone and of the projections, and the parameter
                 counts that they publish include them.
+            plain: only layers of PyTorch, in its own memory layout: what an exporter traces.
         """
         deployed = copy.deepcopy(self).eval()
         parts = (deployed,) if fold_norms else (deployed.encoder, deployed.decoder)
@@ -82,7 +83,9 @@ class Detector(nn.Module):
                     convert()
         if fold_norms:
             fold_sequences(deployed)
-        if next(deployed.parameters()).device.type == "cpu":
+        if plain:
+            deployed = deployed.to(memory_format=torch.contiguous_format)
+        elif next(deployed.parameters()).device.type == "cpu":
             # as the images come: else every convolution turns its kernel anew
             deployed = deployed.to(memory_format=torch.channels_last)
             if fold_norms:

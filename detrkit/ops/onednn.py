@@ -8,6 +8,7 @@ no gradient and no meaning in an exported graph: `usable` says when they apply.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,13 +16,14 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-#: Layers that can be done on the way, by oneDNN's names.
-_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "swish"}
+#: oneDNN's name of an activation, and its numbers.
+Activation = tuple[str, tuple[float, ...]]
+NO_ACTIVATION: Activation = ("none", ())
 
 
-def activation_name(layer: nn.Module) -> str | None:
-    """oneDNN's name of an activation; None: it has to be a layer of its own."""
-    return _ACTIVATIONS.get(type(layer))
+def within(low: float, high: float) -> Activation:
+    """Values cut off below and above."""
+    return "hardtanh", (low, high)
 
 
 @cache
@@ -31,13 +33,18 @@ def available() -> bool:
         return False
     image, kernel, bias = torch.ones(1, 2, 3, 3), torch.ones(4, 2, 1, 1), -torch.ones(4)
     try:
-        maps = _convolution(image, kernel, bias, (0, 0), (1, 1), (1, 1), 1, "relu")
-        rows = _product(image[:, 0], kernel.new_ones(4, 3), bias, "swish")
+        maps = _convolution(image, kernel, bias, (0, 0), (1, 1), (1, 1), 1, ("swish", ()))
+        cut = _convolution(image, kernel, bias, (0, 0), (1, 1), (1, 1), 1, within(-math.inf, 0.5))
+        rows = _product(image[:, 0], kernel.new_ones(4, 3), bias)
         packed_kernel(nn.Conv2d(2, 4, 1).requires_grad_(False), image.shape)
     except (AttributeError, RuntimeError):  # neither is promised to stay
         return False
-    expected = torch.nn.functional.silu(torch.tensor(2.0))
-    return bool((maps == 1).all()) and torch.allclose(rows, expected.expand(1, 3, 4))
+    expected = torch.nn.functional.silu(torch.tensor(1.0))
+    return (
+        torch.allclose(maps, expected.expand_as(maps))
+        and bool((cut == 0.5).all())
+        and bool((rows == 2).all())
+    )
 
 
 #: Whether the plain operators run instead.
@@ -59,10 +66,11 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     """Whether the operators may be used for this input, here and now."""
     return (
         x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype == torch.float32
+        and computes_in(x) is not None
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and bool(torch.backends.mkldnn.enabled)
         and not _left_out
@@ -70,45 +78,54 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def packed_kernel(conv: nn.Conv2d, shape: torch.Size) -> Tensor:
+def computes_in(x: Tensor) -> torch.dtype | None:
+    """The type that autocast has layers compute in, else that of `x`; None: one not known here."""
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32 if x.dtype == torch.float32 else None
+    dtype = torch.get_autocast_dtype("cpu")
+    return dtype if dtype == torch.bfloat16 else None
+
+
+def packed_kernel(conv: nn.Conv2d, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
     """The kernel as oneDNN keeps it for images of a shape; otherwise it is turned in every call."""
     kernel: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-        conv.weight, conv.padding, conv.stride, conv.dilation, conv.groups, list(shape)
+        conv.weight.to(dtype), conv.padding, conv.stride, conv.dilation, conv.groups, list(shape)
     )
     return kernel
 
 
 def convolution(
-    x: Tensor, conv: nn.Conv2d, activation: str = "none", kernel: Tensor | None = None
+    x: Tensor, conv: nn.Conv2d, kernel: Tensor, activation: Activation = NO_ACTIVATION
 ) -> Tensor:
-    """(B, in, H, W) -> (B, out, H', W').
+    """(B, in, H, W) -> (B, out, H', W') in the type of the kernel.
 
     Args:
         x: of which `usable` says so.
         conv: padded with zeros.
-        activation: a name of `activation_name`, or "none".
-        kernel: of `packed_kernel`; default that of `conv`.
+        kernel: of `packed_kernel`.
+        activation: behind it.
     """
-    weight = conv.weight if kernel is None else kernel
     padding, stride, dilation = conv.padding, conv.stride, conv.dilation
-    return _convolution(x, weight, conv.bias, padding, stride, dilation, conv.groups, activation)
+    return _convolution(
+        x.to(kernel.dtype), kernel, conv.bias, padding, stride, dilation, conv.groups, activation
+    )
 
 
-def product(x: Tensor, linear: nn.Linear, activation: str = "none") -> Tensor:
-    """(…, in) -> (…, out); arguments as of `convolution`."""
-    return _product(x, linear.weight, linear.bias, activation)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(…, in) -> (…, out) in the type of the weight."""
+    return _product(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
 
 
-def project_maps(maps: Tensor, linear: nn.Linear) -> Tensor:
+def project_maps(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(B, in, h, w) with the channels last -> (B, out, h, w) with the channels first.
 
     The matrix stands left and the map is the other factor, so that nothing has to be turned.
     """
-    rows = maps.flatten(2).transpose(1, 2)  # (B, h·w, in), dense
-    found = [_product(linear.weight, image, None, "none") for image in rows.unbind(0)]
+    rows = maps.to(weight.dtype).flatten(2).transpose(1, 2)  # (B, h·w, in), dense
+    found = [_product(weight, image, None) for image in rows.unbind(0)]
     out = found[0][None] if len(found) == 1 else torch.stack(found)
-    if linear.bias is not None:
-        out.add_(linear.bias[:, None])
+    if bias is not None:
+        out.add_(bias[:, None])
     return out.view(len(maps), -1, *maps.shape[2:])
 
 
@@ -120,14 +137,15 @@ def _convolution(
     stride: object,
     dilation: object,
     groups: int,
-    activation: str,
+    activation: Activation,
 ) -> Tensor:
+    name, numbers = activation
     out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, dilation, groups, activation, [], None
+        x, weight, bias, padding, stride, dilation, groups, name, list(numbers), None
     )
     return out
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], None)
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], None)
     return out

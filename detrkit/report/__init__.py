@@ -5,7 +5,7 @@
     Path("report.html").write_bytes(page.encode())
 
 Text is escaped wherever it enters (`tag` escapes all that is not `Html` already), so names from
-data sets can hold anything. Charts are inline SVG, pictures inline JPEG.
+data sets can hold anything. Charts are inline SVG, photographs inline JPEG, drawings inline PNG.
 """
 
 from detrkit.report.blocks import (
@@ -25,7 +25,7 @@ from detrkit.report.blocks import (
 from detrkit.report.charts import bars, heat_map, histogram, lines, matrix
 from detrkit.report.html import Html, join, prose, tag
 from detrkit.report.page import Page
-from detrkit.report.pictures import jpeg_uri, relative_url
+from detrkit.report.pictures import drawing, jpeg_uri, relative_url
 
 __all__ = [
     "Cell",
@@ -35,6 +35,7 @@ __all__ = [
     "Thumbnail",
     "bars",
     "details",
+    "drawing",
     "figures",
     "gallery",
     "heat_map",

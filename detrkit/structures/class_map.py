@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from detrkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,42 @@ class ClassMap:
         """Class name -> contiguous index; of equal names the first."""
         return {name: index for index, name in reversed(list(enumerate(self.names)))}
 
+    def indices(self, classes: Sequence[str | int]) -> list[int]:
+        """Indices of classes given by name or index; case counts only where it has to.
+
+        Raises:
+            UsageError: there is no such class; suggests a near name.
+        """
+        return [self._index(item) for item in classes]
+
+    def _index(self, item: str | int) -> int:
+        known = self.index_of_name
+        if isinstance(item, str) and item not in known:
+            lowered = {name.lower(): i for name, i in known.items()}
+            if item.lower() in lowered:
+                return lowered[item.lower()]
+            if not (item.isascii() and item.removeprefix("-").isdigit()):
+                shown = f"{', '.join(self.names[:20])}{', …' if len(self) > 20 else ''}"
+                raise UsageError(
+                    f"the detector knows no class `{item}`{did_you_mean(item, self.names)}",
+                    hint=f"its classes: {shown}",
+                )
+        index = known[item] if isinstance(item, str) and item in known else int(item)
+        if not 0 <= index < len(self):
+            raise UsageError(f"class {index} is outside 0 to {len(self) - 1}")
+        return index
+
     @cached_property
     def colors(self) -> tuple[tuple[int, int, int], ...]:
         """One RGB colour (0–255) per class, far apart in hue and stable for an index."""
-        return tuple(_color(index) for index in range(len(self)))
+        return tuple(color_of(index) for index in range(len(self)))
 
 
-def _color(index: int) -> tuple[int, int, int]:
-    """Hues stepped by the golden ratio never come close to each other early."""
+def color_of(index: int) -> tuple[int, int, int]:
+    """The RGB colour (0–255) of a class or a track.
+
+    Hues stepped by the golden ratio never come close to each other early.
+    """
     hue = (0.58 + index * 0.61803398875) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85 - 0.25 * (index % 2), 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -104,6 +104,11 @@ class ImageSpec:
         ratio = min(self.size[0] / orig_size[0], self.size[1] / orig_size[1])
         return max(round(orig_size[0] * ratio), 1), max(round(orig_size[1] * ratio), 1)
 
+    def extent(self, orig_size: tuple[int, int]) -> tuple[float, float]:
+        """(h, w) of the whole input in pixels of the original image: more than it where padded."""
+        h, w = self.content_size(orig_size)
+        return orig_size[0] * self.size[0] / h, orig_size[1] * self.size[1] / w
+
     def resized(self, image: Tensor) -> Tensor:
         """Resizes (and pads) an image (C, H, W) as `stretched` does; its type stays."""
         h, w = self.content_size((image.shape[-2], image.shape[-1]))
@@ -136,10 +141,7 @@ class ImageSpec:
 
         Not clipped: the authors' postprocessors do not clip either.
         """
-        h, w = self.content_size(orig_size)
-        # fraction of the input -> fraction of the content -> original pixels
-        sx = orig_size[1] * self.size[1] / w
-        sy = orig_size[0] * self.size[0] / h
+        sy, sx = self.extent(orig_size)
         cx, cy, bw, bh = boxes_cxcywh.unbind(-1)
         return torch.stack(
             [(cx - bw / 2) * sx, (cy - bh / 2) * sy, (cx + bw / 2) * sx, (cy + bh / 2) * sy], -1

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from detrkit import eval_report
-from detrkit.cli.console import json_text
 from detrkit.data.index import DatasetIndex
 from detrkit.data.strings import PackedStrings
 from detrkit.engine.run_dir import environment
+from detrkit.json_output import json_text
 from detrkit.metrics import Truth, evaluate
 from tests.benchmarks.analyze import timed
 from tests.benchmarks.evaluation import scene, scene_parser

@@ -10,6 +10,8 @@ import pytest
 
 from detrkit.cli.app import main
 from tests.conftest import REPOSITORY
+from tests.engine.bright import small_detector
+from tests.engine.test_evaluator import write_coco as write_four
 from tests.engine.tiny_data import write_coco, write_config
 
 
@@ -31,6 +33,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_coco(folder / "data", train=6, val=2)
     write_config(folder, REPOSITORY)
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Weights of a small detector of `cat`, `猫` and `dog`."""
+    return str(small_detector(tmp_path_factory.mktemp("weights") / "best.pth"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """A COCO file of the same classes, its images beside it."""
+    write_four(tmp_path, [7, 3, 12, 5])
+    return str(tmp_path / "instances_val.json")
 
 
 @pytest.fixture

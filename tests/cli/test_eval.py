@@ -11,20 +11,7 @@ import pytest
 import detrkit
 from detrkit.cli.app import main
 from detrkit.metrics import METRIC_NAMES
-from tests.engine.bright import small_detector
-from tests.engine.test_evaluator import write_coco
 from tests.engine.test_onnx_runtime import write as write_onnx
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(small_detector(tmp_path_factory.mktemp("weights") / "best.pth"))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> str:
-    write_coco(tmp_path, [7, 3, 12, 5])
-    return str(tmp_path / "instances_val.json")
 
 
 def run(weights: str, *args: str) -> int:
@@ -64,6 +51,10 @@ def test_onnx_files(data: str, tmp_path: Path, capsys: Any) -> None:
     assert answer["model"]["parameters"] > 0
     assert answer["model"]["flops"] is None
     assert "ms per image" in capsys.readouterr().err
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "FLOPs not counted: the file is no checkpoint" in html
+    assert run(str(file), "--data", data, "--full") == 0
+    assert "FLOPs not counted: the file is no checkpoint" in capsys.readouterr().out
 
 
 def test_backends_agree(weights: str, data: str) -> None:
@@ -112,4 +103,4 @@ def test_no_data_at_all(weights: str, capsys: Any) -> None:
 
 def test_unknown_backend(weights: str, data: str, capsys: Any) -> None:
     assert run(weights, "--data", data, "--backend", "fast") == 2
-    assert "detrkit, hotcoco, pycocotools" in capsys.readouterr().err
+    assert "choose one of: detrkit, hotcoco, pycocotools" in capsys.readouterr().err

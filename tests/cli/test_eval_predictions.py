@@ -112,7 +112,7 @@ def test_torch_stays_unimported(tmp_path: Path, truth: Path) -> None:
     code = (
         "import sys; from detrkit.cli.app import main;"
         "code = main(sys.argv[1:]);"
-        "heavy = {'torch', 'pycocotools', 'hotcoco', 'tidecv'} & set(sys.modules);"
+        "heavy = {'torch', 'pycocotools', 'tidecv'} & set(sys.modules);"
         "sys.exit(f'imports {heavy}' if heavy else code)"
     )
     options = ["--predictions", str(write(tmp_path, rows())), "--annotations", str(truth)]

@@ -90,6 +90,7 @@ def test_one_folder(place: Path) -> None:
     last = Checkpoint.load(place / "whole" / "last.pth")
     assert last.position["step"] == 6
     assert not any(name.startswith("module.") for name in last.model or {})
+    assert {"report.html", "metrics.json"} <= {p.name for p in (place / "whole").iterdir()}
 
 
 @pytest.mark.slow

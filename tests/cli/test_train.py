@@ -86,6 +86,7 @@ def test_a_run_leaves_what_it_promises(place: Path) -> None:
     assert {
         "config.yml", "args.json", "environment.json", "log.jsonl", "results.csv", "batches",
         "best.pth", "last.pth", "best_stg1.pth", "detections.jpg", "curves.png",
+        "best_predictions.json", "report.html", "metrics.json",
     } <= names  # fmt: skip
     assert any(name.startswith("events.out") for name in names)
     assert len((place / "whole" / "log.jsonl").read_text().splitlines()) == EPOCHS

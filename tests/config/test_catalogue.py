@@ -32,6 +32,9 @@ SMALL = [
     "deimv2_dinov3_s_coco",
     "dfine_yolo11_n_coco",
     "dfine_hgnetv2_s_p2_custom",
+    "dfine_hgnetv2_s_hyperace_custom",
+    "dfine_hgnetv2_s_goldyolo_custom",
+    "dfine_hgnetv2_s_hsfpn_custom",
 ]
 
 

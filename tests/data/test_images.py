@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
-import sys
-import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,49 +12,30 @@ import pytest
 import torch
 from PIL import Image, ImageOps, features
 
-from detrkit.data import images, pixels
+from detrkit.data import pixels
 from detrkit.data.bands import WrongBands
 from detrkit.data.images import read_header, read_image
 from detrkit.data.modes import from_pillow
-from detrkit.data.unreadable import MAX_PIXELS
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError
 from tests.data.conftest import hostile_table, save_image
-
-RED, GREEN, BLUE = (200, 40, 30), (20, 180, 60), (10, 60, 220)
-
-
-def pillow(path: Path) -> np.ndarray:
-    with warnings.catch_warnings(), Image.open(path) as image:
-        warnings.simplefilter("ignore")  # damaged EXIF
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.int16)
-
-
-def ours(path: Path, **options: Any) -> np.ndarray:
-    image = read_image(path, **options)
-    assert image.dtype == torch.uint8
-    assert image.shape[0] == 3
-    return image.permute(1, 2, 0).numpy().astype(np.int16)
-
-
-def stripes(mode: str = "RGB") -> Image.Image:
-    """Three vertical stripes, red, green and blue, 8 x 24 pixels."""
-    values = np.repeat(np.array([[RED, GREEN, BLUE]], np.uint8), 8, axis=1)
-    return Image.fromarray(np.repeat(values, 8, axis=0)).convert(mode)
+from tests.data.drawn import (
+    BLUE,
+    GREEN,
+    RED,
+    colours,
+    near,
+    ours,
+    pillow,
+    png,
+    stripes,
+    without_segment,
+)
 
 
 def test_stripes_are_what_the_tests_take_them_for() -> None:
     values = np.asarray(stripes())
     assert values.shape == (8, 24, 3)
     assert [tuple(values[4, x]) for x in (4, 12, 20)] == [RED, GREEN, BLUE]
-
-
-def colours(image: np.ndarray) -> list[list[int]]:
-    """In the middle of the stripes."""
-    return [image[4, x].tolist() for x in (4, 12, 20)]
-
-
-def near(found: list[list[int]], tolerance: int = 0) -> bool:
-    return np.abs(np.array(found) - np.array([RED, GREEN, BLUE])).max() <= tolerance
 
 
 # Formats and modes -------------------------------------------------------------------------------
@@ -137,17 +114,6 @@ def test_palettes_give_their_colours_also_the_transparent_one(tmp_path: Path) ->
         assert near(colours(ours(tmp_path / name)), 1), name
 
 
-def without_segment(data: bytes, marker: int) -> bytes:
-    """A JPEG without one of its application segments."""
-    at, kept = 2, [data[:2]]
-    while data[at + 1] != 0xDA:
-        length = 2 + struct.unpack_from(">H", data, at + 2)[0]
-        if data[at + 1] != marker:
-            kept.append(data[at : at + length])
-        at += length
-    return b"".join([*kept, data[at:]])
-
-
 def test_cmyk_jpegs_are_taken_as_inverted_with_and_without_adobes_mark(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     stripes("CMYK").save(path, quality=100)
@@ -205,25 +171,6 @@ def test_one_channel_keeps_sixteen_bits(tmp_path: Path, name: str) -> None:
     image = read_image(tmp_path / name, channels=1)
     assert image.dtype == torch.float32
     np.testing.assert_allclose(image[0], RAMP / 257, rtol=1e-6)
-
-
-def png(size: tuple[int, int], depth: int, kind: int, rows: bytes) -> bytes:
-    """A PNG of any depth and kind, which Pillow does not write."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = struct.pack(">IIBBBBB", size[1], size[0], depth, kind, 0, 0, 0)
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            chunk(b"IDAT", zlib.compress(rows)),
-            chunk(b"IEND", b""),
-        ]
-    )
 
 
 @pytest.mark.parametrize(("kind", "bands"), [(2, 3), (6, 4), (4, 2)])
@@ -330,126 +277,6 @@ def test_pictures_in_memory_follow_the_same_rules() -> None:
     )
     with pytest.raises(WrongBands):
         from_pillow(stripes(), 4)
-
-
-# What is refused ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "gif", "bmp"])
-def test_truncated_files_are_refused_at_every_length(tmp_path: Path, ending: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    path = tmp_path / f"cut.{ending}"
-    Image.fromarray(noise).save(path)
-    data = path.read_bytes()
-    for length in (0, 1, 2, 10, len(data) // 2, len(data) * 3 // 4):
-        path.write_bytes(data[:length])
-        with pytest.raises(DataError, match=rf"cut\.{ending}"):
-            read_image(path)
-
-
-def test_a_jpeg_without_its_last_bytes_is_refused(tmp_path: Path) -> None:
-    data = save_image(tmp_path / "a.jpg").read_bytes()
-    for length in (len(data) - 40, len(data) - 3):
-        (tmp_path / "cut.jpg").write_bytes(data[:length])
-        with pytest.raises(DataError, match=r"cut\.jpg"):
-            read_image(tmp_path / "cut.jpg")
-
-
-def test_missing_and_empty_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.jpg: file not found"):
-        read_image("nowhere.jpg")
-    for name in ("x.jpg", "x.npy", "x.tif"):
-        (tmp_path / name).touch()
-        for read in (read_image, read_header):
-            with pytest.raises(DataError, match=r": the file is empty"):
-                read(tmp_path / name)
-
-
-@pytest.mark.parametrize(("kind", "name"), [("PNG", "x.jpg"), ("JPEG", "x.png"), ("WEBP", "x.tif")])
-def test_the_content_counts_not_the_ending(tmp_path: Path, kind: str, name: str) -> None:
-    stripes().save(tmp_path / name, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    assert near(colours(ours(tmp_path / name)), 40)
-
-
-def test_what_is_no_image(tmp_path: Path) -> None:
-    for content in (b"<html>404</html>", b"\0" * 200, b"II*\0 nothing", b"\x93NUMPY nothing"):
-        (tmp_path / "x.jpg").write_bytes(content)
-        for read in (read_image, read_header):
-            with pytest.raises(DataError, match=r"x\.jpg: (not an|damaged) image"):
-                read(tmp_path / "x.jpg")
-
-
-def test_bombs_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.png"
-    path.write_bytes(png((60_000, 60_000), 8, 2, b""))
-    for read in (read_image, read_header):
-        with pytest.raises(DataError, match="more than 178,956,970 pixels, not decoded") as caught:
-            read(path)
-    assert "DETRKIT_MAX_PIXELS" in str(caught.value.hint)
-    jpeg = save_image(tmp_path / "x.jpg")
-    monkeypatch.setenv("DETRKIT_MAX_PIXELS", "2399")  # 40 x 60 less one
-    for name in ("x.jpg", "x.png"):
-        with pytest.raises(DataError, match="more than 2,399 pixels"):
-            read_image(tmp_path / name)
-    monkeypatch.setenv("DETRKIT_MAX_PIXELS", "2400")
-    assert read_image(jpeg).shape == (3, 40, 60)
-    monkeypatch.setenv("DETRKIT_MAX_PIXELS", "many")
-    with pytest.raises(UsageError, match="must be a number of pixels"):
-        read_image(jpeg)
-
-
-def test_a_higher_limit_is_pillows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    path = tmp_path / "x.png"
-    path.write_bytes(png((15_000, 15_000), 8, 2, b""))
-    assert MAX_PIXELS < 15_000**2
-    with pytest.raises(DataError, match="not decoded"):
-        read_header(path)
-    monkeypatch.setenv("DETRKIT_MAX_PIXELS", str(15_000**2))
-    assert read_header(path).size == (15_000, 15_000)
-
-
-def test_heic_says_what_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    for brand in (b"heic", b"mif1"):
-        start = struct.pack(">I4s4sI4s4s", 24, b"ftyp", brand, 0, b"mif1", b"heic")
-        (tmp_path / "x.heic").write_bytes(start + b"\0" * 100)
-        for read in (read_image, read_header):
-            with pytest.raises(DataError, match=r"x\.heic: a HEIC picture") as caught:
-                read(tmp_path / "x.heic")
-            assert "pillow-heif" in str(caught.value.hint)
-
-
-def test_heic_with_its_package(tmp_path: Path) -> None:
-    heif = pytest.importorskip("pillow_heif")
-    heif.from_pillow(stripes()).save(tmp_path / "x.heic", quality=-1)
-    assert near(colours(ours(tmp_path / "x.heic")), 40)
-
-
-def test_avif_without_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"avif", 0, b"mif1", b"avif")
-    (tmp_path / "x.avif").write_bytes(start + b"\0" * 100)
-
-    def unidentified(path: Path) -> Image.Image:
-        raise images.UnidentifiedImageError(str(path))
-
-    monkeypatch.setattr(Image, "open", unidentified)
-    with pytest.raises(DataError, match="an AVIF picture, which this Pillow does not read"):
-        read_image(tmp_path / "x.avif")
-
-
-def test_too_little_memory_is_an_unreadable_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = save_image(tmp_path / "x.png")
-
-    def full(self: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(Image.Image, "convert", full)
-    monkeypatch.setattr(images, "from_pillow", lambda *_: full(None))
-    with pytest.raises(DataError, match="does not fit into the memory"):
-        read_image(path)
 
 
 # One way to read ---------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_a_folder_of_any_depth(tmp_path: Path) -> None:
     [
         (lambda p: None, "negatives: there is no .*neg"),
         (lambda p: p.mkdir(), "negatives: .* holds no images"),
-        (lambda p: p.write_text("a.jpg"), "negatives: .*not a data set"),
+        (lambda p: p.write_text("a.jpg"), "negatives: .*neither a folder nor a data set"),
     ],
     ids=["missing", "empty", "a text file"],
 )

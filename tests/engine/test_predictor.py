@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 
 import detrkit
-from detrkit.engine.predictor import Predictor, read_ahead
+from detrkit.engine.predictor import Predictor
+from detrkit.engine.read_ahead import read_ahead
 from detrkit.engine.runtime import Runtime, choose_device
 from detrkit.engine.sources import expand, load_image
 from detrkit.errors import DataError, UsageError, WeightsError
 from tests.engine.bright import BrightBox, bright_runtime, picture, small_detector
+from tests.engine.moving import write_video
 
 BOX = (48, 32, 120, 96)
 
@@ -99,6 +101,14 @@ class TestSources:
             list(expand(folder / "c.png"))
         with pytest.raises(DataError, match="no images match"):
             list(expand(str(folder / "*.gif")))
+        with pytest.raises(DataError, match=r"x: |not found"):
+            list(expand("x" * 5000))
+        missing: list[str] = []
+        items = expand(
+            [str(folder / "c.png"), folder / "b.png"], lambda p, _: missing.append(p.name)
+        )
+        assert [item.name for item in items if isinstance(item, Path)] == ["b.png"]
+        assert missing == ["c.png"]
         (folder / "empty").mkdir()
         with pytest.raises(DataError, match="no images in"):
             list(expand(folder / "empty"))
@@ -147,6 +157,26 @@ class TestStream:
         assert broken == ["c.png"]
         with pytest.raises(DataError, match=r"c\.png"):
             list(detector.stream(folder))
+
+    def test_videos(self, detector: Predictor, tmp_path: Path) -> None:
+        pytest.importorskip("av")
+        path = write_video(tmp_path / "a.mp4")
+        found = detector.predict(path, frame_step=4)
+        assert [(d.frame, round(d.seconds or 0, 3)) for d in found] == [
+            (0, 0.0),
+            (4, 0.4),
+            (8, 0.8),
+        ]
+        assert [d.names for d in found] == [["cat"]] * 3
+        for number, item in zip((0, 4, 8), found, strict=True):
+            left = 10 + 4 * number
+            np.testing.assert_allclose(item.boxes_xyxy, [(left, 20, left + 40, 50)], atol=4)
+        assert len(list(detector.predict(path, stream=True, limit=2))) == 2
+
+    @pytest.mark.parametrize("source", ["0", "rtsp://10.0.0.1/x"])
+    def test_what_has_no_end_is_not_collected(self, detector: Predictor, source: str) -> None:
+        with pytest.raises(UsageError, match="may have no end"):
+            detector.predict(source)
 
     def test_sources_are_taken_as_they_are_needed(self, detector: Predictor) -> None:
         taken = []
@@ -207,8 +237,8 @@ class TestRuntime:
         np.testing.assert_allclose(deployed.scores, plain.scores, atol=1e-5)
 
     def test_other_artefacts_are_named(self) -> None:
-        with pytest.raises(WeightsError, match="does not run TensorRT files"):
-            Runtime.open("model.engine")
+        with pytest.raises(WeightsError, match="does not run Core ML files"):
+            Runtime.open("model.mlpackage")
         with pytest.raises(WeightsError, match="not found"):
             Runtime.open("missing.pth")
 

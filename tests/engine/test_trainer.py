@@ -18,7 +18,7 @@ from detrkit.engine.divergence import Policy
 from detrkit.engine.observers import Observer, StepReport
 from detrkit.engine.plan import Plan
 from detrkit.errors import DetrkitError, Interrupted, TrainingDiverged
-from tests.engine.toy import Loader, Net, equal, trainer, tree
+from tests.engine.toy import Loader, Net, equal, restarts_of, trainer, tree
 
 
 class Act(Observer):
@@ -167,14 +167,7 @@ def test_the_second_stage_starts_from_the_best_of_the_first(tmp_path: Path) -> N
 
 def test_an_epoch_of_stage_two_that_is_not_better_goes_back(tmp_path: Path) -> None:
     run = trainer(tmp_path, epochs=6, scores=[0.1, 0.5, 0.2, 0.4, 0.3, 0.45])
-    starts = []
-    restart = run.restart
-
-    def watch() -> None:
-        restart()
-        starts.append(run.state.epoch)
-
-    run.restart = watch  # type: ignore[method-assign]
+    starts = restarts_of(run)
     run.fit()
     # stage 2 starts at 3; 0.4 < 0.5 goes back before 4; 0.3 is the first of its try and stays;
     # 0.45 > 0.3 is progress, and the last epoch anyway

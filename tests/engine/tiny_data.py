@@ -53,6 +53,7 @@ TINY_YAML = """
 __include__: [{base}]
 epochs: 4
 schedule: auto
+restart_from_best: true
 image_size: 64
 seed: 7
 use_ema: true
@@ -78,6 +79,7 @@ SMALLEST_YAML = """
 __include__: [{base}]
 epochs: 4
 schedule: auto
+restart_from_best: true
 image_size: 64
 seed: 7
 use_ema: true

@@ -111,6 +111,7 @@ def trainer(
     batches: int = 5,
     observers: list[Observer] | None = None,
     first_epoch: int = 0,
+    restarts: bool | str = True,
     **more: Any,
 ) -> Trainer:
     """A new trainer in `folder`, always with the same initial weights."""
@@ -124,7 +125,7 @@ def trainer(
         criterion=Loss(),
         optimizer=build_optimizer({"type": "AdamW", "lr": 0.01}, model),
         loader=Loader(batches),
-        plan=Plan.from_tree(tree(epochs, stop), batches),
+        plan=Plan.from_tree(tree(epochs, stop, restart_from_best=restarts), batches),
         keeper=Keeper(run, config={"epochs": epochs}),
         device=torch.device("cpu"),
         evaluator=Scores(scores or [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
@@ -134,6 +135,19 @@ def trainer(
         seed=5,
         **more,
     )
+
+
+def restarts_of(run: Trainer) -> list[int]:
+    """The epochs that begin with the best weights, filled while the run goes on."""
+    epochs: list[int] = []
+    restart = run.restart
+
+    def watch() -> None:
+        restart()
+        epochs.append(run.state.epoch)
+
+    run.restart = watch  # type: ignore[method-assign]
+    return epochs
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -24,7 +24,7 @@ from detrkit.layers.mlp import SwiGLUFFN
 from detrkit.layers.norm import FrozenBatchNorm2d, RMSNorm, freeze_batch_norm
 from detrkit.layers.position import sincos_2d
 from detrkit.layers.size_cache import SizeCache
-from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, HGNetv2
+from detrkit.models.backbones.hgnetv2 import ARCHITECTURES, ConvBNAct, HGNetv2
 from detrkit.models.decoders.query_selection import make_anchors
 from detrkit.ops import onednn
 from detrkit.ops.deformable import deformable_attention
@@ -434,3 +434,42 @@ def test_traced_graphs_hold_plain_operators() -> None:
     for graph in (str(traced.inlined_graph), str(exported.graph)):
         assert "mkldnn" not in graph
         assert "relu" in graph
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1.7, 0.0, -0.6])
+@pytest.mark.parametrize("bias", [0.4, -0.3])
+def test_affine_blocks_fold_into_rectified_convolutions(scale: float, bias: float) -> None:
+    plain = ConvBNAct(3, 5, 3, use_lab=True).eval()
+    plain.bn.running_mean.normal_()
+    plain.lab.scale.fill_(scale)
+    plain.lab.bias.fill_(bias)
+    folded = copy.deepcopy(plain)
+    folded.convert_to_deploy()
+    assert isinstance(folded.lab, nn.Identity)
+    x = torch.randn(2, 3, 9, 7)
+    assert torch.allclose(folded(x), plain(x), atol=1e-5)
+    fused = copy.deepcopy(folded).requires_grad_(False)
+    use_onednn(fused)
+    assert torch.allclose(fused(x), plain(x), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("fused_layers")
+def test_fused_layers_under_autocast() -> None:
+    """bf16 from float32 and from bf16 input; float32 again outside; new weights are noticed."""
+    layer = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(2), nn.Linear(15, 6)).eval()
+    layer.requires_grad_(False)
+    fused = copy.deepcopy(layer)
+    use_onednn(fused)
+    x = torch.randn(2, 4, 5, 7)
+    for _ in range(2):
+        for image in (x, x.bfloat16()):
+            with torch.autocast("cpu", torch.bfloat16):
+                found, wanted = fused(image), layer(image)
+            assert found.dtype == wanted.dtype == torch.bfloat16
+            assert torch.allclose(found, wanted, atol=0.05)
+        assert torch.allclose(fused(x), layer(x), atol=1e-5)
+        for model in (fused, layer):
+            for parameter in model.parameters():
+                parameter.mul_(1.5)

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detrkit.errors import DataError, UsageError
-from detrkit.metrics import METRIC_NAMES, CocoEvaluator, Metrics
-from detrkit.metrics.coco import Backend
+from detrkit.metrics import METRIC_NAMES, CocoEvaluator, Metrics, coco
+from detrkit.metrics.coco import DEFAULT_BACKEND, Backend, checked_backend
 from detrkit.structures import ClassMap
 from tests.metrics.cases import Columns, detections, detections_from_results, from_coco, load
 
@@ -96,10 +96,8 @@ founds = st.tuples(st.integers(0, 2), boxes, st.sampled_from([0.1, 0.5, 0.5, 0.9
 images = st.lists(st.tuples(st.lists(truths, max_size=6), st.lists(founds, max_size=8)), max_size=4)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(images)
-def test_backends_agree(case: list[Any]) -> None:
-    """Crowds, ties, empty classes, areas on the borders and off the boxes: the same twelve."""
+def check_agreement(case: list[Any]) -> None:
+    """The same numbers from all, in all and per class."""
     columns = scene(*(truth for truth, _ in case))
     found = [
         detections(ABC, f"im{i}", [d[1] for d in dets], [d[2] for d in dets], [d[0] for d in dets])
@@ -112,6 +110,39 @@ def test_backends_agree(case: list[Any]) -> None:
         for a, b in zip(ours.classes, judge.classes, strict=True):
             assert a.to_dict() == pytest.approx(b.to_dict(), abs=1e-12)
         np.testing.assert_allclose(ours.precision_50, judge.precision_50, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(images)
+def test_backends_agree(case: list[Any]) -> None:
+    """Crowds, ties, empty classes, areas on the borders and off the boxes: the same twelve."""
+    check_agreement(case)
+
+
+lengths = st.one_of(st.sampled_from([0.0, 1e-3, 32.0, 96.0, 1e5]), st.floats(0, 500, width=32))
+anywhere = st.tuples(st.floats(-300, 300, width=32), st.floats(-300, 300, width=32))
+odd_boxes = st.builds(lambda p, w, h: (*p, p[0] + w, p[1] + h), anywhere, lengths, lengths)
+odd_scores = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(-1, 2, width=32))
+odd_images = st.lists(
+    st.tuples(
+        st.lists(
+            st.builds(
+                lambda label, box, crowd, area: (label, *box, crowd, area),
+                st.integers(0, 2), odd_boxes, st.booleans(), st.floats(0, 2e4, width=32),
+            ),
+            max_size=5,
+        ),
+        st.lists(st.tuples(st.integers(0, 2), odd_boxes, odd_scores), max_size=8),
+    ),
+    max_size=3,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(odd_images)
+def test_backends_agree_on_what_should_not_be(case: list[Any]) -> None:
+    """Boxes without area, outside of the image or larger than it, scores below 0 and above 1."""
+    check_agreement(case)
 
 
 def test_more_than_hundred_detections() -> None:
@@ -173,11 +204,21 @@ def test_not_finite_detections_are_left_out(caplog: pytest.LogCaptureFixture) ->
 def test_merging_processes_counts_an_image_once() -> None:
     columns = scene([(0, 0, 0, 50, 50)], [(0, 0, 0, 50, 50)])
     whole = [detections(ABC, f"im{i}", [(0, 0, 50, 50)], [0.5], [0]) for i in range(2)]
-    first, second = CocoEvaluator(columns), CocoEvaluator(columns)
+    first, second = (CocoEvaluator(columns, backend="detrkit") for _ in range(2))
     first.update(whole)
     second.update(whole[:1])  # the padding of a sharded loader
     first.merge([second.state()])
     assert first.compute().to_dict() == evaluate(columns, whole).to_dict()
+
+
+def test_hotcoco_is_the_default_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert DEFAULT_BACKEND == checked_backend(None) == "hotcoco"
+    assert CocoEvaluator(scene()).compute().backend == "hotcoco"
+    monkeypatch.setattr(coco, "find_spec", lambda name: None if name == "hotcoco" else True)
+    with pytest.raises(UsageError, match="hotcoco is not installed"):
+        checked_backend("hotcoco")
+    assert checked_backend("detrkit") == "detrkit"
+    assert coco.default_backend() == "detrkit"
 
 
 def test_mistakes_are_named() -> None:

@@ -63,7 +63,8 @@ def test_what_does_not_fit_is_left_out_and_counted(
     ]  # fmt: skip
     read = read_results(write(tmp_path / "p.json", rows), TRUTH)
     assert read.left_out == {
-        "of unknown images": 2, "of unknown categories": 1, "with NaN or infinite values": 2,
+        "of unknown images": 2, "of unknown categories": 1,
+        "with values that are no finite numbers": 2,
     }  # fmt: skip
     assert read.rows == len(rows) == len(read.predictions) + sum(read.left_out.values())
     assert read.predictions.scores.tolist() == [0.5, 0.25]
@@ -92,7 +93,7 @@ def test_what_does_not_fit_is_left_out_and_counted(
         ([row(bbox=..., caption="a cat")], "holds captions, not a box"),
         ([row(image_id=-1), row(image_id=-2)], "all 2 detections are of unknown images"),
         ([row(category_id=77)], "all 1 detections are of unknown categories"),
-        ([row(score=None)], "all 1 detections are with NaN"),
+        ([row(score=None)], "all 1 detections are with values that are no finite"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, content: Any, message: str) -> None:

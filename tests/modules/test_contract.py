@@ -183,11 +183,11 @@ class TestContract:
                 module(x)
             module.eval()
             expected = module(x)
-            before = sum(p.numel() for p in module.parameters())
+            before = len(list(module.parameters()))
             for layer in convertible:
                 layer.convert_to_deploy()
             near(module(x), expected, 1e-5)
-        assert sum(p.numel() for p in module.parameters()) < before
+        assert len(list(module.parameters())) < before
 
 
 @pytest.mark.slow
@@ -227,7 +227,7 @@ def exported(module: nn.Module, x: Tensor | Sequence[Tensor], file: io.BytesIO) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module if single else Separate(module),
+            module if single else Separate(module).eval(),
             (x,) if single else tuple(x),
             file,
             opset_version=17,

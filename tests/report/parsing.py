@@ -66,7 +66,7 @@ def check(page: str, *, links: bool = False) -> Parsed:
     for tag, key, value in parsed.attributes:
         assert not key.startswith("on"), (tag, key)
         if key in ("src", "srcset", "poster", "background", "xlink:href"):
-            assert value.startswith("data:image/jpeg;base64,"), (tag, key, value[:80])
+            assert re.match(r"data:image/(jpeg|png);base64,", value), (tag, key, value[:80])
         if key == "href" and links and not value.startswith("#"):
             assert value
             assert not re.match(r"[a-z]+:|//", value), value

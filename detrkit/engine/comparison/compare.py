@@ -281,7 +281,7 @@ def _measured(entry: Entry, matches: Matches | None, notes: list[str]) -> Model:
             )
         classes = {name: ap for name, (_, ap) in entry.stated_classes.items()}
         return Model(entry, entry.stated, classes)
-    found = count(entry.truth, entry.predictions.by_image(), matches=matches)
+    found = count(entry.truth, entry.predictions.by_image(), "detrkit", matches)
     stated = entry.stated.get("AP")
     if stated is not None and abs(stated - found["AP"]) > _SAME:
         notes.append(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 from PIL import Image
 
 from detrkit.engine.comparison.compare import Comparison, Delta, Model
 from detrkit.metrics.bootstrap import Interval
 from detrkit.metrics.coco import METRIC_MEANINGS, METRIC_NAMES, shown
-from detrkit.report import Cell, Column, Html, Page, bars, figures, join, table, tag
+from detrkit.report import Cell, Column, Html, Page, bars, drawing, figures, join, table, tag
 
 #: Up to so many classes are drawn as bars.
 _BARS = 30
@@ -35,7 +32,12 @@ def page(comparison: Comparison, curves: Image.Image | None) -> Page:
         lead=f"To {names[0]}; a star marks those whose interval leaves out zero.",
     )
     if curves is not None:
-        found.add("Curves", figures([(_picture(curves), "over the epochs, counted from 1")]))
+        found.add(
+            "Curves",
+            figures(
+                [(drawing(curves, "Curves over the epochs"), "over the epochs, counted from 1")]
+            ),
+        )
     found.add("Classes", _classes(comparison), _class_bars(comparison))
     return found
 
@@ -126,15 +128,3 @@ def _class_bars(comparison: Comparison) -> Html:
         return Html("")
     series = {model.name: [model.classes[n] for n in names] for model in comparison.models}
     return figures([(bars(names, series, title="AP by class"), "mean over IoU 0.50–0.95")])
-
-
-def _picture(picture: Image.Image) -> Html:
-    file = io.BytesIO()
-    picture.save(file, format="PNG", optimize=True)
-    data = base64.b64encode(file.getvalue()).decode()
-    return tag(
-        "img",
-        src=f"data:image/png;base64,{data}",
-        alt="Curves over the epochs",
-        style="max-width: 100%",
-    )

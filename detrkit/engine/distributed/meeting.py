@@ -167,7 +167,7 @@ def told(name: str, compute: Callable[[], str]) -> str:
 
 def agreed(error: DetrkitError) -> DetrkitError:
     """Marks an error that every process raises at the same place: the main one tells it."""
-    error.agreed = True  # type: ignore[attr-defined]
+    error.agreed = True
     return error
 
 
@@ -178,7 +178,7 @@ def _own_words(error: BaseException, meeting: Meeting) -> BaseException:
         code = Interrupted.exit_code
     else:
         code = error.exit_code if isinstance(error, DetrkitError) else 1
-    if getattr(error, "agreed", False):
+    if isinstance(error, DetrkitError) and error.agreed:
         return error if place.rank == 0 else OtherProcessFailed(code)
     lost = _is_lost_connection(error)
     try:

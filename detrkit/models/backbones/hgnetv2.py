@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
 from detrkit.layers.activations import get_activation
-from detrkit.layers.affine import LearnableAffine
+from detrkit.layers.affine import LearnableAffine, fold_rectified
 from detrkit.layers.conv import fused_convolution
 from detrkit.layers.norm import FrozenBatchNorm2d, freeze_batch_norm
 from detrkit.models.backbones.chosen import modules_after, stage_blocks
@@ -145,10 +145,12 @@ class ConvBNAct(nn.Module):
         return self.lab(self.act(self.bn(self.conv(x))))
 
     def convert_to_deploy(self) -> None:
-        """Folds the norm into the convolution."""
+        """Folds the norm, and an affine block behind ReLU, into the convolution."""
         conv = self.conv[-1] if isinstance(self.conv, nn.Sequential) else self.conv
         if isinstance(conv, nn.Conv2d) and isinstance(self.bn, nn.BatchNorm2d | FrozenBatchNorm2d):
             self.conv, self.bn = fused_convolution(conv, self.bn), nn.Identity()
+            if isinstance(self.lab, LearnableAffine) and type(self.act) is nn.ReLU:
+                self.act, self.lab = fold_rectified(self.conv, self.lab), nn.Identity()
 
 
 class LightConvBNAct(nn.Module):
@@ -203,7 +205,12 @@ class Stem(nn.Module):
     """Quarters the resolution. (B, in, H, W) -> (B, out, ceil(H/4), ceil(W/4)).
 
     The 2×2 kernels have no padding of their own: a zero row and column are added below and right.
+
+    Attributes:
+        pool_border: what is added for the maximum instead of zeros, see `detrkit.export.graph`.
     """
+
+    pool_border = 0.0
 
     def __init__(
         self, mid_channels: int, out_channels: int, style: Style, in_channels: int = 3
@@ -220,9 +227,12 @@ class Stem(nn.Module):
                 layer.conv = nn.Sequential(nn.Identity(), layer.conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(self.stem1(x), (0, 1, 0, 1))
-        deep = self.stem2b(F.pad(self.stem2a(x), (0, 1, 0, 1)))
-        return self.stem4(self.stem3(torch.cat([_max_pool(x), deep], dim=1)))
+        x = self.stem1(x)
+        padded = F.pad(x, (0, 1, 0, 1))
+        deep = self.stem2b(F.pad(self.stem2a(padded), (0, 1, 0, 1)))
+        if self.pool_border:
+            padded = F.pad(x, (0, 1, 0, 1), value=self.pool_border)
+        return self.stem4(self.stem3(torch.cat([_max_pool(padded), deep], dim=1)))
 
 
 def _max_pool(x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def make_anchors(
     levels = []
     for level, (h, w) in enumerate(shapes):
         y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        centre = (torch.stack([x, y], dim=-1) + 0.5) / torch.tensor([w, h], dtype=torch.float32)
+        centre = torch.stack([(x + 0.5) / w, (y + 0.5) / h], dim=-1)
         side = torch.full_like(centre, base_size) * 2.0**level
         levels.append(torch.cat([centre, side], dim=-1).reshape(1, h * w, 4))
     anchors = torch.cat(levels, dim=1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -245,6 +245,20 @@ class TwoStageDecoder(nn.Module, ABC):
         else:
             content, logits = take(scored, index), take(logits, index)
         return content, self.enc_bbox_head(content) + take(anchors, index), logits
+
+    def set_size(self, size: Sequence[int] | None) -> None:
+        """Makes the kept anchors those of images of a size (h, w); None keeps none.
+
+        They are constants of an exported graph then, or computed in it from the maps' sizes.
+        """
+        self.settings = replace(self.settings, eval_spatial_size=size)
+        for name in ("anchors", "valid_mask"):
+            self._buffers.pop(name, None)
+        if size:
+            anchors, valid = make_anchors(self.settings.level_shapes, self.settings.eps)
+            like = self.enc_score_head.weight
+            self.register_buffer("anchors", anchors.to(like))
+            self.register_buffer("valid_mask", valid.to(like.device))
 
     def _anchors_for(self, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Anchors (1, L, 4) as logits, and which are valid (1, L, 1)."""

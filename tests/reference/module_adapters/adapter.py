@@ -25,6 +25,22 @@ Run = Callable[[nn.Module, Any, list[Tensor]], list[Tensor]]
 Fill = Callable[[nn.Module, Any], None]
 
 
+def by_variant(**builds: Build) -> Build:
+    """The build whose name begins the case's variant; `other` for the rest."""
+
+    def build(case: Any) -> nn.Module:
+        chosen = [name for name in builds if case.variant.startswith(name)]
+        return builds[max(chosen, key=len, default="other")](case)
+
+    return build
+
+
+def tokens_or_maps(module: nn.Module, case: Any, inputs: list[Tensor]) -> list[Tensor]:
+    """Some variants of the reference take tokens, others maps."""
+    run = tokens if inputs[0].dim() == 3 else called
+    return run(module, case, inputs)
+
+
 def called(module: nn.Module, case: Any, tensors: list[Tensor]) -> list[Tensor]:
     """One map, or a list of several."""
     return listed(module(tensors[0] if len(tensors) == 1 else tensors))
@@ -82,6 +98,28 @@ class Adapter:
     fill: Fill = filled_by_shape
 
 
+class PixelLinear(nn.Linear):
+    """A 1x1 convolution whose weight has the shape of a linear layer's: (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def with_linear(build: Build, *names: str) -> Build:
+    """What `build` builds, with linear layers in the place of its 1x1 convolutions `names`."""
+
+    def built(case: Any) -> nn.Module:
+        module = build(case)
+        for name in names:
+            conv = module.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
+            linear = PixelLinear(conv.in_channels, conv.out_channels, conv.bias is not None)
+            module.set_submodule(name, linear)
+        return module
+
+    return built
+
+
 def named(name: str, drop: tuple[str, ...] = (), **arguments: Any) -> Build:
     """Builds the component `name` from the keywords of a case.
 
@@ -89,14 +127,18 @@ def named(name: str, drop: tuple[str, ...] = (), **arguments: Any) -> Build:
         name: in the registry.
         drop: keywords of the reference that have no effect.
         **arguments: keyword of the reference -> ours, as text, where a case has it; what is no
-            keyword of the case but a parameter of ours is an argument.
+            keyword of the case, or dropped, but a parameter of ours, is an argument.
     """
 
     def build(case: Any) -> nn.Module:
         given = {key: value for key, value in case.kwargs.items() if key not in drop}
         renames = {k: v for k, v in arguments.items() if k in given and isinstance(v, str)}
         parameters = MODULES.get(name).parameters
-        fixed = {k: v for k, v in arguments.items() if k not in case.kwargs and k in parameters}
+        fixed = {
+            k: v
+            for k, v in arguments.items()
+            if k not in renames and k not in given and k in parameters
+        }
         ours = {renames.get(key, key): value for key, value in given.items()}
         torch.manual_seed(0)
         module: nn.Module = MODULES.create(name, **ours, **fixed)

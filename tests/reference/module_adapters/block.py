@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.norm import LayerNorm2d
+from detrkit.modules.block.metaformer import StarMlp, StarReLU
+from detrkit.registry import MODULES
 from tests.reference.module_adapters.adapter import Adapter, Build, called, named, tokens
 
 _CSP = {
@@ -63,10 +67,87 @@ def run_mona(module: nn.Module, case: Any, tensors: list[Tensor]) -> list[Tensor
     return found
 
 
+def metaformer(case: Any) -> nn.Module:
+    """The combinations of the copies, and the official block with its separable mixer."""
+    kwargs = case.kwargs
+    width = kwargs.get("in_dim", kwargs["dim"])
+    arguments: dict[str, Any] = {"in_channels": width, "out_channels": kwargs["dim"]}
+    if kwargs.get("token_mixer", "").startswith("GSA"):
+        arguments["mixer"] = {"type": "GSA", "num_heads": 8}
+    if kwargs.get("mlp", "").startswith("ConvolutionalGLU"):
+        arguments["mlp"] = "ConvolutionalGLU"
+    if "SEFN" in case.module or "mlp_ratio" in kwargs:
+        arguments["mlp_ratio"] = kwargs["mlp_ratio"]
+    if case.variant.startswith("official"):
+        arguments["shortcut_scale"] = kwargs["res_scale_init_value"]
+    module: nn.Module = MODULES.create(case.module, **arguments)
+    if case.variant.startswith("official"):
+        make_official(module, kwargs["dim"])
+        return module
+    for residual in module.sums:
+        residual.norm = AffineNorm(kwargs["dim"])
+    if isinstance(module.mlp, StarMlp):  # there with 1×1 convolutions
+        width, hidden = kwargs["dim"], 4 * kwargs["dim"]
+        module.mlp[0] = nn.Conv2d(width, hidden, 1, bias=False)
+        module.mlp[2] = nn.Conv2d(hidden, width, 1, bias=False)
+    return module
+
+
+class AffineNorm(nn.Module):
+    """The norm of the copies: over an image, weight and bias of shape (C, 1, 1)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, 1, self.weight.flatten(), self.bias.flatten(), eps=1e-6)
+
+
+class SeparableMixer(nn.Module):
+    """The official mixer SepConv: pointwise, StarReLU, depthwise 7×7, pointwise, without biases."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter = PixelLinear(channels, 2 * channels, bias=False)
+        self.act = StarReLU()
+        self.depthwise = nn.Conv2d(
+            2 * channels, 2 * channels, 7, padding=3, groups=2 * channels, bias=False
+        )
+        self.leave = PixelLinear(2 * channels, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.depthwise(self.act(self.enter(x))))
+
+
+def make_official(module: nn.Module, channels: int) -> None:
+    module.mixer = SeparableMixer(channels)
+    for residual in module.sums:
+        residual.norm = LayerNorm2d(channels, eps=1e-6, bias=False)
+
+
 ADAPTERS = {
+    **{
+        name: Adapter(metaformer)
+        for name in (
+            "MetaFormer_Block",
+            "MetaFormer_Mona",
+            "MetaFormer_SEFN",
+            "MetaFormer_Mona_SEFN",
+        )
+    },
     "C3": Adapter(shell("C3")),
     "C2f": Adapter(shell("C2f")),
     "C3k2": Adapter(shell("C3k2")),
+    "RepHMS": Adapter(
+        named(
+            "RepHMS",
+            width="num_slices",
+            depth_expansion="unit_expansion",
+            kersize="kernel_size",
+        )
+    ),
     "rgcspelan": Adapter(named("RGCSPELAN", **_CSP)),
     "Mona": Adapter(mona, run_mona),
     "MANet": Adapter(named("MANet", **_CSP, p="separable_expansion")),

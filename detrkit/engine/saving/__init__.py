@@ -1,0 +1,1 @@
+"""What `detrkit infer` leaves behind: pictures, videos and lists of detections."""

@@ -1,0 +1,28 @@
+"""Convolutions that keep channels apart."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from detrkit.layers.conv import same_padding
+
+
+def depthwise(
+    channels: int,
+    kernel_size: int | tuple[int, int],
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    bias: bool = True,
+) -> nn.Conv2d:
+    """A convolution of each channel on its own; at stride 1 it keeps the size.
+
+    Args:
+        channels: C, in and out.
+        kernel_size: one odd side, or (h, w).
+        stride, dilation, bias: of the convolution.
+    """
+    padding = same_padding(kernel_size, dilation)
+    return nn.Conv2d(
+        channels, channels, kernel_size, stride, padding, dilation, groups=channels, bias=bias
+    )

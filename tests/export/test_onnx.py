@@ -1,0 +1,266 @@
+"""ONNX models of every family answer what the detector answers; their contract; their graph."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from detrkit.errors import DetrkitError, UsageError
+from detrkit.export.graph import DetectionGraph, InputShape, exportable
+from detrkit.export.half import halved
+from detrkit.export.int8 import quantized
+from detrkit.export.metadata import KEY, Metadata
+from detrkit.export.onnx import describe, to_onnx, trace, write_onnx
+from tests.export.families import CLASSES, FAMILIES, SIZE, assert_same, family, inputs, run_onnx
+
+
+@cache
+def exported(name: str, shape: InputShape = InputShape(SIZE), *, raw: bool = False) -> Any:
+    """The ONNX model of a family, made once."""
+    one = family(name)
+    detector = exportable(one.detector, shape)
+    graph = DetectionGraph(detector, None if raw else one.postprocessor)
+    return to_onnx(trace(graph, shape), graph)
+
+
+def shapes(values: Any) -> dict[str, list[int | str]]:
+    return {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in values
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+class TestFamilies:
+    @pytest.mark.parametrize("batch", [1, 2, 7])
+    def test_same_detections(self, name: str, batch: int) -> None:
+        given = inputs(batch)
+        with torch.no_grad():
+            wanted = family(name).graph()(*given)
+        assert len(wanted[2].unique()) > 10  # it is told apart from a model that says nothing
+        assert_same(run_onnx(exported(name), *given), wanted)
+
+    def test_contract(self, name: str) -> None:
+        model = exported(name)
+        onnx.checker.check_model(model, full_check=True)
+        assert shapes(model.graph.input) == {
+            "images": ["N", 3, *SIZE],
+            "orig_target_sizes": ["N", 2],
+        }
+        assert shapes(model.graph.output) == {
+            "labels": ["N", 20],
+            "boxes": ["N", 20, 4],
+            "scores": ["N", 20],
+        }
+        types = [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)]
+        full, whole = TensorProto.FLOAT, TensorProto.INT64
+        assert types == [full, whole, whole, full, full]
+
+    def test_what_is_in_the_graph(self, name: str) -> None:
+        model = exported(name)
+        assert {node.domain for node in model.graph.node} == {""}  # every runtime knows them
+        kinds = {node.op_type for node in model.graph.node}
+        assert not kinds & {"BatchNormalization", "If", "Loop", "Dropout"}
+        # anchors are constants: nothing computes them from ranges
+        assert not kinds & {"Range", "NonZero", "Sin"}
+        assert str(Path(__file__).parents[2]).encode() not in model.SerializeToString()
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+    def test_half(self, name: str) -> None:
+        model = halved(exported(name))
+        given = inputs(2)
+        with torch.no_grad():
+            labels, _, scores = (value.numpy() for value in family(name).graph()(*given))
+        answer = run_onnx(model, *given)
+        assert [value.dtype for value in answer] == [np.int64, np.float32, np.float32]
+        np.testing.assert_allclose(answer[2], scores, atol=0.05)
+        assert (answer[0] == labels).mean() > 0.5  # random weights: scores lie close together
+        _check_precision(model)
+
+
+def _check_precision(model: Any) -> None:
+    """Weights of convolutions are in 16 bits; norms, softmax and sampling are computed in 32."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    for value in (*inferred.graph.value_info, *model.graph.input, *model.graph.output):
+        kinds[value.name] = value.type.tensor_type.elem_type
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    assert {kinds[node.input[1]] for node in convolutions} == {TensorProto.FLOAT16}
+    exact = {"LayerNormalization", "Softmax", "GridSample", "TopK", "ReduceMean", "Log", "Sqrt"}
+    for node in model.graph.node:
+        if node.op_type in exact:
+            assert kinds[node.input[0]] != TensorProto.FLOAT16, node.name
+
+
+def test_fixed_batch() -> None:
+    model = exported("deimv2_hgnet", InputShape(SIZE, batch=2))
+    assert shapes(model.graph.input) == {"images": [2, 3, *SIZE], "orig_target_sizes": [2, 2]}
+    given = inputs(2)
+    with torch.no_grad():
+        wanted = family("deimv2_hgnet").graph()(*given)
+    assert_same(run_onnx(model, *given), wanted)
+
+
+@pytest.mark.parametrize("name", ["dfine", "deimv2_vit"])
+def test_any_size(name: str) -> None:
+    model = exported(name, InputShape(SIZE, dynamic_size=True))
+    assert shapes(model.graph.input)["images"] == ["N", 3, "height", "width"]
+    for size, batch in ((SIZE, 1), ((160, 64), 3)):
+        given = inputs(batch, size)
+        with torch.no_grad():
+            wanted = family(name).graph()(*given)
+        assert_same(run_onnx(model, *given), wanted)
+
+
+def test_raw_heads() -> None:
+    model = exported("dfine", raw=True)
+    assert shapes(model.graph.input) == {"images": ["N", 3, *SIZE]}
+    assert shapes(model.graph.output) == {"logits": ["N", 10, 3], "boxes": ["N", 10, 4]}
+    images, _ = inputs(7)
+    with torch.no_grad():
+        wanted = family("dfine").graph(raw=True)(images)
+    for a, b in zip(run_onnx(model, images), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_images_of_five_channels() -> None:
+    one = family("deimv2_hgnet", "in_channels=5")
+    shape = InputShape(SIZE, channels=5)
+    graph = DetectionGraph(exportable(one.detector, shape), one.postprocessor)
+    given = inputs(3, channels=5)
+    with torch.no_grad():
+        wanted = one.graph()(*given)
+    assert_same(run_onnx(to_onnx(trace(graph, shape), graph), *given), wanted)
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    first = exported("deimv2_hgnet").SerializeToString(deterministic=True)
+    exported.cache_clear()
+    assert exported("deimv2_hgnet").SerializeToString(deterministic=True) == first
+
+
+def test_int8_leaves_the_decoder_alone() -> None:
+    model = quantized(exported("dfine"), [inputs(2)[0].numpy(), inputs(3)[0].numpy()])
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    sources = {name: node for node in model.graph.node for name in node.output}
+    counts = {"decoder": [0, 0], "rest": [0, 0]}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "MatMul", "Gemm") and len(node.input) > 1:
+            weight = sources.get(node.input[1])
+            low = weight is not None and weight.op_type == "DequantizeLinear"
+            low = low and kinds.get(weight.input[0]) == TensorProto.INT8
+            counts["decoder" if node.name.startswith("decoder") else "rest"][bool(low)] += 1
+    assert counts["decoder"][True] == 0
+    assert counts["decoder"][False] > 10
+    assert counts["rest"][True] > 50
+    given = inputs(2)
+    answer = run_onnx(model, *given)
+    assert answer[1].shape == (2, 20, 4)
+    assert np.isfinite(answer[1]).all()
+
+
+def test_description(tmp_path: Path) -> None:
+    one = family("dfine")
+    model = onnx.ModelProto()
+    model.CopyFrom(exported("dfine"))
+    spec = one.checkpoint.image_spec
+    assert spec is not None
+    metadata = Metadata(spec, CLASSES, one.checkpoint.config)
+    describe(model, metadata)
+    write_onnx(model, tmp_path / "d.onnx")
+    (entry,) = onnx.load(str(tmp_path / "d.onnx")).metadata_props
+    assert entry.key == KEY
+    assert Metadata.from_json(entry.value, "d.onnx") == metadata
+
+
+def test_affine_blocks_are_gone() -> None:
+    """What stands behind a convolution of HGNetv2 is a bound, not two operations on the map."""
+    model = exported("deimv2_hgnet")
+    consumers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, set()).add(node.op_type)
+    backbone = [
+        n for n in model.graph.node if n.op_type == "Conv" and n.name.startswith("backbone.stem")
+    ]
+    assert len(backbone) == 5
+    assert all(consumers[node.output[0]] == {"Clip"} for node in backbone)
+
+
+@pytest.mark.parametrize("scale", [0.7, -0.4, 0.0])
+def test_affine_blocks_fold_whatever_their_sign(scale: float) -> None:
+    one = family("deimv2_hgnet")
+    with torch.no_grad():
+        affine = one.detector.backbone.stem.stem2a.lab  # type: ignore[union-attr]
+        before = affine.scale.clone()
+        affine.scale.fill_(scale)  # type: ignore[operator]
+    try:
+        images, sizes = inputs(2)
+        with torch.no_grad():
+            wanted = one.graph()(images, sizes)
+            folded = DetectionGraph(exportable(one.detector, InputShape(SIZE)), one.postprocessor)
+            assert_same(folded(images, sizes), wanted)
+    finally:
+        with torch.no_grad():
+            affine.scale.copy_(before)  # type: ignore[operator]
+
+
+def test_zeros_at_the_border_stay_in_the_maximum() -> None:
+    """ONNX Runtime moves zero padding into a pooling, where it is none: all pixels negative."""
+    one = family("deimv2_hgnet")
+    affine = one.detector.backbone.stem.stem1.lab  # type: ignore[union-attr]
+    with torch.no_grad():
+        before = affine.bias.clone()
+        affine.bias.fill_(-3.0)  # type: ignore[operator]
+    try:
+        shape = InputShape(SIZE)
+        graph = DetectionGraph(exportable(one.detector, shape), one.postprocessor)
+        given = inputs(1)
+        with torch.no_grad():
+            wanted = one.graph()(*given)
+        assert_same(run_onnx(to_onnx(trace(graph, shape), graph), *given), wanted)
+    finally:
+        with torch.no_grad():
+            affine.bias.copy_(before)  # type: ignore[operator]
+
+
+def test_wrong_shapes() -> None:
+    with pytest.raises(UsageError, match="multiples of 32"):
+        InputShape((64, 100))
+    with pytest.raises(UsageError, match="at least 1"):
+        InputShape(SIZE, batch=0)
+
+
+def test_opset() -> None:
+    one = family("deimv2_hgnet")
+    shape = InputShape(SIZE)
+    graph = DetectionGraph(exportable(one.detector, shape), one.postprocessor)
+    with pytest.raises(UsageError, match="17 to 23"):
+        to_onnx(trace(graph, shape), graph, opset=11)
+
+
+def test_fp16_cannot_hold_everything() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(exported("deimv2_hgnet"))
+    convolution = next(n for n in model.graph.node if n.op_type == "Conv")
+    weight = next(t for t in model.graph.initializer if t.name == convolution.input[1])
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] = 1e6
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    with pytest.raises(UsageError, match="beyond fp16's range"):
+        halved(model)
+    halved(model, "bf16")
+
+
+def test_a_file_has_two_gibibytes_at_most(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(onnx.ModelProto, "ByteSize", lambda self: 2**31, raising=False)
+    with pytest.raises(DetrkitError, match="at most 2 GiB"):
+        write_onnx(onnx.ModelProto(), tmp_path / "big.onnx")
