@@ -32,6 +32,7 @@ class OnnxTeacher:
 
     Attributes:
         class_map, image_spec: of the file.
+        says_classes: whether the file names its classes, or they are a guess.
         classes: (student's, teacher's) indices of the shared classes; set by the opener.
     """
 
@@ -39,13 +40,17 @@ class OnnxTeacher:
         self.runtime = OnnxRuntime(locate(path), device)
         self.image_spec, self.class_map = self.runtime.image_spec, self.runtime.class_map
         self.classes: tuple[list[int], list[int]] = ([], [])
+        self.says_classes = self.runtime.metadata is not None
         self._respec = Respec(student, self.image_spec, self.image_spec.size)
 
     def __call__(self, images: Tensor) -> Answers:
         """Answers for the student's batch (B, C, H, W)."""
         with torch.no_grad():
-            pixels = self._respec(images).float().cpu().numpy()
-        found = [self._run(part) for part in self._parts(pixels)]
+            pixels = self._respec(images).float().cpu()
+        found = [
+            self.runtime.compute(part, torch.ones(len(part), 2, dtype=torch.int64))
+            for part in self._parts(pixels)
+        ]  # of pictures of one pixel: boxes come back as fractions
         labels, boxes, scores = (
             torch.from_numpy(np.concatenate(parts)[: len(images)])
             for parts in zip(*found, strict=True)
@@ -53,7 +58,9 @@ class OnnxTeacher:
         kinds = len(self.class_map)
         every = torch.full((*labels.shape, kinds + 1), _UNLISTED)
         # the last column takes what is no class of the file's, and goes
-        every.scatter_(2, labels.long().clamp(max=kinds)[..., None], scores.float()[..., None])
+        labels = labels.long()
+        labels = torch.where((labels < 0) | (labels >= kinds), kinds, labels)
+        every.scatter_(2, labels[..., None], scores.float()[..., None])
         every = every[..., :kinds]
         every = _joined(boxes.float(), every)[..., self.classes[1]]
         return Answers(
@@ -65,21 +72,13 @@ class OnnxTeacher:
         """A file takes no queries."""
         raise NotImplementedError
 
-    def _parts(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """Batches of the size that the file wants, the last filled up."""
-        step = self.runtime.batch or len(pixels)
-        parts = [pixels[i : i + step] for i in range(0, len(pixels), step)]
-        missing = step - len(parts[-1])
-        if missing:
-            parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)])
+    def _parts(self, pixels: Tensor) -> list[Tensor]:
+        """Batches that the file takes, the last filled up."""
+        parts = list(pixels.split(self.runtime.most or len(pixels)))
+        missing = self.runtime.fewest - len(parts[-1])
+        if missing > 0:
+            parts[-1] = torch.cat([parts[-1], parts[-1][-1:].expand(missing, -1, -1, -1)])
         return parts
-
-    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        sizes = np.ones((len(pixels), 2), np.int64)  # boxes come back as fractions
-        labels, boxes, scores = self.runtime.session.run(
-            ["labels", "boxes", "scores"], {"images": pixels, "orig_target_sizes": sizes}
-        )
-        return labels, boxes, scores
 
 
 def _joined(boxes: Tensor, scores: Tensor) -> Tensor:

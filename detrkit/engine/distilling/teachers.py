@@ -145,7 +145,7 @@ def _read(settings: Distillation, session: Session) -> Source:
     assert settings.weights is not None
     if settings.is_onnx:
         onnx = OnnxTeacher(settings.weights, session.image_spec, session.device)
-        onnx.classes = _shared(session.class_map, onnx.class_map, settings, known=False)
+        onnx.classes = _shared(session.class_map, onnx.class_map, settings, known=onnx.says_classes)
         return Source(None, onnx.image_spec, onnx.classes, onnx)
     config = load_config(settings.teacher) if settings.teacher else None
     try:
