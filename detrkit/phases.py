@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch.profiler import record_function
 
-#: In the order of a step. "match" lies inside "loss".
-PHASES = ("data", "forward", "loss", "match", "backward", "clip", "optimizer", "ema")
+#: In the order of a step. "match" lies inside "loss"; "distill" is the teacher and its losses.
+PHASES = ("data", "forward", "loss", "match", "distill", "backward", "clip", "optimizer", "ema")
 
 _PREFIX = "detrkit: "
 

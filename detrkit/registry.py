@@ -41,6 +41,7 @@ PACKAGES = (
     "detrkit.modules",
     "detrkit.models",
     "detrkit.losses",
+    "detrkit.distillation",
     "detrkit.data",
     "detrkit.engine.components",
 )

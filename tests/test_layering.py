@@ -31,6 +31,7 @@ LAYERS = {
     "drawing": 4,
     "convert": 4,
     "analysis": 5,
+    "distillation": 5,
     "eval_report": 5,
     "export": 5,
     "engine": 6,

@@ -37,7 +37,7 @@ from detrkit.errors import (
 
 #: Panels of `detrkit --help` and their commands, in the order in which they are shown.
 PANELS: dict[str, tuple[str, ...]] = {
-    "Train": ("train", "resume", "tune"),
+    "Train": ("train", "resume", "tune", "distill"),
     "Measure": ("eval", "benchmark", "compare"),
     "Deploy": ("infer", "export", "serve", "weights"),
     "Data": ("doctor", "dataset-analyze", "convert"),

@@ -203,6 +203,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "train_dataloader": (),
     "val_dataloader": (),
     "evaluator": ("index", "class_map"),
+    "distillation": (),
 }
 
 #: Each run setting with its type.

@@ -7,6 +7,7 @@
                           the stem's weights are folded: channel i has those of channel i mod 3,
                           a single one the mean of the three
     plugins: [./block.py] absolute paths, from the file that names them
+    distillation: {…}     `type: Distillation`, where the section names none
     data, epochs, schedule: auto
                           stay: the engine reads the data set and plans the epochs, with what
                           the included files had as `epochs` (`base_epochs`) for a measure
@@ -31,6 +32,7 @@ _STRIDE = 32
 def expand(tree: Tree) -> list[Problem]:
     """Expands the short forms of a merged tree in place; returns what is wrong with them."""
     _anchor_plugins(tree)
+    _name_distillation(tree)
     return [*_expand_image_size(tree), *_expand_channels(tree)]
 
 
@@ -50,6 +52,13 @@ def _anchor_plugins(tree: Tree) -> None:
         if isinstance(plugin, str):
             folder = Path(origin.file).parent if origin.file else Path.cwd()
             plugins[index] = os.path.normpath(folder / Path(plugin).expanduser())
+
+
+def _name_distillation(tree: Tree) -> None:
+    section = tree.data.get("distillation")
+    if isinstance(section, dict) and "type" not in section:
+        origin = tree.origins.get(("distillation",), Origin())
+        tree.set(("distillation", "type"), "Distillation", origin)
 
 
 def _expand_image_size(tree: Tree) -> list[Problem]:

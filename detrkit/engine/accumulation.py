@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from detrkit.engine.amp import upcast
+from detrkit.distillation.distiller import Distiller
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.losses.criterion import SetCriterion
+from detrkit.ops.precision import upcast
 from detrkit.phases import phase
 from detrkit.structures import Batch
 
@@ -39,6 +40,7 @@ class Backward:
         autocast: the context of a forward pass.
         scaler: scales the loss.
         seed: seeds part n of the step.
+        distiller: adds what the student learns from a teacher; None: there is none.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class Backward:
     autocast: Callable[[], AbstractContextManager[Any]]
     scaler: GradScaler
     seed: Callable[[int], None]
+    distiller: Distiller | None = None
 
     def __call__(self, batch: Batch, parts: int, epoch: int) -> dict[str, Tensor]:
         """Computes losses and gradients; processes exchange these once, in the last part.
@@ -64,17 +67,33 @@ class Backward:
         for number, piece in enumerate(pieces):
             self.seed(number)
             with nullcontext() if number + 1 == len(pieces) else _silent(self.model):
-                with phase("forward"), self.autocast():
-                    outputs = self.model(piece.images, piece.targets)
+                with phase("forward"), self.autocast(), self._watching():
+                    outputs = upcast(self.model(piece.images, piece.targets))
                 with phase("loss"):
-                    losses = judge(number, upcast(outputs))  # in float32
-                    loss = torch.stack(list(losses.values())).sum()
+                    losses = judge(number, outputs)  # in float32
+                losses = self._distilled(losses, piece, outputs, len(piece) / len(batch), number)
+                loss = torch.stack(list(losses.values())).sum()
                 with phase("backward"):
                     self.scaler.scale(loss).backward()
             for name, value in losses.items():
                 value = value.detach()
                 sums[name] = sums[name] + value if name in sums else value
         return sums
+
+    def _watching(self) -> AbstractContextManager[None]:
+        if self.distiller is None:
+            return nullcontext()
+        return self.distiller.watching(unwrapped(self.model))
+
+    def _distilled(
+        self, losses: dict[str, Tensor], piece: Batch, outputs: Any, share: float, number: int
+    ) -> dict[str, Tensor]:
+        """The losses with those of the distillation: each a mean over the images of the batch."""
+        if self.distiller is None:
+            return losses
+        return self.distiller.add(
+            unwrapped(self.model), piece, outputs, losses, share, number, self.autocast
+        )
 
     def _judge(
         self, batch: Batch, pieces: list[Batch], epoch: int

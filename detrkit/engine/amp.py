@@ -98,17 +98,3 @@ def cpu_computes_bf16() -> bool:
     """Whether this CPU multiplies bf16 itself (AVX512-BF16, AMX)."""
     asks = (getattr(torch.cpu, name, None) for name in _BF16_FEATURES)
     return any(ask() for ask in asks if ask is not None)
-
-
-def upcast(outputs: Any) -> Any:
-    """Floating-point tensors inside dicts, lists and tuples as float32; the rest as it is."""
-    if isinstance(outputs, Tensor):
-        low = outputs.dtype in (torch.bfloat16, torch.float16)
-        return outputs.float() if low else outputs
-    if isinstance(outputs, dict):
-        return {name: upcast(value) for name, value in outputs.items()}
-    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):  # a named tuple
-        return type(outputs)(*map(upcast, outputs))
-    if isinstance(outputs, (list, tuple)):
-        return type(outputs)(upcast(value) for value in outputs)
-    return outputs

@@ -4,6 +4,7 @@
     model           weights
     ema             {"module": averaged weights, "updates": count}
     optimizer, lr_scheduler, lr_warmup_scheduler, scaler
+    distiller       of a distillation: adapters and the like, apart from the student
     date            ISO 8601
     detrkit         configuration, ImageSpec, ClassMap, metrics, position in the run, version
 
@@ -32,8 +33,10 @@ from detrkit.structures import ClassMap, ImageSpec
 #: Rises when a reader of the `detrkit` entry needs to know.
 FORMAT = 1
 
-#: Present in every training checkpoint of the authors' repositories.
-_TRAINING_KEYS = ("model", "ema", "optimizer", "lr_scheduler", "lr_warmup_scheduler", "scaler")
+#: Present in training checkpoints of the authors' repositories, and `distiller` in some of ours.
+_TRAINING_KEYS = (
+    "model", "ema", "optimizer", "lr_scheduler", "lr_warmup_scheduler", "scaler", "distiller",
+)  # fmt: skip
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Checkpoint:
         model: weights by the authors' names, or None in a file that has only `ema`.
         ema: {"module": weights, "updates": int}, or None.
         optimizer, lr_scheduler, lr_warmup_scheduler, scaler: their state dicts, or None.
+        distiller: of a distillation in progress, or None.
         last_epoch: the last finished epoch, -1 before the first.
         config: the resolved configuration, or None in a file that detrkit did not write.
         config_name: stem of the configuration file.
@@ -62,6 +66,7 @@ class Checkpoint:
     lr_scheduler: dict[str, Any] | None = None
     lr_warmup_scheduler: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
+    distiller: dict[str, Any] | None = None
     last_epoch: int = -1
     config: dict[str, Any] | None = None
     config_name: str = ""
@@ -174,6 +179,7 @@ class Checkpoint:
             lr_scheduler=content.get("lr_scheduler"),
             lr_warmup_scheduler=content.get("lr_warmup_scheduler"),
             scaler=content.get("scaler"),
+            distiller=content.get("distiller"),
             last_epoch=int(content.get("last_epoch", -1)),
             config=meta.get("config"),
             config_name=meta.get("config_name") or "",

@@ -120,6 +120,9 @@ def _panels(runs: Sequence[RunCurves]) -> Iterator[_Panel]:
         return
     yield _Panel("Average precision", {"val/AP": "AP", "val/AP50": "AP50"}, from_zero=True)
     yield _Panel("Training loss, all terms", {names.LOSS: ""})
+    yield _Panel("Distillation loss, all terms", {names.DISTILL: ""})
+    if any(names.DISTILL in row for run in runs for row in run.rows):
+        yield _Panel("Training loss without distillation", {names.DETECTION: ""})
     yield _Panel("Learning rate, highest group", {names.LR: ""}, log_scale=True)
     yield _Panel("Training images per second", {names.IMAGES_PER_SECOND: ""}, from_zero=True)
 
@@ -138,6 +141,9 @@ def _panels_of_one(run: RunCurves) -> Iterator[_Panel]:
     yield _Panel("Images without targets", negatives, from_zero=True)
     yield _Panel("Training loss, all terms", {names.LOSS: ""})
     yield _Panel("Loss terms of the last layer", _columns(run.rows, f"{names.LOSS}_"))
+    yield _Panel("Distillation", _columns(run.rows, names.DISTILL_TERMS))
+    ratio = {names.DISTILL_GRADIENT_RATIO: "ratio of norms"}
+    yield _Panel("Gradient: distillation by detection", ratio, from_zero=True)
     rates = _merged(run.rows, _columns(run.rows, f"{names.LR}/"))
     yield _Panel("Learning rate", rates or {names.LR: ""}, log_scale=True)
     yield _Panel("Training images per second", {names.IMAGES_PER_SECOND: ""}, from_zero=True)
@@ -252,7 +258,7 @@ def _points(rows: Sequence[Row], column: str) -> tuple[list[int], list[float]]:
     """Epochs from 1 and values; what is missing, undefined (COCO's -1) or infinite is left out."""
     epochs, values = [], []
     for row in rows:
-        value = row.get(column)
+        value = names.value(row, column)
         undefined = column.startswith("val/") and value == -1
         if isinstance(value, (int, float)) and abs(value) < float("inf") and not undefined:
             epochs.append(int(row["epoch"]) + 1)

@@ -86,6 +86,7 @@ class TrainFlags:
         patience, best_metric, freeze_bn, layer_decay, sampling, negatives, eval_negatives, compile,
         channels_last, profile, report: the settings of these names.
         freeze: parts that keep their weights; each one name, or several with commas between.
+        distillation: values of that section by dotted key; None: it is left as it is.
     """
 
     data: str | None = None
@@ -118,6 +119,7 @@ class TrainFlags:
     channels_last: bool | None = None
     profile: int | None = None
     report: bool | None = None
+    distillation: Mapping[str, Any] | None = None
 
 
 def load_with_flags(
@@ -169,6 +171,11 @@ def flag_values(flags: TrainFlags, cfg: Config) -> dict[str, Any]:
             put(name, value, flag)
     if flags.freeze:
         put("freeze", _listed(flags.freeze), "--freeze")
+    if flags.distillation is not None:
+        if cfg.get("distillation") is None:
+            put("distillation", {"type": "Distillation"}, "distill")
+        for name, value in flags.distillation.items():
+            put(f"distillation.{name}", value, "distill")
     _check(flags)
     if flags.loggers:
         put("loggers", _loggers(flags.loggers, cfg), "--logger")

@@ -70,6 +70,7 @@ def epoch_report(
         memory_gib=memory,
         step=state.step,
         skipped_steps=state.skipped_steps,
+        distill_ratio=trainer.distiller.take_ratio() if trainer.distiller else None,
         lrs=trainer.lrs,
         ema_decay=trainer.ema.decay_now() if trainer.ema else None,
     )

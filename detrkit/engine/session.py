@@ -17,12 +17,14 @@ from detrkit.config import Config
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader
+from detrkit.distillation.distiller import Distiller
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
 from detrkit.engine.compiling import compile_parts
 from detrkit.engine.data_sets import loader_of, open_data, transforms_of
 from detrkit.engine.derive import derive_schedule
+from detrkit.engine.distilling.gradients import add_adapters
 from detrkit.engine.distributed.group import is_main, own_device, rank, shared, world_size
 from detrkit.engine.distributed.replicas import replicated, unwrapped
 from detrkit.engine.divergence import Policy
@@ -172,9 +174,11 @@ def prefers_channels_last(device: torch.device, precision: Precision) -> bool:
 def with_absolute_paths(cfg: Config) -> Config:
     """Paths of data and of `disk_cache` absolute, so that `resume` finds them from anywhere."""
     run, cache = cfg.run, cfg.run.disk_cache
-    for key in ("data", "negatives", "eval_negatives"):
-        path = getattr(run, key)
-        if path and Path(path).expanduser().exists():
+    paths = {key: getattr(run, key) for key in ("data", "negatives", "eval_negatives")}
+    for key in ("teacher", "weights", "foundation.pretrained"):
+        paths[f"distillation.{key}"] = cfg.peek(f"distillation.{key}")
+    for key, path in paths.items():
+        if isinstance(path, str) and path and Path(path).expanduser().exists():
             cfg = _with_absolute(cfg, key, path)
     return _with_absolute(cfg, "disk_cache", cache) if isinstance(cache, str) else cfg
 
@@ -208,6 +212,7 @@ def build_trainer(
     model: nn.Module,
     directory: RunDirectory,
     observers: Sequence[Observer] = (),
+    distiller: Distiller | None = None,
 ) -> Trainer:
     """The trainer of a session.
 
@@ -216,12 +221,15 @@ def build_trainer(
         model: of `start_model`.
         directory: where checkpoints go.
         observers: watch the run.
+        distiller: of `detrkit.engine.distilling`, for a student.
     """
     cfg, run = session.config, session.config.run
     average = session.plan.ema
     criterion = build_criterion(cfg).to(session.device)
     frozen = freeze(model, run.freeze, batch_norms=run.freeze_bn)
     optimizer = build_optimizer(cfg.get("optimizer"), model, layer_decay=run.layer_decay)
+    if distiller is not None:
+        add_adapters(optimizer, distiller, cfg.peek("distillation.adapter_lr"))
     ema = ModelEMA(model, average.decay, average.warmups, average.start) if average else None
     evaluator = build_evaluator(session)
     if evaluator is not None and is_main():
@@ -267,6 +275,7 @@ def build_trainer(
         over_activation=build_over_activation(session, directory, observers),
         judge=Judge.of(run, len(session.val.dataset) if session.val else 0),
         frozen=frozen,
+        distiller=distiller,
     )
 
 

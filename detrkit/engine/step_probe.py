@@ -23,7 +23,9 @@ from detrkit.data.collate import BatchImageCollateFunction
 from detrkit.data.dataset import DetectionDataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.sample import Sample, SampleKey
+from detrkit.distillation.schedule import Window
 from detrkit.engine.data_sets import transforms_of
+from detrkit.engine.distilling.opening import open_distiller
 from detrkit.engine.machine import PeakMemory
 from detrkit.engine.memory import give_back, is_out_of_memory
 from detrkit.engine.randomness import fixed_order
@@ -78,8 +80,13 @@ class StepProbe:
     def __init__(self, session: Session, *, fresh: bool = False) -> None:
         self.session = session
         model, _ = start_model(session, fresh=fresh)
+        distiller = open_distiller(session, model, quiet=True)
+        if distiller is not None:  # as in a step at full weight
+            distiller.window = Window(0, 1)
+            distiller.begin_epoch(0)
         # the keeper gets a folder because it wants one; nobody asks it to save
-        self.trainer: Trainer = build_trainer(session, model, RunDirectory(Path(os.devnull)))
+        folder = RunDirectory(Path(os.devnull))
+        self.trainer: Trainer = build_trainer(session, model, folder, distiller=distiller)
         self.trainer.evaluator = None
         model.train()
         self.trainer.criterion.train()

@@ -27,10 +27,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from detrkit.distillation.distiller import Distiller
 from detrkit.engine.accumulation import Backward
 from detrkit.engine.amp import LossScaler, Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.data_wait import DataWait
+from detrkit.engine.distilling.gradients import GROUP as ADAPTERS
+from detrkit.engine.distilling.gradients import finish_gradients
 from detrkit.engine.distributed.agreement import Agreement
 from detrkit.engine.distributed.group import (
     copy_from_main,
@@ -102,6 +105,7 @@ class Trainer:
         frozen: parts of the model that keep their weights.
         state: where the run stands.
         over_activation: counts false detections beside the training.
+        distiller: the teacher and what is learned from it; None: the student learns alone.
     """
 
     model: nn.Module
@@ -124,6 +128,7 @@ class Trainer:
     frozen: Frozen = field(default_factory=Frozen)
     state: TrainState = field(default_factory=TrainState)
     over_activation: OverActivationWatch | None = None
+    distiller: Distiller | None = None
 
     def __post_init__(self) -> None:
         self.scaler: LossScaler = self.precision.scaler(self.device)
@@ -187,6 +192,8 @@ class Trainer:
         self.model.train()
         self.frozen.keep(unwrapped(self.model))
         self.criterion.train()
+        if self.distiller:
+            self.distiller.begin_epoch(state.epoch)
         if self.ema:
             self.ema.decay = stage.ema_decay
         self.loader.set_epoch(state.epoch, start_batch=state.batch)
@@ -225,17 +232,23 @@ class Trainer:
             The weighted losses (detached), and the gradient norm before clipping.
         """
         self.safeguard.begin(unwrapped(self.model))
+        if self.distiller:
+            done = self.state.batch / max(len(self.loader), 1)
+            self.distiller.begin_step(self.state.epoch + done, self.state.step)
         backward = Backward(
             self.model,
             self.criterion,
             self.autocast,
             self.scaler,
             partial(seed_step, self.seed, self.state.step, self.rank),
+            self.distiller,
         )
         losses = backward(batch, self.parts, self.state.epoch)
         with phase("clip"):
             self.scaler.unscale_(self.optimizer)
             norm = clip_grad_norm_(self.parameters, self.clip_max_norm or math.inf)
+            if self.distiller:
+                norm = norm + finish_gradients(self.distiller, self.model, self.clip_max_norm)
         position = self.state.rate_step
         if position is None:
             position = self.state.schedule_step
@@ -357,6 +370,7 @@ class Trainer:
             last_epoch=self.state.epoch - 1,
             metrics=dict(metrics or {}),
             position=self.state.to_dict(),
+            distiller=self.distiller.state_dict() if self.distiller else None,
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -375,6 +389,8 @@ class Trainer:
         load_optimizer_state(self.optimizer, checkpoint.optimizer)
         if checkpoint.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.scaler)
+        if self.distiller and checkpoint.distiller:
+            self.distiller.load_state_dict(checkpoint.distiller)
 
     # -- small things -------------------------------------------------------------------------
 
@@ -390,8 +406,9 @@ class Trainer:
 
     @property
     def lr(self) -> float:
-        """The highest rate of any group: the main one, not the backbone's."""
-        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+        """The highest rate of the model's groups: the main one, not the backbone's."""
+        groups = self.optimizer.param_groups
+        return max(float(group["lr"]) for group in groups if group.get("part") != ADAPTERS)
 
     @property
     def lrs(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from detrkit.data.sampling import Repeated
 from detrkit.data.sampling import describe as describe_sampling
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import cache_values
+from detrkit.engine.distilling.opening import open_distiller
 from detrkit.engine.distributed.group import is_main, shared, together, world_size
 from detrkit.engine.distributed.meeting import meet, told
 from detrkit.engine.earlier_run import (
@@ -80,6 +81,7 @@ def train(
             return _continue(earlier.directory, last, {}, console)
         session = open_session(cfg)
         model, loaded = start_model(session)
+        distiller = open_distiller(session, model)
         cache_pictures(session, console)
         # everything that a user can get wrong was read by now: a failed start leaves no folder
         create = partial(RunDirectory.create, cfg.name, output)
@@ -88,7 +90,7 @@ def train(
             if is_main():
                 directory.write_start(session.config.dump(), arguments or {})
             observers = build_observers(session, directory, console)
-            trainer = build_trainer(session, model, directory, observers)
+            trainer = build_trainer(session, model, directory, observers, distiller)
             if loaded is not None:
                 log.info("%s", loaded.describe())
             _announce(session, trainer, directory)
@@ -215,10 +217,11 @@ def _continue(
             hint=f"start a new run from its weights: detrkit tune CFG --weights {directory.best}",
         )
     model, _ = start_model(session, fresh=False)
+    distiller = open_distiller(session, model, checkpoint.distiller, epoch)
     cache_pictures(session, console)
     with _owned(directory):
         observers = build_observers(session, directory, console, epoch, step)
-        trainer = build_trainer(session, model, directory, observers)
+        trainer = build_trainer(session, model, directory, observers, distiller)
         trainer.resume(checkpoint)
         trainer.keeper.settle(checkpoint)
         state = trainer.state

@@ -266,13 +266,16 @@ class LoadedDetector:
     checkpoint: Checkpoint
 
 
-def open_detector(path: str | Path, config: str | Path | Config | None = None) -> LoadedDetector:
+def open_detector(
+    path: str | Path, config: str | Path | Config | None = None, *, averaged: bool = True
+) -> LoadedDetector:
     """Builds the detector of a checkpoint and loads its weights.
 
     Args:
         path: file, folder or URL, as `read_checkpoint` takes.
         config: configuration file or catalogue name. Files that carry none are recognised by
             their tensors where one published model, and only one, has these.
+        averaged: the averaged weights, where the file has both.
 
     Raises:
         WeightsError: the model is not known, or the weights do not fit the configuration.
@@ -280,6 +283,8 @@ def open_detector(path: str | Path, config: str | Path | Config | None = None) -
     from detrkit.engine.parts import build_model, image_spec_of
 
     checkpoint = read_checkpoint(path)
+    if not averaged and checkpoint.model is not None:
+        checkpoint.ema = None
     weights = checkpoint.weights
     cfg = config_of(checkpoint, path, config)
     class_map = checkpoint.class_map or classes_of(weights, cfg, path)

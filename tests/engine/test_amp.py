@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from detrkit.engine import amp
-from detrkit.engine.amp import Precision, upcast
+from detrkit.engine.amp import Precision
 from detrkit.errors import UsageError
+from detrkit.ops.precision import upcast
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

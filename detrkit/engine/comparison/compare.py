@@ -207,6 +207,7 @@ def compare(
     matches = [_matched(entry) for entry in entries]
     models = [_measured(entry, own, notes) for entry, own in zip(entries, matches, strict=True)]
     _check_classes(models)
+    notes += [f"{e.name} learned from a teacher: {e.teacher}" for e in entries if e.teacher]
     reason = _unpaired(entries)
     if reason:
         notes.append(reason)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.detect import open_dataset, split_to_measure
-from detrkit.data.text import read_json
+from detrkit.data.text import read_json, read_yaml
 from detrkit.engine.log_names import metric_name
 from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.run_log import Row, best_row, read_log
@@ -39,6 +39,7 @@ class Entry:
         truth, predictions: to count again; None where one of them is missing.
         gap: why one is missing.
         parameters, flops, milliseconds: of the model, where a report says them.
+        teacher: what a run was distilled from, and how; "" where it learned alone.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Entry:
     parameters: int | None = None
     flops: int | None = None
     milliseconds: float | None = None
+    teacher: str = ""
 
 
 def read_entries(
@@ -150,7 +152,21 @@ def _run(name: str, path: Path, given: Truth | None) -> Entry:
         truth=truth,
         predictions=found,
         gap=gap,
+        teacher=_teacher_of(path / "config.yml"),
     )
+
+
+def _teacher_of(config: Path) -> str:
+    """`teacher/best.pth, mode both`; "" without a distillation or a readable file."""
+    try:
+        section = read_yaml(config).get("distillation") if config.is_file() else None
+    except (DetrkitError, AttributeError):
+        return ""
+    if not isinstance(section, dict):
+        return ""
+    foundation = section.get("foundation") or {}
+    name = section.get("weights") or foundation.get("name") or "a backbone"
+    return f"{name}, mode {section.get('mode', 'both')}"
 
 
 def _report(name: str, path: Path, content: Any, given: Truth | None) -> Entry:

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detrkit.engine.amp import upcast
 from detrkit.engine.distributed.group import copy_from_main, is_distributed, shared
 from detrkit.engine.distributed.sync_bn import with_synchronized_norms
+from detrkit.ops.precision import upcast
 from detrkit.structures import Target
 
 log = logging.getLogger("detrkit")

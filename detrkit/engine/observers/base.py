@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from detrkit.distillation.names import PREFIX
 from detrkit.engine import log_names as names
 from detrkit.structures import Batch
 
@@ -69,6 +70,8 @@ class EpochReport:
         step: optimizer steps done so far.
         lrs, ema_decay: as in StepReport, at the end of the epoch.
         skipped_steps: dropped because they were not finite; `losses` are those of the others.
+        distill_ratio: norm of a distillation's gradient over that of the other losses; None
+            where it was not measured.
     """
 
     epoch: int
@@ -90,6 +93,7 @@ class EpochReport:
     wait_seconds: float = 0.0
     skipped_steps: int = 0
     best_metric: str = "AP"
+    distill_ratio: float | None = None
 
     @property
     def data_wait(self) -> float:
@@ -105,6 +109,7 @@ class EpochReport:
             names.LR: self.lr,
             **names.lr_names(self.lrs),
             **{names.loss_name(name): value for name, value in self.losses.items()},
+            **self._distillation(),
             names.EMA_DECAY: self.ema_decay,
             names.SKIPPED_STEPS: self.skipped_steps,
             **{names.metric_name(name): value for name, value in self.metrics.items()},
@@ -116,6 +121,14 @@ class EpochReport:
             names.IMAGES_PER_SECOND: round(self.images_per_second, 2),
             names.MEMORY_GIB: self.memory_gib,
         }
+
+    def _distillation(self) -> dict[str, float]:
+        """The sum of its terms and the ratio of the gradients, where there are any."""
+        terms = [value for name, value in self.losses.items() if name.startswith(PREFIX)]
+        found = {names.DISTILL: sum(terms)} if terms else {}
+        if self.distill_ratio is not None:
+            found[names.DISTILL_GRADIENT_RATIO] = self.distill_ratio
+        return found
 
 
 @dataclass(frozen=True, slots=True)

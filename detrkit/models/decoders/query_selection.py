@@ -16,9 +16,12 @@ from torch import Tensor
 
 SelectMethod = Literal["default", "one2many", "agnostic"]
 
+#: Side of the anchors on the first level, as a fraction of the image; each level doubles it.
+BASE_SIZE = 0.05
+
 
 def make_anchors(
-    shapes: Sequence[tuple[int, int]], margin: float = 1e-2, base_size: float = 0.05
+    shapes: Sequence[tuple[int, int]], margin: float = 1e-2, base_size: float = BASE_SIZE
 ) -> tuple[Tensor, Tensor]:
     """One square anchor at the centre of each position, `base_size` · 2^level wide.
 

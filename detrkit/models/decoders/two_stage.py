@@ -16,12 +16,18 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrkit.layers.logits import bias_for_probability
+from detrkit.layers.logits import bias_for_probability, inverse_sigmoid
 from detrkit.layers.mlp import MLP
 from detrkit.layers.size_cache import SizeCache
-from detrkit.models.decoders.query_selection import make_anchors, select_positions, take
+from detrkit.models.decoders.query_selection import (
+    BASE_SIZE,
+    make_anchors,
+    select_positions,
+    take,
+)
 from detrkit.models.decoders.settings import DecoderSettings
 from detrkit.models.denoising import DenoisingQueries, denoising_queries
 from detrkit.models.outputs import LayerOutputs, Outputs
@@ -137,6 +143,47 @@ class TwoStageDecoder(nn.Module, ABC):
         for proj in self.input_proj[len(features) :]:
             maps.append(proj(features[-1] if len(maps) == len(features) else maps[-1]))
         return maps
+
+    def decode_at(self, maps: Sequence[Tensor], boxes_cxcywh: Tensor) -> Outputs:
+        """Answers at given places instead of selected ones; for distillation.
+
+        Contents are what the maps hold at the boxes' centres, on the level whose anchors are
+        nearest in size, or the first learned ones. These queries see each other.
+
+        Args:
+            maps: what the modules of `input_proj` returned for the batch.
+            boxes_cxcywh: (B, P, 4), 0–1, without gradient.
+
+        Returns:
+            Outputs, without those of the encoder; in evaluation `pred_logits` and `pred_boxes`
+            only.
+        """
+        content = self._contents_at(maps, boxes_cxcywh)
+        out = self._decode(Queries(content, inverse_sigmoid(boxes_cxcywh), {}, None), maps)
+        out.pop("enc_aux_outputs", None)
+        if "aux_outputs" in out:  # the first RT-DETR lists the encoder's there
+            out["aux_outputs"] = [layer for layer in out["aux_outputs"] if layer]
+        return out
+
+    @torch.no_grad()
+    def _contents_at(self, maps: Sequence[Tensor], boxes_cxcywh: Tensor) -> Tensor:
+        """(B, P, C) contents of queries that start from boxes (B, P, 4)."""
+        count = boxes_cxcywh.shape[1]
+        if self.settings.learn_query_content:
+            index = torch.arange(count, device=boxes_cxcywh.device) % self.num_queries
+            return self.tgt_embed.weight[index].expand(len(boxes_cxcywh), -1, -1)
+        grid = 2 * boxes_cxcywh[:, :, None, :2] - 1  # (B, P, 1, 2), x and y from -1 to 1
+        sampled = torch.stack(
+            [
+                F.grid_sample(x, grid.to(x.dtype), align_corners=False, padding_mode="border")
+                for x in maps
+            ]
+        )[..., 0]  # (levels, B, C, P)
+        side = boxes_cxcywh[..., 2:].prod(-1).clamp(min=1e-8).sqrt()
+        level = (side / BASE_SIZE).log2().round().clamp(0, len(maps) - 1).long()  # (B, P)
+        index = level[None, :, None].expand(1, -1, sampled.shape[2], -1)
+        content: Tensor = self.enc_output(sampled.gather(0, index)[0].mT)
+        return content
 
     def _queries(self, maps: Sequence[Tensor], targets: Sequence[Target] | None) -> Queries:
         shapes = [(m.shape[2], m.shape[3]) for m in maps]

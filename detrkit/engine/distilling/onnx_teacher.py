@@ -1,0 +1,94 @@
+"""An ONNX file as teacher: detections only, each with the score of one class.
+
+What the file lists several times under other classes is one box with several scores. Classes that
+it does not list for a box have a score of almost zero there, lower than the lowest listed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrkit.distillation.teacher import Answers, Respec
+from detrkit.engine.download import locate
+from detrkit.engine.onnx_runtime import OnnxRuntime
+from detrkit.ops.boxes import inverse_sigmoid, xyxy_to_cxcywh
+from detrkit.structures import ImageSpec
+
+#: Score of a class that was not listed.
+_UNLISTED = 1e-4
+
+
+class OnnxTeacher:
+    """See the module.
+
+    Args:
+        path: file or URL.
+        student: how the batches were prepared.
+        device: of the student.
+
+    Attributes:
+        class_map, image_spec: of the file.
+        classes: (student's, teacher's) indices of the shared classes; set by the opener.
+    """
+
+    def __init__(self, path: str | Path, student: ImageSpec, device: torch.device) -> None:
+        self.runtime = OnnxRuntime(locate(path), device)
+        self.image_spec, self.class_map = self.runtime.image_spec, self.runtime.class_map
+        self.classes: tuple[list[int], list[int]] = ([], [])
+        self._respec = Respec(student, self.image_spec, self.image_spec.size)
+
+    def __call__(self, images: Tensor) -> Answers:
+        """Answers for the student's batch (B, C, H, W)."""
+        with torch.no_grad():
+            pixels = self._respec(images).float().cpu().numpy()
+        found = [self._run(part) for part in self._parts(pixels)]
+        labels, boxes, scores = (
+            torch.from_numpy(np.concatenate(parts)[: len(images)])
+            for parts in zip(*found, strict=True)
+        )
+        kinds = len(self.class_map)
+        every = torch.full((*labels.shape, kinds + 1), _UNLISTED)
+        # the last column takes what is no class of the file's, and goes
+        every.scatter_(2, labels.long().clamp(max=kinds)[..., None], scores.float()[..., None])
+        every = every[..., :kinds]
+        every = _joined(boxes.float(), every)[..., self.classes[1]]
+        return Answers(
+            inverse_sigmoid(every).to(images.device),
+            xyxy_to_cxcywh(boxes.float()).to(images.device),
+        )
+
+    def at(self, boxes_cxcywh: Tensor) -> Answers:
+        """A file takes no queries."""
+        raise NotImplementedError
+
+    def _parts(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Batches of the size that the file wants, the last filled up."""
+        step = self.runtime.batch or len(pixels)
+        parts = [pixels[i : i + step] for i in range(0, len(pixels), step)]
+        missing = step - len(parts[-1])
+        if missing:
+            parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)])
+        return parts
+
+    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        sizes = np.ones((len(pixels), 2), np.int64)  # boxes come back as fractions
+        labels, boxes, scores = self.runtime.session.run(
+            ["labels", "boxes", "scores"], {"images": pixels, "orig_target_sizes": sizes}
+        )
+        return labels, boxes, scores
+
+
+def _joined(boxes: Tensor, scores: Tensor) -> Tensor:
+    """(B, n, 4) and (B, n, K): the first of equal boxes gets the scores of all, the others none."""
+    joined = torch.full_like(scores, _UNLISTED)
+    for own, given, result in zip(boxes, scores, joined, strict=True):
+        _, group = own.unique(dim=0, return_inverse=True)
+        position = torch.arange(len(own))
+        first = torch.full((len(own),), len(own)).scatter_reduce_(0, group, position, "amin")
+        where = first[group]
+        result.scatter_reduce_(0, where[:, None].expand_as(given), given, "amax")
+    return joined
