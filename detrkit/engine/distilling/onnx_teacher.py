@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detrkit.distillation.teacher import Answers, Respec
+from detrkit.engine.artefact_runtime import Answer
 from detrkit.engine.download import locate
 from detrkit.engine.onnx_runtime import OnnxRuntime
 from detrkit.ops.boxes import inverse_sigmoid, xyxy_to_cxcywh
@@ -44,7 +45,7 @@ class OnnxTeacher:
     def __call__(self, images: Tensor) -> Answers:
         """Answers for the student's batch (B, C, H, W)."""
         with torch.no_grad():
-            pixels = self._respec(images).float().cpu().numpy()
+            pixels = self._respec(images).float().cpu()
         found = [self._run(part) for part in self._parts(pixels)]
         labels, boxes, scores = (
             torch.from_numpy(np.concatenate(parts)[: len(images)])
@@ -65,21 +66,17 @@ class OnnxTeacher:
         """A file takes no queries."""
         raise NotImplementedError
 
-    def _parts(self, pixels: np.ndarray) -> list[np.ndarray]:
+    def _parts(self, pixels: Tensor) -> list[Tensor]:
         """Batches of the size that the file wants, the last filled up."""
-        step = self.runtime.batch or len(pixels)
-        parts = [pixels[i : i + step] for i in range(0, len(pixels), step)]
-        missing = step - len(parts[-1])
-        if missing:
-            parts[-1] = np.concatenate([parts[-1], np.repeat(parts[-1][-1:], missing, axis=0)])
+        parts = list(pixels.split(self.runtime.most or len(pixels)))
+        missing = self.runtime.fewest - len(parts[-1])
+        if missing > 0:
+            parts[-1] = torch.cat([parts[-1], parts[-1][-1:].expand(missing, -1, -1, -1)])
         return parts
 
-    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        sizes = np.ones((len(pixels), 2), np.int64)  # boxes come back as fractions
-        labels, boxes, scores = self.runtime.session.run(
-            ["labels", "boxes", "scores"], {"images": pixels, "orig_target_sizes": sizes}
-        )
-        return labels, boxes, scores
+    def _run(self, pixels: Tensor) -> Answer:
+        # boxes come back as fractions
+        return self.runtime.compute(pixels.contiguous(), torch.ones(len(pixels), 2).long())
 
 
 def _joined(boxes: Tensor, scores: Tensor) -> Tensor:
