@@ -17,7 +17,7 @@ def benchmark(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT…",
+            metavar="INPUT",
             help="Checkpoints and exported files; names of the catalogue (random weights). "
             "NAME=PATH names one; PATH+half, PATH+compile, PATH+provider=openvino set options "
             "of one. The others are compared with the first.",
