@@ -51,24 +51,40 @@ def load(
     config: str | Path | Config | None = None,
     device: str | torch.device | None = None,
     size: tuple[int, int] | None = None,
+    half: bool = False,
+    compiled: bool = False,
+    threads: int | None = None,
+    provider: str | None = None,
 ) -> Predictor:
     """Opens weights, ready to detect; many threads may share the detector.
 
     Args:
-        weights: a checkpoint or an ONNX file, by path or URL; a folder of Hugging Face
-            transformers; `hf://organisation/name`.
+        weights: a checkpoint or an exported file (.onnx, .xml, .engine, .torchscript, .pt2), by
+            path or URL; a folder of Hugging Face transformers; `hf://organisation/name`.
         config: configuration or catalogue name, for weights that carry none and are not
             recognised.
         device: default the best one there is.
         size: (h, w) of the input, where it is not to be that of the weights.
+        half: compute in 16 bits where the device does: fp16 on GPUs, bf16 on CPUs that have it.
+        compiled: let PyTorch compile the model, which takes a minute at the first image.
+        threads: of a CPU; None: the library's choice.
+        provider: what computes an exported file: ONNX Runtime's "cpu", "cuda", "tensorrt",
+            "openvino", …; OpenVINO's "cpu", "gpu", "npu", "auto".
 
     Raises:
         WeightsError: they cannot be opened.
+        UsageError: there is no such device or provider, or it does not compute in 16 bits.
+        MissingExtraError: the library that runs such files is not installed.
     """
     from detrkit.engine.predictor import Predictor
     from detrkit.engine.runtime import Runtime
 
-    return Predictor(Runtime.open(weights, config, device=device, size=size))
+    return Predictor(
+        Runtime.open(
+            weights, config, device=device, size=size, half=half, compiled=compiled,
+            threads=threads, provider=provider,
+        )
+    )  # fmt: skip
 
 
 def build_model(

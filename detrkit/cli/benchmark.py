@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, InputSize, JsonOut, Split
+from detrkit.cli.options import Data, Device, InputSize, JsonOut, Provider, Split, Threads
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
@@ -17,7 +17,7 @@ def benchmark(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT…",
+            metavar="INPUT",
             help="Checkpoints and exported files; names of the catalogue (random weights). "
             "NAME=PATH names one; PATH+half, PATH+compile, PATH+provider=openvino set options "
             "of one. The others are compared with the first.",
@@ -44,18 +44,8 @@ def benchmark(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Let PyTorch compile checkpoints.")
     ] = False,
-    provider: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="NAME",
-            help="ONNX Runtime's: cpu, cuda, tensorrt, openvino; OpenVINO's: cpu, gpu, npu, auto.",
-            show_default=False,
-        ),
-    ] = None,
-    threads: Annotated[
-        Optional[int],
-        typer.Option(min=1, help="Of the CPU; as many as cores by default.", show_default=False),
-    ] = None,
+    provider: Provider = None,
+    threads: Threads = None,
     device: Device = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="Timed calls per candidate and batch size.")

@@ -131,7 +131,10 @@ def _remarks(found: Benchmark) -> list[str]:
         lines.append("Peak memory on a GPU is what PyTorch holds there, else that of the process.")
     else:
         lines.append("Peak memory is that of the process, Python and the libraries included.")
-    lines.append("Opening and the first call are of one start each; the libraries are loaded.")
+    lines.append(
+        "Opening and the first call are of one start each; PyTorch is loaded before, other "
+        "libraries within."
+    )
     if found.data is not None:
         lines.append(f"AP on {found.data}.")
     lines += [f"{each.name}: {note}" for each in found.candidates for note in each.notes]

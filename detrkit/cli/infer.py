@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import Device, InputSize, JsonOut, Output, Weights, WeightsConfig
+from detrkit.cli.options import (
+    Device,
+    InputSize,
+    JsonOut,
+    Output,
+    Provider,
+    Threads,
+    Weights,
+    WeightsConfig,
+)
 
 if TYPE_CHECKING:
     from detrkit.cli.infer_report import InferenceReport
@@ -117,6 +126,8 @@ def infer(
     half: Annotated[
         bool, typer.Option("--half", help="16 bits: fp16 on a GPU, bf16 on a CPU that has it.")
     ] = False,
+    provider: Provider = None,
+    threads: Threads = None,
     size: InputSize = None,
     device: Device = None,
     output: Output = None,
@@ -150,11 +161,12 @@ def infer(
     with InterruptGuard() as guard:
         report = InferenceReport(silent=json)
         items = _expanded(source, report, lambda: guard.requested)
-        detector = load(weights, config=config, device=device, size=inputs)
+        detector = load(
+            weights, config=config, device=device, size=inputs, half=half, provider=provider,
+            threads=threads,
+        )  # fmt: skip
         if other_names is not None:
             detector.rename(other_names)
-        if half:
-            detector.halve()
         frames = detector.stream_with_frames(
             items,
             conf=conf,

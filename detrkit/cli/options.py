@@ -121,3 +121,25 @@ WeightsConfig = Annotated[
         show_default=False,
     ),
 ]
+
+#: `--provider NAME`: what computes an exported file; `detrkit.engine.runtime.RunOptions`.
+Provider = Annotated[
+    Optional[str],
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="ONNX Runtime's: cpu, cuda, tensorrt, openvino; OpenVINO's: cpu, gpu, npu, auto.",
+        show_default=False,
+    ),
+]
+
+#: `--threads N`
+Threads = Annotated[
+    Optional[int],
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Of the CPU; as many as cores by default.",
+        show_default=False,
+    ),
+]

@@ -21,7 +21,7 @@ from detrkit.distillation.schedule import Window
 from detrkit.distillation.taps import Taps, split
 from detrkit.distillation.teacher import Answers, Teacher, projections
 from detrkit.distillation.terms import FeatureTerm, LogitLosses
-from detrkit.ops.nested import upcast
+from detrkit.ops.precision import upcast
 from detrkit.phases import phase
 from detrkit.structures import Batch
 

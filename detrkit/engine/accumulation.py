@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detrkit.distillation.distiller import Distiller
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.losses.criterion import SetCriterion
-from detrkit.ops.nested import upcast
+from detrkit.ops.precision import upcast
 from detrkit.phases import phase
 from detrkit.structures import Batch
 

@@ -118,8 +118,8 @@ class TrainFlags:
     compile: bool | None = None
     channels_last: bool | None = None
     profile: int | None = None
-    distillation: Mapping[str, Any] | None = None
     report: bool | None = None
+    distillation: Mapping[str, Any] | None = None
 
 
 def load_with_flags(

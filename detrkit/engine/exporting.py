@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urldefrag, urlparse
@@ -301,6 +302,7 @@ class _Export:
             self.spec, self.options.images, self.options.data, self.options.split
         )
         reference = TorchRuntime.of(self.loaded)
+        candidate: Runtime
         if self.options.raw:
             postprocessor = build_postprocessor(self.loaded.config)
             candidate = raw_runtime(path, postprocessor, self.metadata, self.options.batch)
@@ -311,17 +313,17 @@ class _Export:
 
     def _verified_on_data(self, kind: Format, path: Path, tolerance: Tolerance) -> Verification:
         """Both measured on the data set; the checkpoint once for all files."""
-        data = self.options.data
-        measured = {
-            "split": self.options.split, "size": self.spec.size, "progress": self.progress,
-            "data": data,
-        }  # fmt: skip
+        measured = partial(
+            evaluate_weights,
+            data=self.options.data,
+            split=self.options.split,
+            size=self.spec.size,
+            progress=self.progress,
+        )
         if not hasattr(self, "_of_checkpoint"):
-            self._of_checkpoint = evaluate_weights(
-                self.weights, config=self.loaded.config, device="cpu", **measured
-            )
+            self._of_checkpoint = measured(self.weights, config=self.loaded.config, device="cpu")
         wanted = self._of_checkpoint
-        given = evaluate_weights(path, device=_device(kind), **measured)
+        given = measured(path, device=_device(kind))
         result = compare(wanted.result.detections, given.result.detections, tolerance, wanted.data)
         return replace(
             result,

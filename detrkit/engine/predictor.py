@@ -10,12 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from detrkit.engine.amp import Precision, cpu_computes_bf16
 from detrkit.engine.detecting import Detecting, OnBroken, Reading
 from detrkit.engine.media.background import never
 from detrkit.engine.media.frame import Frame
 from detrkit.engine.media.live import STREAM_TIMEOUT
-from detrkit.engine.runtime import Runtime, TorchRuntime
+from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source, expand, is_endless, is_single
 from detrkit.engine.tiling import Tiling
 from detrkit.engine.tracks import Tracking
@@ -193,21 +192,3 @@ class Predictor:
                 hint=f"its classes: {', '.join(self.class_map.names[:20])}",
             )
         self.runtime.class_map = ClassMap(tuple(names), self.class_map.category_ids)
-
-    def halve(self) -> None:
-        """Computes in 16 bits from now on: fp16 on a GPU, bf16 on a CPU that has it.
-
-        Raises:
-            UsageError: this artefact or this device cannot.
-        """
-        runtime = self.runtime
-        if not isinstance(runtime, TorchRuntime):
-            raise UsageError(
-                "only checkpoints run in another precision than their own",
-                hint="export the model with --fp16, or leave out --half",
-            )
-        if runtime.device.type == "cpu" and not cpu_computes_bf16():
-            raise UsageError(
-                "this CPU does not compute in 16 bits: --half would be slower than float32"
-            )
-        runtime.precision = Precision("bf16" if runtime.device.type == "cpu" else "fp16")

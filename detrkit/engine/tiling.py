@@ -102,7 +102,7 @@ def merge(found: Sequence[Detections], windows: Sequence[Window]) -> Detections:
     for seen, window in zip(found, windows, strict=True):
         placed = seen.boxes_xyxy + np.array(window[:2] * 2, np.float32)
         sides = _cut_sides(placed, window, (right, bottom))
-        kept: npt.NDArray[np.bool_] = ~(sides[:, :2] & sides[:, 2:]).any(1)
+        kept: npt.NDArray[np.bool_] = np.asarray(~(sides[:, :2] & sides[:, 2:]).any(1))
         parts.append(seen.select(kept))
         boxes.append(placed[kept])
         cut.append(sides[kept].any(1))

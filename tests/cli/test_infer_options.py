@@ -221,10 +221,10 @@ class TestSlice:
 
 
 def test_half_needs_a_device_that_has_it(weights: str, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr("detrkit.engine.predictor.cpu_computes_bf16", lambda: False)
+    monkeypatch.setattr("detrkit.engine.runtime.cpu_computes_bf16", lambda: False)
     assert run(weights, "in", "--half") == 2
-    assert "does not compute in 16 bits" in capsys.readouterr().err
-    monkeypatch.setattr("detrkit.engine.predictor.cpu_computes_bf16", lambda: True)
+    assert "does not compute in bf16" in capsys.readouterr().err
+    monkeypatch.setattr("detrkit.engine.runtime.cpu_computes_bf16", lambda: True)
     assert run(weights, "in", "--half", "-o", "out") == 0
 
 

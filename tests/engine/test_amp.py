@@ -10,7 +10,7 @@ import torch
 from detrkit.engine import amp
 from detrkit.engine.amp import Precision
 from detrkit.errors import UsageError
-from detrkit.ops.nested import upcast
+from detrkit.ops.precision import upcast
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

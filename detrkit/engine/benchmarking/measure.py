@@ -101,7 +101,7 @@ class Process:
             return answer
         message, hint, code = answer
         error = DetrkitError(f"{self.candidate.name}: {message}", hint=hint)
-        error.exit_code = code  # type: ignore[misc]
+        error.exit_code = code
         raise error
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ class OnnxTeacher:
         with torch.no_grad():
             pixels = self._respec(images).float().cpu()
         found = [
-            self.runtime.compute(part, torch.ones(len(part), 2, dtype=torch.int64))
+            self.runtime.compute(part.contiguous(), torch.ones(len(part), 2, dtype=torch.int64))
             for part in self._parts(pixels)
         ]  # of pictures of one pixel: boxes come back as fractions
         labels, boxes, scores = (

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detrkit.engine.distributed.group import copy_from_main, is_distributed, shared
 from detrkit.engine.distributed.sync_bn import with_synchronized_norms
-from detrkit.ops.nested import upcast
+from detrkit.ops.precision import upcast
 from detrkit.structures import Target
 
 log = logging.getLogger("detrkit")
