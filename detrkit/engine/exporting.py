@@ -18,7 +18,7 @@ import torch
 
 from detrkit.config import Config
 from detrkit.engine.download import is_url
-from detrkit.engine.evaluation import evaluate_weights
+from detrkit.engine.evaluation import EvaluationOf, evaluate_weights
 from detrkit.engine.evaluator import Progress
 from detrkit.engine.export_images import calibration_batches, pictures_to_compare
 from detrkit.engine.parts import build_postprocessor
@@ -303,7 +303,7 @@ class _Export:
         reference = TorchRuntime.of(self.loaded)
         if self.options.raw:
             postprocessor = build_postprocessor(self.loaded.config)
-            candidate = raw_runtime(path, postprocessor, self.metadata, self.options.batch)
+            candidate: Runtime = raw_runtime(path, postprocessor, self.metadata, self.options.batch)
         else:
             candidate = Runtime.open(path, device=_device(kind))
         wanted = detections_of(reference, images)
@@ -311,22 +311,27 @@ class _Export:
 
     def _verified_on_data(self, kind: Format, path: Path, tolerance: Tolerance) -> Verification:
         """Both measured on the data set; the checkpoint once for all files."""
-        data = self.options.data
-        measured = {
-            "split": self.options.split, "size": self.spec.size, "progress": self.progress,
-            "data": data,
-        }  # fmt: skip
         if not hasattr(self, "_of_checkpoint"):
-            self._of_checkpoint = evaluate_weights(
-                self.weights, config=self.loaded.config, device="cpu", **measured
-            )
-        wanted = self._of_checkpoint
-        given = evaluate_weights(path, device=_device(kind), **measured)
+            self._of_checkpoint = self._measured(self.weights, "cpu", self.loaded.config)
+        wanted, given = self._of_checkpoint, self._measured(path, _device(kind))
         result = compare(wanted.result.detections, given.result.detections, tolerance, wanted.data)
         return replace(
             result,
             ap=given.result.metrics.values["AP"],
             ap_checkpoint=wanted.result.metrics.values["AP"],
+        )
+
+    def _measured(
+        self, weights: str | Path, device: str, config: Config | None = None
+    ) -> EvaluationOf:
+        return evaluate_weights(
+            weights,
+            data=self.options.data,
+            split=self.options.split,
+            config=config,
+            device=device,
+            size=self.spec.size,
+            progress=self.progress,
         )
 
 

@@ -9,6 +9,7 @@ as every runtime reads them: ONNX Runtime, TensorRT (symmetric), OpenVINO.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import tempfile
@@ -103,12 +104,12 @@ class _Reader:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Its advice is about models that were not prepared; ours are."""
+    """Its advice is about models that were not prepared, as ours are; it also prints."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
