@@ -41,13 +41,15 @@ def quantized(
 
     Args:
         model: of `detrkit.export.onnx`.
-        batches: preprocessed images, which show how large numbers become.
+        batches: preprocessed images, equally many in each, which show how large numbers become.
         symmetric: without zero points, as TensorRT wants it.
     """
     import onnx
     from onnxruntime import quantization
 
     kinds = quantization.QuantType
+    given = onnx.ModelProto()
+    given.CopyFrom(model)  # ONNX Runtime moves the weights of what it gets into a file
     kept = [
         node.name
         for node in model.graph.node
@@ -56,7 +58,7 @@ def quantized(
     with tempfile.TemporaryDirectory(prefix="detrkit-int8-") as folder, _quiet():
         target = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            model,
+            given,
             str(target),
             _Reader(model, batches),
             quant_format=quantization.QuantFormat.QDQ,
