@@ -10,7 +10,6 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urldefrag, urlparse
@@ -19,7 +18,7 @@ import torch
 
 from detrkit.config import Config
 from detrkit.engine.download import is_url
-from detrkit.engine.evaluation import evaluate_weights
+from detrkit.engine.evaluation import EvaluationOf, evaluate_weights
 from detrkit.engine.evaluator import Progress
 from detrkit.engine.export_images import calibration_batches, pictures_to_compare
 from detrkit.engine.parts import build_postprocessor
@@ -302,10 +301,9 @@ class _Export:
             self.spec, self.options.images, self.options.data, self.options.split
         )
         reference = TorchRuntime.of(self.loaded)
-        candidate: Runtime
         if self.options.raw:
             postprocessor = build_postprocessor(self.loaded.config)
-            candidate = raw_runtime(path, postprocessor, self.metadata, self.options.batch)
+            candidate: Runtime = raw_runtime(path, postprocessor, self.metadata, self.options.batch)
         else:
             candidate = Runtime.open(path, device=_device(kind))
         wanted = detections_of(reference, images)
@@ -313,22 +311,27 @@ class _Export:
 
     def _verified_on_data(self, kind: Format, path: Path, tolerance: Tolerance) -> Verification:
         """Both measured on the data set; the checkpoint once for all files."""
-        measured = partial(
-            evaluate_weights,
-            data=self.options.data,
-            split=self.options.split,
-            size=self.spec.size,
-            progress=self.progress,
-        )
         if not hasattr(self, "_of_checkpoint"):
-            self._of_checkpoint = measured(self.weights, config=self.loaded.config, device="cpu")
-        wanted = self._of_checkpoint
-        given = measured(path, device=_device(kind))
+            self._of_checkpoint = self._measured(self.weights, "cpu", self.loaded.config)
+        wanted, given = self._of_checkpoint, self._measured(path, _device(kind))
         result = compare(wanted.result.detections, given.result.detections, tolerance, wanted.data)
         return replace(
             result,
             ap=given.result.metrics.values["AP"],
             ap_checkpoint=wanted.result.metrics.values["AP"],
+        )
+
+    def _measured(
+        self, weights: str | Path, device: str, config: Config | None = None
+    ) -> EvaluationOf:
+        return evaluate_weights(
+            weights,
+            data=self.options.data,
+            split=self.options.split,
+            config=config,
+            device=device,
+            size=self.spec.size,
+            progress=self.progress,
         )
 
 

@@ -9,6 +9,7 @@ as every runtime reads them: ONNX Runtime, TensorRT (symmetric), OpenVINO.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import tempfile
@@ -40,13 +41,15 @@ def quantized(
 
     Args:
         model: of `detrkit.export.onnx`.
-        batches: preprocessed images, which show how large numbers become.
+        batches: preprocessed images, equally many in each, which show how large numbers become.
         symmetric: without zero points, as TensorRT wants it.
     """
     import onnx
     from onnxruntime import quantization
 
     kinds = quantization.QuantType
+    given = onnx.ModelProto()
+    given.CopyFrom(model)  # ONNX Runtime moves the weights of what it gets into a file
     kept = [
         node.name
         for node in model.graph.node
@@ -55,7 +58,7 @@ def quantized(
     with tempfile.TemporaryDirectory(prefix="detrkit-int8-") as folder, _quiet():
         target = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            model,
+            given,
             str(target),
             _Reader(model, batches),
             quant_format=quantization.QuantFormat.QDQ,
@@ -103,12 +106,12 @@ class _Reader:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Its advice is about models that were not prepared; ours are."""
+    """Its advice is about models that were not prepared, as ours are; it also prints."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

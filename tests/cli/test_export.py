@@ -68,7 +68,7 @@ def test_every_format_answers_like_the_checkpoint(place: Path) -> None:
         {".xml", ".bin"} if "--openvino" in ALL else set()
     )
     assert {p.suffix for p in place.iterdir() if p.is_file()} == endings | {".pth"}
-    image = torch.from_numpy(np.asarray(picture())).permute(2, 0, 1)
+    image = torch.from_numpy(np.array(picture())).permute(2, 0, 1)
     (wanted,) = Runtime.open(place / "best.pth", device="cpu").predict([image])
     for ending in endings - {".bin"}:
         runtime = Runtime.open(place / f"best{ending}", device="cpu")
