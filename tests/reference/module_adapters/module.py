@@ -1,0 +1,154 @@
+"""Adapters of the family `module`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.layers.response_norm import GlobalResponseNorm, response_norm
+from detrkit.modules.module.ap_bottleneck import PinwheelConv
+from detrkit.modules.module.faster_block import FasterBlock
+from tests.reference.module_adapters.adapter import Adapter, Build, by_variant, named, with_linear
+
+
+def ap_bottleneck(case: Any) -> nn.Module:
+    side, second = case.kwargs["k"]
+    assert side == second
+    return named(
+        "APBottleneck",
+        drop=("k",),
+        c1="in_channels",
+        c2="out_channels",
+        g="groups",
+        e="expansion",
+        kernel_size=side,
+    )(case)
+
+
+def pinwheel(case: Any) -> nn.Module:
+    kwargs = case.kwargs
+    return PinwheelConv(kwargs["c1"], kwargs["c2"], kwargs["k"], kwargs["s"])
+
+
+class WithShortcut(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def faster_block(case: Any) -> nn.Module:
+    """The GLU of collections adds its own input."""
+    kwargs = case.kwargs
+    glu = kwargs.get("ffn") == "ConvolutionalGLU"
+    module = FasterBlock(
+        kwargs.get("dim", kwargs.get("inc")),
+        kwargs.get("ouc"),
+        n_div=kwargs["n_div"],
+        mlp_ratio=kwargs.get("mlp_ratio", 1),
+        act=kwargs.get("act_layer", "silu"),
+        mlp="ConvolutionalGLU" if glu else None,
+        layer_scale=kwargs.get("layer_scale_init_value") or None,
+    )
+    if glu:
+        module.mlp = WithShortcut(module.mlp)
+    return module
+
+
+def strip_block(case: Any) -> nn.Module:
+    strip = (case.kwargs["k1"], case.kwargs["k2"])
+    return named("StripBlock", ("k1", "k2", "norm"), dim="in_channels", kernel_size=strip)(case)
+
+
+def fcm(case: Any) -> nn.Module:
+    second = case.variant.startswith("FCM_2")
+    return named(
+        "FCM", ("dim_out",), dim="in_channels", ratio=0.75 if second else 0.25, last=not second
+    )(case)
+
+
+def arf(case: Any) -> nn.Module:
+    module = named("ARF", c1="in_channels", c2="out_channels")(case)
+    if case.variant.endswith("as_copied"):
+        module.masks.act = nn.Identity()
+    return module
+
+
+class ChannelsLastResponseNorm(GlobalResponseNorm):
+    """With weights of the shape that maps (B, H, W, C) have."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.gamma, self.beta = (nn.Parameter(torch.zeros(1, 1, 1, channels)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return response_norm(x, self.gamma.movedim(3, 1), self.beta.movedim(3, 1))
+
+
+def unireplk(case: Any) -> nn.Module:
+    drop = ("deploy", "attempt_use_lk_impl")
+    build = named(
+        "UniRepLKNetBlock",
+        drop,
+        dim="in_channels",
+        ffn_factor="mlp_ratio",
+        layer_scale_init_value="layer_scale",
+    )
+    module = with_linear(build, "fc1", "fc2")(case)
+    module.response = ChannelsLastResponseNorm(module.fc1.out_features)
+    return module
+
+
+def darkir(name: str) -> Build:
+    return named(
+        name,
+        c="in_channels",
+        DW_Expand="expansion",
+        FFN_Expand="mlp_ratio",
+        extra_depth_wise="extra",
+    )
+
+
+ADAPTERS = {
+    "APBottleneck": Adapter(by_variant(PConv=pinwheel, other=ap_bottleneck)),
+    "fasterblock": Adapter(faster_block),
+    "starblock": Adapter(named("StarBlock", dim="in_channels")),
+    "DWR": Adapter(named("DWR", inc="in_channels", ouc="out_channels", dense=True)),
+    "mambaout": Adapter(with_linear(named("GatedCNNBlock", dim="in_channels"), "fc1", "fc2")),
+    "StripBlock": Adapter(strip_block),
+    "IDWB": Adapter(
+        named(
+            "MetaNeXtBlock",
+            drop=("token_mixer", "act_layer"),
+            dim="in_channels",
+            ls_init_value="layer_scale",
+        )
+    ),
+    "FCM": Adapter(fcm),
+    "ARF": Adapter(arf),
+    "UniRepLKBlock": Adapter(unireplk),
+    "RCB": Adapter(
+        named("RepConvBlock", drop=("deploy",), dim="in_channels", ls_init_value="layer_scale")
+    ),
+    "MSBlock": Adapter(
+        named(
+            "MSBlock",
+            in_channel="in_channels",
+            out_channel="out_channels",
+            layers_num="num_layers",
+        )
+    ),
+    "MSCB": Adapter(
+        named("MSCB", expansion_factor="expansion", dw_parallel="parallel", activation="act")
+    ),
+    "EBlock": Adapter(darkir("EBlock")),
+    "DBlock": Adapter(darkir("DBlock")),
+    "FMB": Adapter(named("FMB", dim="in_channels", ffn_scale="mlp_ratio")),
+    "LFE": Adapter(named("LFE", inp_channels="in_channels", exp_ratio="expansion", act_type="act")),
+}
