@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from detrkit.layers.response_norm import GlobalResponseNorm, response_norm
 from detrkit.modules.module.ap_bottleneck import PinwheelConv
 from detrkit.modules.module.faster_block import FasterBlock
+from detrkit.modules.module.legm import LEGMBlock
 from tests.reference.module_adapters.adapter import Adapter, Build, by_variant, named, with_linear
 
 
@@ -112,6 +113,40 @@ def darkir(name: str) -> Build:
         DW_Expand="expansion",
         FFN_Expand="mlp_ratio",
         extra_depth_wise="extra",
+    )
+
+
+def pki_block(case: Any) -> nn.Module:
+    drop = ("out_channels", "ffn_kernel_size")
+    return named("PKIBlock", drop, ffn_scale="mlp_ratio")(case)
+
+
+def vheat(case: Any) -> nn.Module:
+    """Heat2D, or HeatBlock whose operator stands first in a branch, or behind its norm."""
+    if case.variant.startswith("Heat2D"):
+        build, path = (
+            named("Heat2D", ("hidden_dim", "freq_embed"), dim="in_channels", res="size"),
+            "",
+        )
+    else:
+        drop = ("norm_layer", "freq_embed")
+        build = named("HeatBlock", drop, hidden_dim="in_channels", res="size")
+        path = f"branches.0.{int(not case.kwargs['post_norm'])}."
+    return with_linear(build, f"{path}enter", f"{path}leave")(case)
+
+
+def legm(case: Any) -> nn.Module:
+    kwargs = case.kwargs
+    if "depth" in kwargs:
+        return named("LEGM", ("network_depth", "attn_loc"), dim="in_channels")(case)
+    return LEGMBlock(
+        kwargs["dim"],
+        kwargs["num_heads"],
+        kwargs.get("mlp_ratio", 4.0),
+        kwargs["window_size"],
+        kwargs["shift_size"],
+        kwargs["use_attn"],
+        kwargs["conv_type"],
     )
 
 
