@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.conv import ConvNormAct
 from detrkit.layers.response_norm import GlobalResponseNorm, response_norm
 from detrkit.modules.module.ap_bottleneck import PinwheelConv
 from detrkit.modules.module.faster_block import FasterBlock
+from detrkit.modules.module.jdpm import JDPM
 from detrkit.modules.module.legm import LEGMBlock
+from detrkit.modules.module.nnwnet import OPE, LocalBlock
 from tests.reference.module_adapters.adapter import Adapter, Build, by_variant, named, with_linear
 
 
@@ -148,6 +152,53 @@ def legm(case: Any) -> nn.Module:
         kwargs["use_attn"],
         kwargs["conv_type"],
     )
+
+
+def nnwnet(case: Any) -> nn.Module:
+    kwargs = case.kwargs
+    if case.variant.startswith("global"):
+        return named("GlobalBlock", in_dim="in_channels", dim="out_channels")(case)
+    if case.variant.startswith("ope"):
+        return OPE(kwargs["inplanes"], kwargs["planes"])
+    return LocalBlock(
+        kwargs["inplanes"], kwargs["planes"], kwargs["hidden_planes"], kwargs["down_or_up"]
+    )
+
+
+def leg_block(case: Any) -> nn.Module:
+    prior = "gaussian" if case.kwargs["stage"] else "edge"
+    renames = {"dim": "in_channels", "act_layer": "act"}
+    return named("LEGBlock", ("stage", "norm_layer"), prior=prior, **renames)(case)
+
+
+def channel_norm_of_sequences(case: Any) -> nn.Module:
+    """With the norm's weights in the shape (1, C, 1)."""
+    module = named("EfficientViMBlock", dim="in_channels")(case)
+    module.steps[1][0] = SequenceNorm(module.out_channels)
+    return module
+
+
+class SequenceNorm(nn.Module):
+    """Layer norm of the channels, with weights for (B, C, L)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.ones(1, channels, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.flatten(), self.bias.flatten()
+        y = F.layer_norm(x.movedim(1, 3), weight.shape, weight, bias)
+        return y.movedim(3, 1)
+
+
+def jdpm(case: Any) -> nn.Module:
+    """The authors' class ends with a head of one channel."""
+    width = case.kwargs["in_channels"]
+    module = JDPM(case.kwargs["channels"], width)
+    if not case.kwargs["with_head"]:
+        return module
+    head = (ConvNormAct(width, width // 2, 3, bias=True, act="relu"), nn.Conv2d(width // 2, 1, 1))
+    return nn.Sequential(module, *head)
 
 
 ADAPTERS = {
