@@ -35,11 +35,9 @@ def adaptive_max(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if not torch.onnx.is_in_onnx_export():
         return F.adaptive_max_pool2d(x, size)
-    for dim, bins in zip((2, 3), size, strict=True):
-        length = int(x.shape[dim])
-        slices = [
-            x.narrow(dim, i * length // bins, -(-(i + 1) * length // bins) - i * length // bins)
-            for i in range(bins)
-        ]
-        x = torch.cat([part.amax(dim, keepdim=True) for part in slices], dim=dim)
+    for dim in (2, 3):
+        length, bins = int(x.shape[dim]), int(size[dim - 2])
+        edges = [(i * length // bins, -(-(i + 1) * length // bins)) for i in range(bins)]
+        parts = [x.narrow(dim, start, stop - start) for start, stop in edges]
+        x = torch.cat([part.amax(dim, keepdim=True) for part in parts], dim=dim)
     return x

@@ -48,15 +48,18 @@ class EfficientViMBlock(nn.Module):
         super().__init__()
         self.out_channels = c = in_channels
         hidden = int(c * mlp_ratio)
+        convs = [ConvNormAct(c, c, 3, groups=c) for _ in range(2)]
+        narrow = ConvNormAct(hidden, c, 1)
+        mixer = HSMSSD(c, int(c * ssd_expand), state_dim)
         self.steps = nn.ModuleList(
             [
-                ConvNormAct(c, c, 3, groups=c),
-                nn.Sequential(LayerNorm2d(c, eps=1e-5), HSMSSD(c, int(c * ssd_expand), state_dim)),
-                ConvNormAct(c, c, 3, groups=c),
-                nn.Sequential(ConvNormAct(c, hidden, 1, act="relu"), ConvNormAct(hidden, c, 1)),
+                convs[0],
+                nn.Sequential(LayerNorm2d(c, eps=1e-5), mixer),
+                convs[1],
+                nn.Sequential(ConvNormAct(c, hidden, 1, act="relu"), narrow),
             ]
         )
-        for last in (self.steps[0], self.steps[2], self.steps[3][1]):  # type: ignore[index]
+        for last in (*convs, narrow):
             nn.init.zeros_(last.norm.weight)
         self.alpha = nn.Parameter(torch.full((4, c), 1e-4))
 

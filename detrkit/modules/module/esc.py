@@ -77,8 +77,8 @@ class ESCBlock(nn.Module):
             )
             for _ in range(conv_blocks)
         )
-        for block in self.blocks[1:]:  # type: ignore[arg-type]
-            block[2].large = self.blocks[0][2].large  # type: ignore[index, union-attr]
+        for block in self.blocks[1:]:
+            block[2].large = self.blocks[0][2].large
         self.leave = nn.Sequential(LayerNorm2d(c), nn.Conv2d(c, c, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:

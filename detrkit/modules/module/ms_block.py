@@ -76,7 +76,7 @@ class MSBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.enter(x).chunk(len(self.branches), dim=1)
         outputs = [self.branches[0](first)]
-        for group, branch in zip(others, self.branches[1:], strict=True):  # type: ignore[arg-type]
+        for group, branch in zip(others, self.branches[1:], strict=True):
             outputs.append(branch(group + outputs[-1]))
         return self.leave(torch.cat(outputs, dim=1))
 

@@ -194,3 +194,79 @@ def test_jdpm():
 def test_wrong_arguments(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         MODULES.create(name, **arguments)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (8, 8)])
+def test_dynamic_filter(size):
+    module, x = made("DynamicFilter", in_channels=4, size=size), image(2, 4, 6, 5)
+
+    def star(layer, u):
+        return layer.scale * relu(u) ** 2 + layer.bias
+
+    first, act, second = module.route
+    routes = star(act, x.mean((2, 3)) @ first.weight.T) @ second.weight.T
+    routes = softmax(routes.reshape(2, 4, 8), 1)
+    into, act = module.enter
+    y = star(act, torch.einsum("oc,bchw->bohw", into.weight, x))
+    filters = module.filters.movedim((2, 3), (0, 1))
+    if size != (6, 5):
+        filters = F.interpolate(filters, (6, 3), mode="bicubic", align_corners=True)
+    bank = filters[:, 0] + 1j * filters[:, 1]
+    mixed = sum(routes[:, f, :, None, None] * bank[f] for f in range(4))
+    y = torch.fft.irfft2(torch.fft.rfft2(y) * mixed, s=(6, 5))
+    same(module(x), torch.einsum("oc,bchw->bohw", module.leave.weight, y))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_irmb_attends_to_pixels_far_apart(before):
+    arguments = {"dim_head": 2, "window_size": 2, "expansion": 2.0, "qkv_bias": True}
+    module = made("iRMB", in_channels=4, norm="layer", attn_pre=before, **arguments)
+    x = image(1, 4, 5, 6)
+    n = F.pad(layer_norm(module.norm, x), (0, 0, 0, 1))  # three windows along each side
+    q, k = conv(module.qk, n).split(4, 1)
+    values = n if before else relu(conv(module.v[0], n))
+    v = torch.zeros_like(values)
+    per_head = values.shape[1] // 2
+    for i in range(6):
+        for j in range(6):
+            places = [(y, z) for y in (i % 3, i % 3 + 3) for z in (j % 3, j % 3 + 3)]
+            for head in range(2):
+                c = slice(2 * head, 2 * head + 2)
+                scores = torch.stack([q[0, c, i, j] @ k[0, c, y, z] for y, z in places])
+                out = slice(per_head * head, per_head * (head + 1))
+                seen = torch.stack([values[0, out, y, z] for y, z in places])
+                v[0, out, i, j] = softmax(scores / 2**0.5, 0) @ seen
+    v = (relu(conv(module.v[0], v)) if before else v)[:, :, :5]
+    same(module(x), x + conv(module.leave, v + unit(module.local, v, silu)))
+
+
+def test_irmb_without_attention_changes_width_and_size():
+    module = made("iRMB", in_channels=4, out_channels=6, stride=2, attn=False)
+    x = image(1, 4, 5, 6)
+    v = relu(conv(module.v[0], norm(module.norm, x)))
+    local = silu(norm(module.local.norm, conv(module.local.conv, v)[:, :, ::2, ::2]))
+    same(module(x), conv(module.leave, local))
+
+
+def test_irmb_with_one_window_sees_the_whole_map():
+    module = made("iRMB", in_channels=4, dim_head=4, window_size=0)
+    x = image(1, 4, 5, 6)
+    n = norm(module.norm, x)
+    q, k = conv(module.qk, n).flatten(2).split(4, 1)
+    weights = softmax(q.transpose(1, 2) @ k / 2, -1)
+    v = relu(conv(module.v[0], n)).flatten(2) @ weights.transpose(1, 2)
+    v = v.reshape(x.shape)
+    same(module(x), x + conv(module.leave, v + unit(module.local, v, silu)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"in_channels": 48}, "must divide 48 channels, got 64"),
+        ({"in_channels": 64, "stride": 3}, "1 or 2, got 3"),
+        ({"in_channels": 64, "norm": "group"}, "batch, layer or None, got 'group'"),
+    ],
+)
+def test_irmb_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MODULES.create("iRMB", **arguments)

@@ -12,6 +12,7 @@ from detrkit.layers.conv import ConvNormAct
 from detrkit.layers.response_norm import GlobalResponseNorm, response_norm
 from detrkit.modules.module.ap_bottleneck import PinwheelConv
 from detrkit.modules.module.faster_block import FasterBlock
+from detrkit.modules.module.irmb import iRMB
 from detrkit.modules.module.jdpm import JDPM
 from detrkit.modules.module.legm import LEGMBlock
 from detrkit.modules.module.nnwnet import OPE, LocalBlock
@@ -199,6 +200,28 @@ def jdpm(case: Any) -> nn.Module:
         return module
     head = (ConvNormAct(width, width // 2, 3, bias=True, act="relu"), nn.Conv2d(width // 2, 1, 1))
     return nn.Sequential(module, *head)
+
+
+def irmb(case: Any) -> nn.Module:
+    given = dict(case.kwargs)
+    assert given.pop("norm_in", True)
+    norms = {"bn_2d": "batch", "ln_2d": "layer"}
+    names = {
+        "dim_in": "in_channels",
+        "dim_out": "out_channels",
+        "exp_ratio": "expansion",
+        "dw_ks": "kernel_size",
+        "act_layer": "act",
+        "attn_s": "attn",
+    }
+    norm = norms[given.pop("norm_layer", "bn_2d")]
+    return iRMB(norm=norm, **{names.get(key, key): value for key, value in given.items()})
+
+
+def dynamic_filter(case: Any) -> nn.Module:
+    drop = ("bias", "weight_resize")
+    renames = {"expansion_ratio": "expansion", "reweight_expansion_ratio": "route_ratio"}
+    return named("DynamicFilter", drop, dim="in_channels", **renames)(case)
 
 
 ADAPTERS = {
