@@ -93,6 +93,13 @@ def layer_norm(layer: Any, x: Tensor) -> Tensor:
     return y * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 
+def image_norm(layer: Any, x: Tensor) -> Tensor:
+    """A group norm of one group; (B, C, H, W)."""
+    dims = (1, 2, 3)
+    y = (x - x.mean(dims, True)) / (x.var(dims, correction=0, keepdim=True) + layer.eps).sqrt()
+    return y * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+
 def silu(x: Tensor) -> Tensor:
     return x * sigmoid(x)
 

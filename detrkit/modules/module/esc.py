@@ -69,16 +69,17 @@ class ESCBlock(nn.Module):
         check_heads(c, num_heads)
         self.enter = nn.Sequential(LayerNorm2d(c), ConvFFN(c, 2 * c))
         self.windows = nn.Sequential(LayerNorm2d(c), WindowAttention(c, window_size, num_heads))
+        convolutions = [ConvAttn(c, partial_channels, kernel_size) for _ in range(conv_blocks)]
+        for convolution in convolutions[1:]:
+            convolution.large = convolutions[0].large
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 LayerNorm2d(c) if use_ln else nn.Identity(),
                 ConvFFN(c, int(c * expansion)),
-                ConvAttn(c, partial_channels, kernel_size),
+                convolution,
             )
-            for _ in range(conv_blocks)
+            for convolution in convolutions
         )
-        for block in self.blocks[1:]:
-            block[2].large = self.blocks[0][2].large
         self.leave = nn.Sequential(LayerNorm2d(c), nn.Conv2d(c, c, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from tests.modules.naive import (
     conv,
     gelu,
     image,
+    image_norm,
     layer_norm,
     made,
     norm,
@@ -27,13 +28,6 @@ from tests.modules.naive import (
 def _no_grad():
     with torch.no_grad():
         yield
-
-
-def image_norm(layer, x):
-    """Group norm of one group."""
-    dims = (1, 2, 3)
-    y = (x - x.mean(dims, True)) / (x.var(dims, correction=0, keepdim=True) + layer.eps).sqrt()
-    return y * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 
 def test_global_block_averages_what_is_there():
