@@ -1,4 +1,4 @@
-"""Averages over bins of a map."""
+"""Averages and maxima over bins of a map."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ def _bins(length: int, bins: int, like: Tensor) -> Tensor:
     start, stop = index * length // bins, ((index + 1) * length + bins - 1) // bins
     inside = (place >= start) & (place < stop)
     return inside.to(like.dtype) / inside.sum(1, keepdim=True)
+
+
+def adaptive_max(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Greatest value of each of `size` bins, as `F.adaptive_max_pool2d`.
+
+    ONNX knows it for sizes that divide the map's only: there it takes the bins one by one, rows
+    first. (B, C, H, W) -> (B, C, h, w).
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return F.adaptive_max_pool2d(x, size)
+    for dim in (2, 3):
+        length, bins = int(x.shape[dim]), int(size[dim - 2])
+        edges = [(i * length // bins, -(-(i + 1) * length // bins)) for i in range(bins)]
+        parts = [x.narrow(dim, start, stop - start) for start, stop in edges]
+        x = torch.cat([part.amax(dim, keepdim=True) for part in parts], dim=dim)
+    return x

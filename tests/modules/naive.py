@@ -52,3 +52,61 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def same(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def unit(layer: Any, x: Tensor, act: Any = None) -> Tensor:
+    """A `ConvNormAct` on (B, C, H, W) by its weights, zeros around; `act` spelled by the caller."""
+    y = norm(layer.norm, conv(layer.conv, x))
+    return y if act is None else act(y)
+
+
+def conv(layer: Any, x: Tensor) -> Tensor:
+    """A convolution that keeps the size by sums over its taps; (B, C, H, W)."""
+    weight, groups, dilation = layer.weight, layer.groups, layer.dilation[0]
+    out, width, rows, columns = weight.shape
+    height, length = x.shape[2:]
+    down, along = dilation * (rows // 2), dilation * (columns // 2)
+    framed = x.new_zeros(*x.shape[:2], height + 2 * down, length + 2 * along)
+    framed[:, :, down : down + height, along : along + length] = x
+    y = x.new_zeros(x.shape[0], out, height, length)
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * dilation, j * dilation
+            seen = framed[:, :, top : top + height, left : left + length]
+            seen = seen.reshape(x.shape[0], groups, width, height, length)
+            taps = weight[:, :, i, j].reshape(groups, -1, width)
+            y += torch.einsum("goc,bgchw->bgohw", taps, seen).flatten(1, 2)
+    return y if layer.bias is None else y + layer.bias[:, None, None]
+
+
+def norm(layer: Any, x: Tensor) -> Tensor:
+    """A batch norm with its statistics; (B, C, H, W)."""
+    mean, var, weight, bias = (
+        t[:, None, None] for t in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    )
+    return (x - mean) / (var + layer.eps).sqrt() * weight + bias
+
+
+def layer_norm(layer: Any, x: Tensor) -> Tensor:
+    """Over the channels of each pixel; (B, C, H, W)."""
+    y = (x - x.mean(1, True)) / (x.var(1, correction=0, keepdim=True) + layer.eps).sqrt()
+    return y * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+
+def image_norm(layer: Any, x: Tensor) -> Tensor:
+    """A group norm of one group; (B, C, H, W)."""
+    dims = (1, 2, 3)
+    y = (x - x.mean(dims, True)) / (x.var(dims, correction=0, keepdim=True) + layer.eps).sqrt()
+    return y * layer.weight[:, None, None] + layer.bias[:, None, None]
+
+
+def silu(x: Tensor) -> Tensor:
+    return x * sigmoid(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    return x.clamp(min=0)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return x * (1 + torch.erf(x / 2**0.5)) / 2

@@ -1,0 +1,263 @@
+"""Adapters of the family `module`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.response_norm import GlobalResponseNorm, response_norm
+from detrkit.modules.module.ap_bottleneck import PinwheelConv
+from detrkit.modules.module.faster_block import FasterBlock
+from detrkit.modules.module.irmb import iRMB
+from detrkit.modules.module.jdpm import JDPM
+from detrkit.modules.module.legm import LEGMBlock
+from detrkit.modules.module.nnwnet import OPE, LocalBlock
+from tests.reference.module_adapters.adapter import Adapter, Build, by_variant, named, with_linear
+
+
+def ap_bottleneck(case: Any) -> nn.Module:
+    side, second = case.kwargs["k"]
+    assert side == second
+    return named(
+        "APBottleneck",
+        drop=("k",),
+        c1="in_channels",
+        c2="out_channels",
+        g="groups",
+        e="expansion",
+        kernel_size=side,
+    )(case)
+
+
+def pinwheel(case: Any) -> nn.Module:
+    kwargs = case.kwargs
+    return PinwheelConv(kwargs["c1"], kwargs["c2"], kwargs["k"], kwargs["s"])
+
+
+class WithShortcut(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def faster_block(case: Any) -> nn.Module:
+    """The GLU of collections adds its own input."""
+    kwargs = case.kwargs
+    glu = kwargs.get("ffn") == "ConvolutionalGLU"
+    module = FasterBlock(
+        kwargs.get("dim", kwargs.get("inc")),
+        kwargs.get("ouc"),
+        n_div=kwargs["n_div"],
+        mlp_ratio=kwargs.get("mlp_ratio", 1),
+        act=kwargs.get("act_layer", "silu"),
+        mlp="ConvolutionalGLU" if glu else None,
+        layer_scale=kwargs.get("layer_scale_init_value") or None,
+    )
+    if glu:
+        module.mlp = WithShortcut(module.mlp)
+    return module
+
+
+def strip_block(case: Any) -> nn.Module:
+    strip = (case.kwargs["k1"], case.kwargs["k2"])
+    return named("StripBlock", ("k1", "k2", "norm"), dim="in_channels", kernel_size=strip)(case)
+
+
+def fcm(case: Any) -> nn.Module:
+    second = case.variant.startswith("FCM_2")
+    return named(
+        "FCM", ("dim_out",), dim="in_channels", ratio=0.75 if second else 0.25, last=not second
+    )(case)
+
+
+def arf(case: Any) -> nn.Module:
+    module = named("ARF", c1="in_channels", c2="out_channels")(case)
+    if case.variant.endswith("as_copied"):
+        module.masks.act = nn.Identity()
+    return module
+
+
+class ChannelsLastResponseNorm(GlobalResponseNorm):
+    """With weights of the shape that maps (B, H, W, C) have."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.gamma, self.beta = (nn.Parameter(torch.zeros(1, 1, 1, channels)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return response_norm(x, self.gamma.movedim(3, 1), self.beta.movedim(3, 1))
+
+
+def unireplk(case: Any) -> nn.Module:
+    drop = ("deploy", "attempt_use_lk_impl")
+    build = named(
+        "UniRepLKNetBlock",
+        drop,
+        dim="in_channels",
+        ffn_factor="mlp_ratio",
+        layer_scale_init_value="layer_scale",
+    )
+    module = with_linear(build, "fc1", "fc2")(case)
+    module.response = ChannelsLastResponseNorm(module.fc1.out_features)
+    return module
+
+
+def darkir(name: str) -> Build:
+    return named(
+        name,
+        c="in_channels",
+        DW_Expand="expansion",
+        FFN_Expand="mlp_ratio",
+        extra_depth_wise="extra",
+    )
+
+
+def pki_block(case: Any) -> nn.Module:
+    drop = ("out_channels", "ffn_kernel_size")
+    return named("PKIBlock", drop, ffn_scale="mlp_ratio")(case)
+
+
+def vheat(case: Any) -> nn.Module:
+    """Heat2D, or HeatBlock whose operator stands first in a branch, or behind its norm."""
+    if case.variant.startswith("Heat2D"):
+        build, path = (
+            named("Heat2D", ("hidden_dim", "freq_embed"), dim="in_channels", res="size"),
+            "",
+        )
+    else:
+        drop = ("norm_layer", "freq_embed")
+        build = named("HeatBlock", drop, hidden_dim="in_channels", res="size")
+        path = f"branches.0.{int(not case.kwargs['post_norm'])}."
+    return with_linear(build, f"{path}enter", f"{path}leave")(case)
+
+
+def legm(case: Any) -> nn.Module:
+    kwargs = case.kwargs
+    if "depth" in kwargs:
+        return named("LEGM", ("network_depth", "attn_loc"), dim="in_channels")(case)
+    return LEGMBlock(
+        kwargs["dim"],
+        kwargs["num_heads"],
+        kwargs.get("mlp_ratio", 4.0),
+        kwargs["window_size"],
+        kwargs["shift_size"],
+        kwargs["use_attn"],
+        kwargs["conv_type"],
+    )
+
+
+def nnwnet(case: Any) -> nn.Module:
+    kwargs = case.kwargs
+    if case.variant.startswith("global"):
+        return named("GlobalBlock", in_dim="in_channels", dim="out_channels")(case)
+    if case.variant.startswith("ope"):
+        return OPE(kwargs["inplanes"], kwargs["planes"])
+    return LocalBlock(
+        kwargs["inplanes"], kwargs["planes"], kwargs["hidden_planes"], kwargs["down_or_up"]
+    )
+
+
+def leg_block(case: Any) -> nn.Module:
+    prior = "gaussian" if case.kwargs["stage"] else "edge"
+    renames = {"dim": "in_channels", "act_layer": "act"}
+    return named("LEGBlock", ("stage", "norm_layer"), prior=prior, **renames)(case)
+
+
+def channel_norm_of_sequences(case: Any) -> nn.Module:
+    """With the norm's weights in the shape (1, C, 1)."""
+    module = named("EfficientViMBlock", dim="in_channels")(case)
+    module.steps[1][0] = SequenceNorm(module.out_channels)
+    return module
+
+
+class SequenceNorm(nn.Module):
+    """Layer norm of the channels, with weights for (B, C, L)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.ones(1, channels, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.flatten(), self.bias.flatten()
+        y = F.layer_norm(x.movedim(1, 3), weight.shape, weight, bias)
+        return y.movedim(3, 1)
+
+
+def jdpm(case: Any) -> nn.Module:
+    """The authors' class ends with a head of one channel."""
+    width = case.kwargs["in_channels"]
+    module = JDPM(case.kwargs["channels"], width)
+    if not case.kwargs["with_head"]:
+        return module
+    head = (ConvNormAct(width, width // 2, 3, bias=True, act="relu"), nn.Conv2d(width // 2, 1, 1))
+    return nn.Sequential(module, *head)
+
+
+def irmb(case: Any) -> nn.Module:
+    given = dict(case.kwargs)
+    assert given.pop("norm_in", True)
+    norms = {"bn_2d": "batch", "ln_2d": "layer"}
+    names = {
+        "dim_in": "in_channels",
+        "dim_out": "out_channels",
+        "exp_ratio": "expansion",
+        "dw_ks": "kernel_size",
+        "act_layer": "act",
+        "attn_s": "attn",
+    }
+    norm = norms[given.pop("norm_layer", "bn_2d")]
+    return iRMB(norm=norm, **{names.get(key, key): value for key, value in given.items()})
+
+
+def dynamic_filter(case: Any) -> nn.Module:
+    drop = ("bias", "weight_resize")
+    renames = {"expansion_ratio": "expansion", "reweight_expansion_ratio": "route_ratio"}
+    return named("DynamicFilter", drop, dim="in_channels", **renames)(case)
+
+
+ADAPTERS = {
+    "APBottleneck": Adapter(by_variant(PConv=pinwheel, other=ap_bottleneck)),
+    "fasterblock": Adapter(faster_block),
+    "starblock": Adapter(named("StarBlock", dim="in_channels")),
+    "DWR": Adapter(named("DWR", inc="in_channels", ouc="out_channels", dense=True)),
+    "mambaout": Adapter(with_linear(named("GatedCNNBlock", dim="in_channels"), "fc1", "fc2")),
+    "StripBlock": Adapter(strip_block),
+    "IDWB": Adapter(
+        named(
+            "MetaNeXtBlock",
+            drop=("token_mixer", "act_layer"),
+            dim="in_channels",
+            ls_init_value="layer_scale",
+        )
+    ),
+    "FCM": Adapter(fcm),
+    "ARF": Adapter(arf),
+    "UniRepLKBlock": Adapter(unireplk),
+    "RCB": Adapter(
+        named("RepConvBlock", drop=("deploy",), dim="in_channels", ls_init_value="layer_scale")
+    ),
+    "MSBlock": Adapter(
+        named(
+            "MSBlock",
+            in_channel="in_channels",
+            out_channel="out_channels",
+            layers_num="num_layers",
+        )
+    ),
+    "MSCB": Adapter(
+        named("MSCB", expansion_factor="expansion", dw_parallel="parallel", activation="act")
+    ),
+    "EBlock": Adapter(darkir("EBlock")),
+    "DBlock": Adapter(darkir("DBlock")),
+    "FMB": Adapter(named("FMB", dim="in_channels", ffn_scale="mlp_ratio")),
+    "LFE": Adapter(named("LFE", inp_channels="in_channels", exp_ratio="expansion", act_type="act")),
+}
