@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -117,3 +118,9 @@ class MambaMixer(nn.Module):
             self.dt_proj.bias,
         )
         return self.out_proj(y.transpose(1, 2) * F.silu(z))
+
+
+def per_chunk(layer: Callable[[Tensor], Tensor], tokens: Tensor, count: int) -> Tensor:
+    """The same layer for each of `count` chunks of the channels. (B, L, C) -> (B, L, C)."""
+    chunks = tokens.unflatten(-1, (count, -1)).transpose(1, 2).flatten(0, 1)
+    return layer(chunks).unflatten(0, (-1, count)).transpose(1, 2).flatten(2)
