@@ -91,7 +91,7 @@ def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
     """h_t = a_t h_t-1 + b_t along the first dimension, h_0 = 0. Two (L, …) -> (L, …)."""
     if torch.jit.is_tracing() or not torch.is_grad_enabled():
         return _recurrence(a, b)
-    return _Recurrence.apply(a, b)  # type: ignore[no-untyped-call, no-any-return]
+    return _Recurrence.apply(a, b)
 
 
 def _recurrence(a: Tensor, b: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def test_long_sequences_stay_finite(size: float) -> None:
     y = selective_scan(u, dt, 16 * A, B, C, D, bias)
     y.sum().backward()
     assert y.isfinite().all()
-    assert dt.grad is not None and dt.grad.isfinite().all()
+    assert dt.grad is not None
+    assert dt.grad.isfinite().all()
 
 
 def test_float32_is_near_float64_on_long_sequences() -> None:

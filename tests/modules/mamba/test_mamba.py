@@ -153,8 +153,9 @@ def test_vmm():
 def test_tinyvim_pools_low_frequencies():
     mixer = made("TViMBlock", in_channels=8, d_state=2, stage=2).mixer
     x = image(1, 4, 4, 6)
-    pooled = torch.stack([x[0, :, i : i + 2, j : j + 2].mean((1, 2))
-                          for i, j in itertools.product((0, 2), (0, 2, 4))], 1).view(4, 2, 3)  # fmt: skip
+    corners = itertools.product((0, 2), (0, 2, 4))
+    means = [x[0, :, i : i + 2, j : j + 2].mean((1, 2)) for i, j in corners]
+    pooled = torch.stack(means, 1).view(4, 2, 3)
     y = layer_norm(mixer.norm, sum(in_orders(mixer.scan, pooled, four_ways(2, 3))))
     detail = x[0] - pooled.repeat_interleave(2, 1).repeat_interleave(2, 2)
     same(mixer.mix_low(x)[0], F.interpolate(y[None], (4, 6), mode="bilinear")[0] + detail)
