@@ -20,15 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
+from detrkit.layers.depthwise import separable
 from detrkit.registry import MODULES, Traits
-
-
-def separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """Depthwise 3×3, then 1×1, each with norm and SiLU."""
-    return nn.Sequential(
-        ConvNormAct(in_channels, in_channels, 3, stride, groups=in_channels, act="silu"),
-        ConvNormAct(in_channels, out_channels, 1, act="silu"),
-    )
 
 
 class IdentityBlock(nn.Module):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
 from detrkit.modules.featurefusion.csfcn import ContextCalibration, SpatialCalibration
 from detrkit.modules.featurefusion.dpcf import DPCF
+from detrkit.modules.featurefusion.gdsafusion import GDSAFusion, scale_of
 from detrkit.modules.featurefusion.msam import IdentityBlock
 from tests.reference.module_adapters.adapter import Adapter, named
 
@@ -59,7 +60,40 @@ def pst(case: Any) -> nn.Module:
     return module
 
 
+class OverlockBlock(nn.Module):
+    """The repository's block: the context is renewed from its start, and goes on."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+        width = module.widths[1]
+        self.own, self.first = scale_of(width, 1.0), scale_of(width, 1.0)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        x, context, start = maps
+        out = self.module([x, self.own(context) + self.first(start)])
+        return list(out.split(self.module.widths, 1))
+
+
+def gdsafusion(case: Any) -> nn.Module:
+    """Plug-ins lost the first shortcut; the repository has twice the heads and one branch more."""
+    if "paper" in case.variant:
+        given = case.kwargs
+        assert given["res_scale"]
+        branches = ((5, 1), (3, 1), (3, 2), (3, 3))
+        module = GDSAFusion(
+            [given["dim"], given["ctx_dim"] // 4], None, given["kernel_size"], given["smk_size"],
+            2 * given["num_heads"], mlp_ratio=given["mlp_ratio"],
+            ls_init_value=given["ls_init_value"], branches=branches,
+        )  # fmt: skip
+        return OverlockBlock(module)
+    module = named("GDSAFusion", in_dim="in_channels", out_channel="out_channels")(case)
+    module.shortcut = None
+    return module
+
+
 ADAPTERS = {
+    "GDSAFusion": Adapter(gdsafusion),
     "cgfm": Adapter(named("ContextGuideFusionModule", inc="in_channels", ouc="out_channels")),
     "mfm": Adapter(named("MFM", inc="in_channels", dim="out_channels")),
     "msga": Adapter(named("MultiScaleGatedAttn", inc="in_channels", ouc="out_channels")),
