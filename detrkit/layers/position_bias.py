@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.windows import Side, sides_of
+
 
 def offset_index(h: int, w: int, like: Tensor) -> Tensor:
     """(N, N), N = h·w: number of the offset of row's pixel from the column's.
@@ -21,19 +23,19 @@ class RelativePositionBias(nn.Module):
     """A learnt number per offset and head. Swin Transformer, arXiv:2103.14030, eq. 4.
 
     Args:
-        side: of the square window.
+        side: of the square window, or (h, w).
         num_heads: M.
     """
 
-    def __init__(self, side: int, num_heads: int) -> None:
+    def __init__(self, side: Side, num_heads: int) -> None:
         super().__init__()
-        self.side = side
-        self.table = nn.Parameter(torch.empty((2 * side - 1) ** 2, num_heads))
+        self.sides = h, w = sides_of(side)
+        self.table = nn.Parameter(torch.empty((2 * h - 1) * (2 * w - 1), num_heads))
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self) -> Tensor:
-        """(M, N, N), N = side²."""
-        return self.table.T[:, offset_index(self.side, self.side, self.table)]
+        """(M, N, N), N = h·w."""
+        return self.table.T[:, offset_index(*self.sides, self.table)]
 
 
 class DynamicPositionBias(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detrkit.layers.conv import ConvNormAct
 from detrkit.layers.response_norm import GlobalResponseNorm, response_norm
 from detrkit.modules.module.ap_bottleneck import PinwheelConv
+from detrkit.modules.module.camixer import CAMixer, Predictor
 from detrkit.modules.module.faster_block import FasterBlock
 from detrkit.modules.module.irmb import iRMB
 from detrkit.modules.module.jdpm import JDPM
@@ -224,7 +225,47 @@ def dynamic_filter(case: Any) -> nn.Module:
     return named("DynamicFilter", drop, dim="in_channels", **renames)(case)
 
 
+def fat_block(case: Any) -> nn.Module:
+    return with_linear(
+        named(
+            "FATBlock",
+            drop=("drop_path", "type"),
+            trans_dim="in_channels",
+            head_dim="num_heads",
+            window_size_fm="tile_size",
+            shifted=case.kwargs["type"] == "SW",
+        ),
+        "mlp.fc1",
+        "mlp.fc2",
+    )(case)
+
+
+class ConditionedMixer(CAMixer):
+    """With the official global condition, two channels between values and places."""
+
+    given: Tensor
+
+    def condition(self, x: Tensor, v: Tensor) -> Tensor:
+        own = super().condition(x, v)
+        return torch.cat([own[:, : v.shape[1]], self.given, own[:, v.shape[1] :]], dim=1)
+
+
+def camixer(case: Any) -> nn.Module:
+    arguments = {"in_channels": case.kwargs["dim"], "window_size": 8, "ratio": case.kwargs["ratio"]}
+    if "condition_global" not in case.kwargs:
+        return CAMixer(**arguments)
+    from fill import feature  # type: ignore[import-not-found]
+
+    module = ConditionedMixer(**arguments)
+    width = case.kwargs["dim"]
+    module.predictor = Predictor(width + 4, width, 8)
+    module.given = feature(1, 2, *case.inputs[0][0][2:], seed=11)
+    return module
+
+
 ADAPTERS = {
+    "FATBlock": Adapter(fat_block),
+    "camixer": Adapter(camixer),
     "APBottleneck": Adapter(by_variant(PConv=pinwheel, other=ap_bottleneck)),
     "fasterblock": Adapter(faster_block),
     "starblock": Adapter(named("StarBlock", dim="in_channels")),
