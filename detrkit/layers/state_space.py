@@ -57,7 +57,8 @@ class DirectionalScan(nn.Module):
         self.Ds = nn.Parameter(torch.ones(directions * channels))
 
     def forward(self, x: Tensor, prompt: Tensor | None = None) -> Tensor:
-        """
+        """Scans each sequence by its own weights.
+
         Args:
             x: (B, K, D, L).
             prompt: (B, K, n, L), added to C; None: nothing is.

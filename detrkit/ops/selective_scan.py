@@ -21,8 +21,9 @@ from torch import Tensor
 
 from detrkit.ops.precision import precise
 
-#: Steps whose states are held at once; longer sequences go piece by piece.
-CHUNK = 2048
+#: Steps whose states are held at once; longer sequences go piece by piece. Few fit in the caches of
+#: a CPU; on a GPU, and in an exported graph, each piece costs operations.
+CPU_CHUNK, CHUNK = 128, 2048
 
 
 def selective_scan(
@@ -72,10 +73,12 @@ def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     A = A.unflatten(0, (groups, -1))  # (G, d, n)
     u, delta = (x.permute(2, 0, 1).unflatten(2, (groups, -1)) for x in (u, delta))  # (L, b, G, d)
     B, C = (x.permute(3, 0, 1, 2) for x in (B, C))  # (L, b, G, n)
+    cached = u.device.type == "cpu" and not torch.jit.is_tracing()
+    chunk = CPU_CHUNK if cached else CHUNK
     state = None
     outputs = []
-    for start in range(0, u.shape[0], CHUNK):
-        now = slice(start, start + CHUNK)
+    for start in range(0, u.shape[0], chunk):
+        now = slice(start, start + chunk)
         step = delta[now, ..., None]
         decay = (step * A).exp()  # (L, b, G, d, n)
         added = step * u[now, ..., None] * B[now, :, :, None]

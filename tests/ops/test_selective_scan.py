@@ -30,12 +30,12 @@ def test_it_is_the_recurrence(length: int) -> None:
 def test_chunks_go_on_where_the_last_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     given = arguments(13)
     expected = selective_scan(*given)
-    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(module, "CPU_CHUNK", 5)
     assert torch.allclose(selective_scan(*given), expected, rtol=1e-10)
 
 
 def test_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "CPU_CHUNK", 4)
     given = [x.requires_grad_() for x in (t.detach() for t in arguments(6, groups=1))]
     assert torch.autograd.gradcheck(selective_scan, given)
 

@@ -164,10 +164,12 @@ def aggregated(values: Tensor, weights: Tensor, side: int) -> Tensor:
     paper="arXiv:2502.20087",
     venue="CVPR 2025",
     example={"in_channels": [16, 8], "out_channels": 12},
-    traits=Traits(smallest=7),
+    traits=Traits(smallest=7, float32="lengths in the response norm"),
 )
 class GDSAFusion(nn.Module):
-    """Filters a map by kernels that a context map chooses. [(B, C, H, W), (B, C', H, W)] -> (B, …).
+    """Filters a map by kernels that a context map chooses.
+
+    [(B, C, H, W), (B, C', H, W)] -> (B, out_channels, H, W).
 
     Args:
         in_channels: C and C' of map and context, of one size.

@@ -2,7 +2,7 @@
 spaces, IEEE TGRS 2025 (document 10969832).
 
 x      = relu6 BN W IIA X                       IIA x = x + x·g_H(x) + x·g_W(x), the same weights
-local  = CA(W [I_1 b, I_2 I_1 b, I_4 I_2 I_1 b]) + b,   b = silu BN W x + sep x
+local  = CA(W [I_1 b, I_2 I_1 b, I_3 I_2 I_1 b]) + b,   b = silu BN W x + sep x
 global = LN(t + Mamba LN t)                     four chunks of the channels, the same weights
 s      = sep(global + local)
 y      = sep(s · σ cos(global, local)) + s + global
@@ -99,7 +99,7 @@ class LocalBranch(nn.Module):
         super().__init__()
         self.point = ConvNormAct(channels, channels, 1, bias=True, act="silu")
         self.near = separable(channels, channels)
-        self.rings = nn.ModuleList(DilatedResidual(channels, rate) for rate in (1, 2, 4))
+        self.rings = nn.ModuleList(DilatedResidual(channels, rate) for rate in (1, 2, 3))
         self.merge = nn.Conv2d(3 * channels, channels, 1)
         self.gate = ChannelGate(channels)
 

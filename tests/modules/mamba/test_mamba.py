@@ -291,6 +291,23 @@ def test_glvss_gates_rows_and_columns():
     same(module(x), expected)
 
 
+def test_glvss_local_branch():
+    module, x = made("GL_VSS", in_channels=16).local, image(1, 16, 5, 4)
+    b = start = silu(module.point.norm(module.point.conv(x))) + module.near(x)
+    rings = []
+    for rate, ring in enumerate(module.rings, 1):
+        first, (depth, point), last = ring.layers
+        t = first(b)
+        t = F.conv2d(t, depth.conv.weight, padding=rate, dilation=rate, groups=16)
+        b = (b + last(point(silu(depth.norm(t))))).relu()
+        rings.append(b)
+    merged = module.merge(torch.cat(rings, 1))
+    down, _, up = module.gate.layers
+    squeezed = [down(pool[..., None, None]) for pool in (merged.mean((2, 3)), merged.amax((2, 3)))]
+    gate = sigmoid(sum(up(s.relu()) for s in squeezed))
+    same(module(x), merged * gate + start)
+
+
 def test_glvss_global_branch():
     module, x = made("GL_VSS", in_channels=16, depth=1, d_state=2), image(1, 16, 3, 2)
     start = module.conform(x)
