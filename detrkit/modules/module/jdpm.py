@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
 from detrkit.layers.spectral_gate import SpectralGate
-from detrkit.ops.precision import precise
+from detrkit.ops.spectrum import fft2_parts, ifft2_magnitude
 from detrkit.registry import MODULES, Traits
 
 _DILATIONS = (3, 5, 7, 9)
@@ -27,7 +27,7 @@ _DILATIONS = (3, 5, 7, 9)
     paper="arXiv:2409.01686",
     venue="ECCV 2024",
     example={"in_channels": 16},
-    traits=Traits(onnx="a Fourier transform of the map", float32="the transform"),
+    traits=Traits(float32="the transform"),
 )
 class JDPM(nn.Module):
     """Dilated convolutions in a chain, each with its gated spectrum. (B, C, H, W) -> (B, out, …).
@@ -68,5 +68,6 @@ class JDPM(nn.Module):
     def filtered(self, x: Tensor) -> Tensor:
         """|IFFT(gate(FFT(x)))|, (B, C, H, W) -> (B, C, H, W)."""
         with torch.autocast(x.device.type, enabled=False):
-            spectrum = self.gate(torch.fft.fft2(precise(x)))
-            return torch.fft.ifft2(spectrum).abs().to(x.dtype)
+            real, imaginary = fft2_parts(x)
+            gate = self.gate(real)
+            return ifft2_magnitude(gate * real, gate * imaginary).to(x.dtype)

@@ -123,6 +123,8 @@ def darkir(name: str) -> Build:
 
 
 def pki_block(case: Any) -> nn.Module:
+    if not case.variant.startswith("PKIBlock"):
+        return named("PKIModule", ("with_caa",))(case)
     drop = ("out_channels", "ffn_kernel_size")
     return named("PKIBlock", drop, ffn_scale="mlp_ratio")(case)
 
@@ -176,8 +178,22 @@ def leg_block(case: Any) -> nn.Module:
 def channel_norm_of_sequences(case: Any) -> nn.Module:
     """With the norm's weights in the shape (1, C, 1)."""
     module = named("EfficientViMBlock", dim="in_channels")(case)
+    mixer = module.steps[1][1]
     module.steps[1][0] = SequenceNorm(module.out_channels)
+    conv = mixer.bcdt[0]
+    mixer.bcdt[0] = SequenceConv(conv.out_channels, conv.in_channels)
     return module
+
+
+class SequenceConv(nn.Module):
+    """A 1×1 convolution without bias whose weight is that of a Conv1d."""
+
+    def __init__(self, out_channels: int, in_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[..., None])
 
 
 class SequenceNorm(nn.Module):
@@ -197,6 +213,7 @@ def jdpm(case: Any) -> nn.Module:
     """The authors' class ends with a head of one channel."""
     width = case.kwargs["in_channels"]
     module = JDPM(case.kwargs["channels"], width)
+    module.norms = nn.ModuleList([module.norms[0]] * 4)  # there the four scales share one
     if not case.kwargs["with_head"]:
         return module
     head = (ConvNormAct(width, width // 2, 3, bias=True, act="relu"), nn.Conv2d(width // 2, 1, 1))
@@ -223,6 +240,17 @@ def dynamic_filter(case: Any) -> nn.Module:
     drop = ("bias", "weight_resize")
     renames = {"expansion_ratio": "expansion", "reweight_expansion_ratio": "route_ratio"}
     return named("DynamicFilter", drop, dim="in_channels", **renames)(case)
+
+
+def repvit(case: Any) -> nn.Module:
+    kwargs = case.kwargs
+    return named(
+        "RepViTBlock",
+        drop=("hidden_dim", "use_hs"),
+        inp="in_channels",
+        oup="out_channels",
+        expansion=kwargs["hidden_dim"] / kwargs["inp"],
+    )(case)
 
 
 def fat_block(case: Any) -> nn.Module:
@@ -266,6 +294,27 @@ def camixer(case: Any) -> nn.Module:
 ADAPTERS = {
     "FATBlock": Adapter(fat_block),
     "camixer": Adapter(camixer),
+    "DynamicFilter": Adapter(dynamic_filter),
+    "ESC": Adapter(
+        named(
+            "ESCBlock",
+            drop=("attn_type",),
+            dim="in_channels",
+            pdim="partial_channels",
+            exp_ratio="expansion",
+        )
+    ),
+    "FATBlock_FASA": Adapter(named("FATBlock_FASA", drop=("out_dim", "stride"), dim="in_channels")),
+    "JDPM": Adapter(jdpm),
+    "LEGBlock": Adapter(leg_block),
+    "LEGM": Adapter(legm),
+    "PKIModule": Adapter(pki_block),
+    "RepViTBlock": Adapter(repvit),
+    "efficientVIM": Adapter(channel_norm_of_sequences),
+    "elgca": Adapter(named("ELGCABlock", dim="in_channels", heads="num_groups")),
+    "iRMB": Adapter(irmb),
+    "nnWNet": Adapter(nnwnet),
+    "vHeat": Adapter(vheat),
     "APBottleneck": Adapter(by_variant(PConv=pinwheel, other=ap_bottleneck)),
     "fasterblock": Adapter(faster_block),
     "starblock": Adapter(named("StarBlock", dim="in_channels")),
