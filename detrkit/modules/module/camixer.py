@@ -139,9 +139,15 @@ class CAMixer(nn.Module):
             return torch.ones_like(scores[..., :1])
         wanted = (scores[..., 0] >= scores[..., 1]).to(scores.dtype).mean(1, keepdim=True)
         kept = (count * wanted * 2 * self.ratio).floor().clamp(max=count)
-        order = scores[..., 0].argsort(dim=1, descending=True, stable=True)
-        rank = order.argsort(dim=1)
+        rank = self._rank(scores[..., 0])
         return (rank < kept).to(scores.dtype)[..., None]
+
+    @staticmethod
+    def _rank(scores: Tensor) -> Tensor:
+        """(B, n) -> how many of the n come before each: the higher, and of equals the earlier."""
+        own, other = scores[:, :, None], scores[:, None]
+        earlier = torch.ones(scores.shape[1], scores.shape[1], device=scores.device).tril(-1) > 0
+        return ((other > own) | ((other == own) & earlier)).sum(2)
 
 
 def warped(x: Tensor, offsets: Tensor) -> Tensor:
