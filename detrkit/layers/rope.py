@@ -68,7 +68,7 @@ class RotaryEmbedding2d(nn.Module):
         )
 
     def _turns(self, h: int, w: int, prefix: int, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        y, x = (torch.arange(0.5, n, device=self.periods.device) / n for n in (h, w))
+        y, x = ((torch.arange(n, device=self.periods.device) + 0.5) / n for n in (h, w))
         centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)  # (h, w, 2) in 0–1
         centres = 2.0 * centres.flatten(0, 1) - 1.0
         if scale is not None:

@@ -74,7 +74,8 @@ def place(tmp_path: Path) -> Path:
     write_coco(tmp_path / "data", train=6, val=2)
     file = write_config(tmp_path, REPOSITORY)
     (tmp_path / "fragile.py").write_text(PLUGIN)
-    file.write_text(file.read_text() + "plugins: [./fragile.py]\nrestart_from_best: false\n")
+    text = file.read_text().replace("restart_from_best: true", "restart_from_best: false")
+    file.write_text(text + "plugins: [./fragile.py]\n")
     return tmp_path
 
 

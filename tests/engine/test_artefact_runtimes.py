@@ -181,6 +181,8 @@ class TestBadInputs:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_damaged_files(self, stretched: Path, kind: str, tmp_path: Path) -> None:
+        if kind == ".xml":
+            pytest.importorskip("openvino")
         (tmp_path / "best.bin").write_bytes(b"")
         whole = (stretched / f"best{kind}").read_bytes()
         for content in (b"", b"nothing", whole[: len(whole) // 2]):
