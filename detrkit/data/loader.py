@@ -208,7 +208,8 @@ class Loader:
                 yield batch.finish(self.device) if isinstance(batch, PixelBatch) else batch
         except DetrkitError as error:
             raise _unwrapped(error) from error
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # the last two: a worker died between sending a batch and handing over its memory
             lost = WorkerLost.among(self._workers())
             known = self._out_of_shared_memory(error, lost) or lost
             if known is None:
@@ -217,9 +218,7 @@ class Loader:
         finally:
             self.dataset.report_broken()
 
-    def _out_of_shared_memory(
-        self, error: RuntimeError, lost: WorkerLost | None
-    ) -> UsageError | None:
+    def _out_of_shared_memory(self, error: Exception, lost: WorkerLost | None) -> UsageError | None:
         """What to say when workers find no room for their batches; None: it is something else."""
         bus_error = lost is not None and lost.signal == "SIGBUS"
         if "shared memory" not in str(error) and not bus_error:

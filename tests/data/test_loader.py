@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from detrkit.data import BatchImageCollateFunction, Compose, DetectionDataset, b
 from detrkit.data.coco import read_coco
 from detrkit.data.collate import generate_scales
 from detrkit.data.loader import BatchSchedule, Loader
+from detrkit.data.workers import WorkerLost
 from detrkit.errors import ConfigError, DataError, UsageError
 from detrkit.registry import MODULES
 from detrkit.structures import Batch, ImageSpec
@@ -270,6 +272,24 @@ def test_too_little_shared_memory(path: Path, monkeypatch: pytest.MonkeyPatch, t
     assert "--shm-size" in (caught.value.hint or "")
     text = "something else"
     with pytest.raises(RuntimeError, match="something else"):
+        list(loader)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_a_batch(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    loader = make_loader(path, num_workers=1)
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(loader, "_batches", fail)
+    with pytest.raises(type(error)):  # nobody died: not ours to explain
+        list(loader)
+    dead = SimpleNamespace(pid=7, exitcode=-9)
+    monkeypatch.setattr(loader, "_workers", lambda: [dead])
+    with pytest.raises(WorkerLost, match=r"a loader process \(pid 7\) was killed by SIGKILL"):
         list(loader)
 
 
