@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import IO, Annotated, Optional
 
 import typer
 
@@ -128,5 +128,5 @@ def benchmark(
         err.print(f"tables in {markdown}", markup=False, soft_wrap=True)
 
 
-def _put(content: bytes, file: object) -> None:
-    file.write(content)  # type: ignore[attr-defined]
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)

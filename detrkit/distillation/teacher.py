@@ -204,8 +204,8 @@ class BackboneTeacher:
         return Answers(maps={stage: self.taps.map(stage).float() for stage in self.stages})
 
     def at(self, boxes_cxcywh: Tensor) -> Answers:
-        """A backbone has no queries."""
-        raise NotImplementedError
+        """A backbone has no queries: `Distillation` refuses to share any with it."""
+        raise NotImplementedError("a backbone has no queries")
 
 
 class BareBackbone(nn.Module):

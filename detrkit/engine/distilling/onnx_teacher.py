@@ -69,8 +69,8 @@ class OnnxTeacher:
         )
 
     def at(self, boxes_cxcywh: Tensor) -> Answers:
-        """A file takes no queries."""
-        raise NotImplementedError
+        """A file takes no queries: `Distillation` refuses to share any with it."""
+        raise NotImplementedError("an ONNX file takes no queries")
 
     def _parts(self, pixels: Tensor) -> list[Tensor]:
         """Batches that the file takes, the last filled up."""
