@@ -85,11 +85,21 @@ def gconv(case: Any) -> nn.Module:
 
 
 class OlderSelection(FrequencySelection):
-    """The earlier form: the lowest band has a weight too, without a bound."""
+    """The earlier form: the lowest band has a weight too, without a bound.
+
+    Its low-pass filters transform the real part of the spectrum back, which is that of the even
+    part of the map. The sheet does not say so: it was found by solving for the filter that gives
+    the published outputs. On odd sides only the mean stays below the last band, which is even.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, (3, 5, 7, 9))
         self.lowest = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def bands(self, x: Tensor) -> list[Tensor]:
+        even = (x + x.flip((2, 3)).roll((1, 1), (2, 3))) / 2
+        highest, *others = super().bands(even)
+        return [x - even + highest, *others]
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.bands(x)[-1]
