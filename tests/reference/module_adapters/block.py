@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.activations import StarReLU
 from detrkit.layers.norm import LayerNorm2d
-from detrkit.modules.block.metaformer import StarMlp, StarReLU
+from detrkit.modules.block.metaformer import StarMlp
 from detrkit.registry import MODULES
 from tests.reference.module_adapters.adapter import Adapter, Build, called, named, tokens
 
