@@ -45,6 +45,11 @@ def shape_of(entry: Any) -> tuple[int, ...]:
 @pytest.mark.skipif(not CASES, reason=f"no reference numbers at {FOLDER}; set DETRKIT_REFERENCE")
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES])
 def test_case(case: Any) -> None:
+    check_case(case)
+
+
+def check_case(case: Any) -> None:
+    """Parameters, shapes and, where they are published, outputs of one case."""
     module = modules.build(case)
     expected = Counter(case.param_shapes)
     unused = Counter(map(shape_of, case.unused_param_shapes))

@@ -91,11 +91,14 @@ class Adapter:
         build: our module for a case.
         run: calls it as the reference was called.
         fill: gives it the reference's weights.
+        corrected: where the registered module departs from the published code on purpose; the
+            adapter then builds the published form of the same parts. Empty: nowhere.
     """
 
     build: Build
     run: Run = called
     fill: Fill = filled_by_shape
+    corrected: str = ""
 
 
 class PixelLinear(nn.Linear):

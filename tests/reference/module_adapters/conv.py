@@ -177,7 +177,9 @@ ADAPTERS = {
     "wdbb": Adapter(named("WideDiverseBranchBlock")),
     "deepdbb": Adapter(named("DeepDiverseBranchBlock")),
     "deconv": Adapter(plugged("DEConv", ("ouc",), dim="in_channels", inc="in_channels")),
-    "dynamic_snake_conv": Adapter(snake),
+    "dynamic_snake_conv": Adapter(
+        snake, corrected="ends accumulate and learn; each image samples itself"
+    ),
     "pconv": Adapter(named("Partial_conv3", drop=("forward",), dim="in_channels")),
     "psconv": Adapter(
         named("PSConv", c1="in_channels", c2="out_channels", k="kernel_size", s="stride")
@@ -214,11 +216,19 @@ ADAPTERS = {
             s="stride",
         )
     ),
-    "FDConv": Adapter(named("FDConv", drop=("padding",), mask_grid=64)),
+    "FDConv": Adapter(
+        named("FDConv", drop=("padding",), mask_grid=64),
+        corrected="masks of the map's own size, not stretched ones",
+    ),
     "FADC": Adapter(fadc),
-    "SMPConv": Adapter(smpconv, fill=filled_with_positive_radii),
+    "SMPConv": Adapter(
+        smpconv, fill=filled_with_positive_radii, corrected="radii are clipped where they are used"
+    ),
     "FourierConv": Adapter(fourier_conv),
-    "SFSConv": Adapter(sfs_conv),
+    "SFSConv": Adapter(
+        sfs_conv,
+        corrected="Fourier filters of every pair of channels; Gabor angles in degrees; dropout",
+    ),
     "MBRConv": Adapter(lambda case: named(f"MBRConv{case.variant[1]}")(case)),
     "ConvAttn": Adapter(conv_attn),
     "Converse2D": Adapter(converse),

@@ -104,7 +104,7 @@ def gdsafusion(case: Any) -> nn.Module:
 
 
 ADAPTERS = {
-    "GDSAFusion": Adapter(gdsafusion),
+    "GDSAFusion": Adapter(gdsafusion, corrected="the authors' first shortcut"),
     "cgfm": Adapter(named("ContextGuideFusionModule", inc="in_channels", ouc="out_channels")),
     "mfm": Adapter(named("MFM", inc="in_channels", dim="out_channels")),
     "msga": Adapter(named("MultiScaleGatedAttn", inc="in_channels", ouc="out_channels")),
@@ -112,6 +112,6 @@ ADAPTERS = {
     "mpca": Adapter(mpca),
     "DPCF": Adapter(dpcf),
     "wfu": Adapter(named("WFU", in_chn="in_channels", ou_chn="out_channels")),
-    "MSAM": Adapter(msam),
+    "MSAM": Adapter(msam, corrected="identity blocks with their ReLU"),
     "PST": Adapter(pst),
 }

@@ -125,6 +125,6 @@ ADAPTERS = {
     ),
     "EFFN": Adapter(named("EFFN", drop=("ffn_expansion_factor",), dim="in_channels")),
     "SEFN": Adapter(sefn),
-    "KAN": Adapter(kan, tokens_or_maps),
+    "KAN": Adapter(kan, tokens_or_maps, corrected="the paper's denominator"),
     "EDFFN": Adapter(expanded("EDFFN")),
 }
