@@ -108,6 +108,19 @@ class PixelLinear(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class SampleNorm(nn.Module):
+    """Over (C, H, W) of each image, with a scale and a shift per channel of shape (C, 1, 1)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[1:], eps=self.eps) * self.weight + self.bias
+
+
 def with_linear(build: Build, *names: str) -> Build:
     """What `build` builds, with linear layers in the place of its 1x1 convolutions `names`."""
 

@@ -221,9 +221,7 @@ ADAPTERS = {
         corrected="masks of the map's own size, not stretched ones",
     ),
     "FADC": Adapter(fadc),
-    "SMPConv": Adapter(
-        smpconv, fill=filled_with_positive_radii, corrected="radii are clipped where they are used"
-    ),
+    "SMPConv": Adapter(smpconv, fill=filled_with_positive_radii),
     "FourierConv": Adapter(fourier_conv),
     "SFSConv": Adapter(
         sfs_conv,
