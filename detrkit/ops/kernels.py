@@ -5,7 +5,8 @@
 | `mamba-ssm` | the selective scan: `detrkit.ops.selective_scan` |
 | `DCNv4`     | sums at moved points, of DCNv3 and DCNv4: `detrkit.ops.deform_aggregation` |
 
-Without them, on CPUs, in float64 and in exported files pure PyTorch computes the same.
+Without them, on CPUs, in float64, and in exported and compiled graphs, which know operations of
+PyTorch only, these compute the same.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ def kernel_for(x: Tensor, module: str, name: str) -> Any | None:
     """The function or class `name` of an installed package, where it can run on `x`.
 
     Args:
-        x: what it is to be called with: float32 on a GPU, outside of an export.
+        x: what it is to be called with: float32 on a GPU.
         module: of the package, e.g. "DCNv4.functions".
         name: in that module.
     """
-    exporting = torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
-    if exporting or not on_gpu(x) or x.dtype != torch.float32:
+    tracing = (
+        torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+    )
+    if tracing or not on_gpu(x) or x.dtype != torch.float32:
         return None
     return installed(module, name)
 

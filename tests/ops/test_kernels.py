@@ -150,11 +150,22 @@ def test_mambas_scan(pretend: Any) -> None:
     assert len(seen) == 2
 
 
-def test_exported_files_have_none(pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (torch.jit, "is_tracing"),
+        (torch.onnx, "is_in_onnx_export"),
+        (torch.compiler, "is_compiling"),
+    ],
+    ids=["trace", "onnx", "compile"],
+)
+def test_graphs_have_none(
+    owner: Any, name: str, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend("some.package", kernel=print)
     x = torch.zeros(1)
     assert kernels.kernel_for(x, "some.package", "kernel") is print
-    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
+    monkeypatch.setattr(owner, name, lambda: True)
     assert kernels.kernel_for(x, "some.package", "kernel") is None
 
 
