@@ -53,19 +53,30 @@ class PostProcessor(nn.Module):
         Returns:
             labels (B, n) int64, boxes_cxcywh (B, n, 4), scores (B, n), best first.
         """
+        labels, query, scores = self.ranked(logits)
+        boxes = boxes_cxcywh.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+        return labels, boxes, scores
+
+    def ranked(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels (B, n) int64, the queries (B, n) int64 that say so, scores (B, n); best first.
+
+        Args:
+            logits: (B, Q, K), as `forward` takes them.
+        """
         if self.use_focal_loss:
             classes = logits.shape[-1]
             count = min(self.num_top_queries, logits.shape[1] * classes)
             best, index = logits.flatten(1).topk(count, dim=-1)  # sigmoid keeps the order
             scores, query = best.sigmoid(), index // classes
-            labels = index - query * classes
-        else:
-            count = min(self.num_top_queries, logits.shape[1])
-            probability, label = logits.softmax(-1)[..., :-1].max(-1)
-            scores, query = probability.topk(count, dim=-1)
-            labels = label.gather(1, query)
-        boxes = boxes_cxcywh.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-        return labels, boxes, scores
+            return index - query * classes, query, scores
+        count = min(self.num_top_queries, logits.shape[1])
+        probability, label = self.scores(logits).max(-1)
+        scores, query = probability.topk(count, dim=-1)
+        return label.gather(1, query), query, scores
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores of all classes of all queries, (B, Q, K), 0–1; logits as `forward` takes them."""
+        return logits.sigmoid() if self.use_focal_loss else logits.softmax(-1)[..., :-1]
 
     @torch.no_grad()
     def postprocess(
