@@ -101,6 +101,13 @@ class QueryStatistics:
         return self.found.sum(0)
 
     @property
+    def class_counts(self) -> Ints:
+        """(Q, K) detections of each query by class."""
+        counts = np.zeros((self.queries, len(self.class_map)), np.int64)
+        np.add.at(counts, (np.nonzero(self.found)[1], self.labels[self.found]), 1)
+        return counts
+
+    @property
     def inequality(self) -> float:
         """Gini coefficient of `usage`: 0 where all queries detect as much, near 1 where one does.
 
@@ -126,13 +133,13 @@ class QueryStatistics:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row of numbers per query; those of its detections are None where it has none."""
-        return [self._row(query) for query in range(self.queries)]
+        counts = self.class_counts
+        return [self._row(query, counts[query]) for query in range(self.queries)]
 
-    def _row(self, query: int) -> dict[str, Any]:
+    def _row(self, query: int, counts: Ints) -> dict[str, Any]:
         hits = self.found[:, query]
         boxes, start = self.boxes[hits, query], self.start[hits, query]
         some = bool(hits.any())
-        counts = np.bincount(self.labels[hits, query], minlength=len(self.class_map))
         moved = np.hypot(*(boxes[:, :2] - start[:, :2]).T)
         numbers = {
             "mean_score_of_detections": self.scores[hits, query],
@@ -187,6 +194,13 @@ class QueryStatistics:
             "proposal_coverage": float(proposals[-1]),
             "answer_coverage": float(answers[-1]),
             "strides": list(self.strides),
+            "classes": {
+                name: count
+                for name, count in zip(
+                    self.class_map.names, self.class_counts.sum(0).tolist(), strict=True
+                )
+                if count
+            },
             "queries": self.rows(),
         }
 
@@ -194,6 +208,7 @@ class QueryStatistics:
         """By the names of the attributes, for an `.npz` file."""
         return {
             **{name: getattr(self, name) for name in (*_PER_IMAGE, *_PER_BOX)},
+            "class_counts": self.class_counts,
             "paths": np.array(self.paths),
             "class_names": np.array(self.class_map.names),
         }
