@@ -61,7 +61,7 @@ def answers_of(
     Raises:
         UsageError: as of `ranking_of`.
     """
-    labels, queries, scores = ranking_of(runtime).ranked(logits)
+    labels, queries, scores = ranking_of(runtime).rank(logits)
     found = []
     for image in zip(queries.tolist(), labels.tolist(), scores.tolist(), strict=True):
         answers = [Answer(*row) for row in zip(*image, strict=True)]

@@ -53,29 +53,34 @@ class PostProcessor(nn.Module):
         Returns:
             labels (B, n) int64, boxes_cxcywh (B, n, 4), scores (B, n), best first.
         """
-        labels, query, scores = self.ranked(logits)
+        labels, query, scores = self.rank(logits)
         boxes = boxes_cxcywh.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
         return labels, boxes, scores
 
-    def ranked(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels (B, n) int64, the queries (B, n) int64 that say so, scores (B, n); best first.
+    def rank(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which queries answer with which classes, best first.
 
         Args:
-            logits: (B, Q, K), as `forward` takes them.
+            logits: (B, Q, K) as for `forward`.
+
+        Returns:
+            labels (B, n) int64, queries (B, n) int64, scores (B, n).
         """
         if self.use_focal_loss:
             classes = logits.shape[-1]
             count = min(self.num_top_queries, logits.shape[1] * classes)
             best, index = logits.flatten(1).topk(count, dim=-1)  # sigmoid keeps the order
             scores, query = best.sigmoid(), index // classes
-            return index - query * classes, query, scores
-        count = min(self.num_top_queries, logits.shape[1])
-        probability, label = self.scores(logits).max(-1)
-        scores, query = probability.topk(count, dim=-1)
-        return label.gather(1, query), query, scores
+            labels = index - query * classes
+        else:
+            count = min(self.num_top_queries, logits.shape[1])
+            probability, label = self.scores(logits).max(-1)
+            scores, query = probability.topk(count, dim=-1)
+            labels = label.gather(1, query)
+        return labels, query, scores
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Scores of all classes of all queries, (B, Q, K), 0–1; logits as `forward` takes them."""
+        """Scores of all classes of all queries, (B, Q, K), 0–1; logits as for `forward`."""
         return logits.sigmoid() if self.use_focal_loss else logits.softmax(-1)[..., :-1]
 
     @torch.no_grad()
