@@ -74,10 +74,14 @@ class PostProcessor(nn.Module):
             labels = index - query * classes
         else:
             count = min(self.num_top_queries, logits.shape[1])
-            probability, label = logits.softmax(-1)[..., :-1].max(-1)
+            probability, label = self.scores(logits).max(-1)
             scores, query = probability.topk(count, dim=-1)
             labels = label.gather(1, query)
         return labels, query, scores
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores of all classes of all queries, (B, Q, K), 0–1; logits as for `forward`."""
+        return logits.sigmoid() if self.use_focal_loss else logits.softmax(-1)[..., :-1]
 
     @torch.no_grad()
     def postprocess(
