@@ -12,4 +12,9 @@ that imported them later would offer the file under the name, not the function.
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from detrkit.explain.attention import attention
+from detrkit.explain.features import features
+from detrkit.explain.heatmap import heatmap
+from detrkit.explain.receptive_field import receptive_field
+
+__all__ = ["attention", "features", "heatmap", "receptive_field"]
