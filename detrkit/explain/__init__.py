@@ -12,4 +12,18 @@ that imported them later would offer the file under the name, not the function.
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from detrkit.explain.assignments import Assignments, assignments
+from detrkit.explain.distribution import EdgeDistributions, distribution
+from detrkit.explain.over_activation import OverActivationMaps, over_activation
+from detrkit.explain.queries import QueryStatistics, queries
+
+__all__ = [
+    "Assignments",
+    "EdgeDistributions",
+    "OverActivationMaps",
+    "QueryStatistics",
+    "assignments",
+    "distribution",
+    "over_activation",
+    "queries",
+]

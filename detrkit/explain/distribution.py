@@ -127,6 +127,24 @@ class EdgeDistributions:
             ],
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per layer and edge."""
+        return [
+            {
+                "image": self.path,
+                "class": self.name,
+                "score": self.score,
+                "query": self.query,
+                "layer": layer + 1,
+                "edge": edge,
+                "shift_pixels": float(self.shifts[layer, number]),
+                "entropy": float(self.entropy[layer, number]),
+                "iou_with_last": float(self.iou_with_last[layer + 1]),
+            }
+            for layer in range(self.layers)
+            for number, edge in enumerate(EDGES)
+        ]
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """By the names of the attributes, for an `.npz` file."""
         names = (
