@@ -72,7 +72,8 @@ class OverActivationMaps:
 
         A cell counts as covered where a box covers its centre.
         """
-        return self._over_cells(np.add) / max(len(self.negatives.found.paths), 1)
+        images = max(len(self.negatives.found.paths), 1)
+        return self._over_cells(np.add) / np.float32(images)
 
     @property
     def highest(self) -> Floats:

@@ -21,6 +21,7 @@ from detrkit.explain.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from detrkit.explain.queries import QueryStatistics
 
@@ -206,7 +207,7 @@ def _dot(images: int) -> float:
     return float(np.clip(400 / max(images, 1), 1.0, 10.0))
 
 
-def _kinds_legend() -> list:  # type: ignore[type-arg]
+def _kinds_legend() -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     return [
