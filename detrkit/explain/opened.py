@@ -99,7 +99,7 @@ def open_picture(detector: Predictor | Runtime, source: Source) -> Opened:
 
     Args:
         detector: a checkpoint's.
-        source: one image, as `Predictor.predict` takes it; or an `Opened`.
+        source: one image, as `Predictor.predict` takes it.
 
     Raises:
         DataError: it cannot be read.
@@ -114,6 +114,11 @@ def open_picture(detector: Predictor | Runtime, source: Source) -> Opened:
         spec=spec,
         path=str(source) if isinstance(source, str | Path) else None,
     )
+
+
+def opened(detector: Predictor | Runtime, source: Source | Opened) -> Opened:
+    """What was opened already as it is, anything else by `open_picture`."""
+    return source if isinstance(source, Opened) else open_picture(detector, source)
 
 
 def open_pictures(
