@@ -48,6 +48,21 @@ class Answer:
         return torch.stack([w / 2 - cx, h / 2 - cy, cx + w / 2, cy + h / 2])
 
 
+def ranking_of(runtime: TorchRuntime) -> PostProcessor:
+    """The postprocessor of a detector, which ranks what its queries say.
+
+    Raises:
+        UsageError: it is another one, which does not tell queries from detections.
+    """
+    processor = runtime.postprocessor
+    if not isinstance(processor, PostProcessor):
+        raise UsageError(
+            f"{type(processor).__name__} does not say which query a detection comes from",
+            hint="explanations need detrkit's PostProcessor",
+        )
+    return processor
+
+
 def ask(
     detector: Predictor | Runtime,
     image: Opened,
@@ -88,12 +103,7 @@ def _answer(
     classes: Sequence[int] | None,
     max_det: int,
 ) -> Answer:
-    processor = runtime.postprocessor
-    if not isinstance(processor, PostProcessor):
-        raise UsageError(
-            f"{type(processor).__name__} does not say which query a detection comes from",
-            hint="explanations need detrkit's PostProcessor",
-        )
+    processor = ranking_of(runtime)
     with torch.no_grad():
         (found,) = processor.postprocess(
             outputs, [image.size], image.spec, runtime.class_map, paths=[image.path]
