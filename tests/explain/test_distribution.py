@@ -124,3 +124,10 @@ def peaked(layers: int = 3, bins: int = 33) -> np.ndarray:
 @pytest.mark.parametrize("width", ["page", "column"])
 def test_figure(width: str, tmp_path: Path) -> None:
     assert_like(made(peaked()).figure(width), f"distribution_{width}", tmp_path)
+
+
+def test_another_figure_is_not_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DETRKIT_REDRAW", raising=False)
+    for other in (peaked()[..., ::-1], peaked()[:2]):
+        with pytest.raises(AssertionError, match="differs by"):
+            assert_like(made(other).figure(), "distribution_page", tmp_path)

@@ -40,6 +40,8 @@ def assignments_figure(found: Assignments, width: str | float = "page") -> Figur
         found: matches of at least one moment.
         width: of the figure, see `parse_width`.
     """
+    from matplotlib.ticker import MaxNLocator
+
     inches = parse_width(width)
     columns = 2 if inches >= _WIDE else 1
     with drawing():
@@ -57,6 +59,7 @@ def assignments_figure(found: Assignments, width: str | float = "page") -> Figur
         _quality(grid[3], found)
         for axes in grid:
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xlim(*_limits(found.epochs))
         lines = [
             grid[0].plot([], [], color=c, label=n)[0]
