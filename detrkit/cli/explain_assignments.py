@@ -12,7 +12,7 @@ from detrkit.cli.options import Data, Device, JsonOut, Split, Updates, WeightsCo
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrkit.explain import Assignments
+    from detrkit.explain.assignments import Assignments
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
@@ -88,7 +88,7 @@ def assignments(
     files.append(write_npz(folder / "assignments.npz", found.arrays()))
     if json:
         print_json(
-            "explain-assignments",
+            "assignments",
             {"output": folder, "files": files, "data": name, **found.to_dict()},
         )
         return

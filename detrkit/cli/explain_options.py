@@ -82,6 +82,16 @@ LayerNames = Annotated[
     ),
 ]
 Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score.")]
+MaxDet = Annotated[int, typer.Option("--max-det", min=1, help="At most so many per image.")]
+Classes = Annotated[
+    Optional[str],
+    typer.Option(
+        "--classes",
+        metavar="NAME,NAME…",
+        help="Only these classes, by name or number.",
+        show_default=False,
+    ),
+]
 
 
 def checked_sources(sources: Sequence[str] | None) -> list[str]:

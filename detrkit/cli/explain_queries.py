@@ -28,7 +28,8 @@ from detrkit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from detrkit.explain import OverActivationMaps, QueryStatistics
+    from detrkit.explain.over_activation import OverActivationMaps
+    from detrkit.explain.queries import QueryStatistics
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
@@ -148,7 +149,7 @@ def _tell(
 
     if json:
         print_json(
-            "explain-queries",
+            "queries",
             {
                 "output": folder,
                 "files": files,

@@ -23,11 +23,11 @@ from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source
 from detrkit.errors import UsageError
-from detrkit.explain.answer import ask
 from detrkit.explain.cam import grid_of
 from detrkit.explain.layers import network
-from detrkit.explain.numbers import save_arrays
+from detrkit.explain.numbers import write_npz
 from detrkit.explain.opened import Array, Opened, opened
+from detrkit.explain.reply import ask, detection_arrays
 from detrkit.layers.attention import SelfAttention
 from detrkit.layers.deformable import MSDeformableAttention
 from detrkit.layers.vit import RotaryAttention
@@ -57,6 +57,12 @@ def rollout(weights: Sequence[Tensor]) -> Tensor:
         mixed = layer.double().cpu().mean(0)
         result = (mixed + torch.eye(len(mixed), dtype=torch.float64)) / 2 @ result
     return result.float()
+
+
+def prefix_of(model: nn.Module) -> int:
+    """How many tokens stand before those of the image in a model's vision transformer; else 0."""
+    transformers = (m for m in model.modules() if isinstance(m, VisionTransformer))
+    return next((m.prefix().shape[1] for m in transformers), 0)
 
 
 @dataclass(frozen=True)
@@ -146,9 +152,7 @@ class AttentionRecorder:
         if not isinstance(root, nn.Module):
             return None
         noted = [self._tokens[m] for m in root.modules() if m in self._tokens]
-        prefix = next(
-            (m.prefix().shape[1] for m in root.modules() if isinstance(m, VisionTransformer)), 0
-        )
+        prefix = prefix_of(root)
         # layers of several scales attend on each of them: the last one's
         noted = [weights for weights in noted if weights.shape == noted[-1].shape]
         grid = grid_of(noted[-1].shape[-1] - prefix, size) if noted else None
@@ -261,16 +265,15 @@ class CrossAttention:
 
         `locations` is (layers, D, M, P, 2) in pixels of the picture.
         """
-        layers = range(len(self.layers))
-        return save_arrays(
-            path,
-            boxes_xyxy=self.found.boxes_xyxy,
-            scores=self.found.scores,
-            labels=self.found.labels,
-            queries=self.queries,
-            locations=np.stack([self.image.points_back(self.layers[i].locations) for i in layers]),
-            weights=np.stack([layer.weights.numpy() for layer in self.layers]),
-            levels=self.layers[0].levels,
+        return write_npz(
+            Path(path),
+            {
+                **detection_arrays(self.found),
+                "queries": self.queries,
+                "locations": np.stack([self.image.points_back(i.locations) for i in self.layers]),
+                "weights": np.stack([layer.weights.numpy() for layer in self.layers]),
+                "levels": self.layers[0].levels,
+            },
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -322,5 +325,5 @@ def attention(
         raise UsageError("this decoder has no deformable attention: there are no points to draw")
     image = opened(detector, source)
     with AttentionRecorder(model).entered() as recorded:
-        answer, _ = ask(detector, image, conf=conf, classes=classes, max_det=max_det)
-    return CrossAttention(image, answer.found, answer.queries, recorded.sampled(answer.queries))
+        reply, _ = ask(detector, image, conf=conf, classes=classes, max_det=max_det)
+    return CrossAttention(image, reply.found, reply.queries, recorded.sampled(reply.queries))

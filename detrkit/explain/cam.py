@@ -1,17 +1,24 @@
 """Class activation maps: where a layer's channels speak for a number of the answer.
 
 A is what a layer returns, (C, h, w); G = dy/dA the derivative of the explained number y by it; a
-map is (h, w). i runs over places, c over channels.
+map is (h, w). i runs over places, c over channels. The functions here return maps with their sign,
+before the relu.
 
-    method         map                                                        source
-    gradcam        relu(sum_c w_c A_c), w_c = mean_i G_ci                     arXiv:1610.02391, eq. 1, 2
-    gradcam++      relu(sum_c w_c A_c), w_c = sum_i a_ci relu(G_ci),          arXiv:1710.11063, eq. 10, 19
+    gradcam        relu(sum_c w_c A_c), w_c = mean_i G_ci
+                   Selvaraju et al., ICCV 2017, arXiv:1610.02391, eq. 1 and 2
+    gradcam++      relu(sum_c w_c A_c), w_c = sum_i a_ci relu(G_ci),
                    a_ci = G_ci² / (2 G_ci² + G_ci³ sum_j A_cj)
-    hirescam       relu(sum_c G_c A_c)                                        arXiv:2011.08891, eq. 3
-    layercam       relu(sum_c relu(G_c) A_c)                                  TIP 2021, Jiang et al., eq. 5, 6
-    xgradcam       relu(sum_c w_c A_c), w_c = sum_i G_ci A_ci / sum_i A_ci    arXiv:2008.02312, eq. 7
-    eigencam       relu(A v), v the first right singular vector of A          arXiv:2008.00299, section III
-    eigengradcam   relu((G A) v), v that of G A                               pytorch-grad-cam
+                   Chattopadhyay et al., WACV 2018, arXiv:1710.11063
+    hirescam       relu(sum_c G_c A_c)
+                   Draelos and Carin, arXiv:2011.08891
+    layercam       relu(sum_c relu(G_c) A_c)
+                   Jiang et al., IEEE Transactions on Image Processing 30, 2021
+    xgradcam       relu(sum_c w_c A_c), w_c = sum_i G_ci A_ci / sum_i A_ci
+                   Fu et al., BMVC 2020, arXiv:2008.02312
+    eigencam       relu(A v), v the first right singular vector of A as (places, channels)
+                   Muhammad and Yeasin, IJCNN 2020, arXiv:2008.00299
+    eigengradcam   relu((G A) v), v that of G A
+                   EigenCAM with the gradient, of the package pytorch-grad-cam
 
 Deviations: HiResCAM's paper shows negative values as well. The sign of a singular vector is free:
 here EigenCAM's map has a positive sum, and EigenGradCAM's agrees with HiResCAM's.
@@ -23,6 +30,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from detrkit.errors import UsageError
 
 _TINY = 1e-12
 
@@ -99,41 +108,29 @@ TITLES = {
 }
 
 
-def class_activation_map(
-    method: str, activation: Tensor, gradient: Tensor, *, signless: bool = False
-) -> Tensor:
-    """A map of one image.
-
-    Args:
-        method: of `METHODS`.
-        activation, gradient: (C, h, w).
-        signless: count influence in either direction, |·| instead of relu(·): for numbers such
-            as a coordinate, of which more is no better than less.
-
-    Returns:
-        (h, w), at least 0.
-    """
-    signed = METHODS[method](activation, gradient)
-    return signed.abs() if signless else signed.relu()
-
-
-def as_map(tensor: Tensor, size: tuple[int, int], prefix: int = 0) -> Tensor | None:
+def map_of(layer: str, tensor: Tensor, size: tuple[int, int], prefix: int = 0) -> Tensor:
     """What a layer returned for one image as a map (C, h, w).
 
     Args:
+        layer: its name, for the message.
         tensor: (1, C, h, w), or tokens (1, N, C) in rows of the image.
         size: (H, W) of the model's input.
-        prefix: tokens that stand before those of the image.
+        prefix: tokens that stand before those of the image inside a vision transformer.
 
-    Returns:
-        None where it is neither: queries, vectors.
+    Raises:
+        UsageError: it is neither, but queries or vectors.
     """
     if tensor.ndim == 4:
         return tensor[0]
-    if tensor.ndim != 3:
-        return None
-    shape = grid_of(tensor.shape[1] - prefix, size)
-    return None if shape is None else tensor[0, prefix:].T.unflatten(1, shape)
+    if tensor.ndim == 3 and not layer.startswith("decoder."):  # queries are no places
+        for before in (prefix, 0):
+            shape = grid_of(tensor.shape[1] - before, size)
+            if shape is not None:
+                return tensor[0, before:].T.unflatten(1, shape)
+    raise UsageError(
+        f"layer {layer} is no map of the image: its shape is {tuple(tensor.shape)}",
+        hint="`--layers` lists shapes; maps are 1 x C x h x w, or tokens of the image",
+    )
 
 
 def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:

@@ -23,10 +23,10 @@ from torch import Tensor
 from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source
-from detrkit.explain.answer import ask
 from detrkit.explain.decoder_trace import Decoded, DecoderTrace, refining_decoder_of
 from detrkit.explain.layers import network
 from detrkit.explain.opened import Opened, open_picture
+from detrkit.explain.reply import ask
 from detrkit.ops.boxes import box_iou
 from detrkit.structures.detections import Detection
 
@@ -182,10 +182,10 @@ def distribution(
     refining_decoder_of(model)
     opened = source if isinstance(source, Opened) else open_picture(detector, source)
     with DecoderTrace(model) as trace:
-        answer, _ = ask(detector, opened, conf=conf, classes=classes, max_det=max_det)
+        reply, _ = ask(detector, opened, conf=conf, classes=classes, max_det=max_det)
     return [
         _of_query(trace.last, query, found, opened)
-        for query, found in zip(answer.queries.tolist(), answer.found, strict=True)
+        for query, found in zip(reply.queries.tolist(), reply.found, strict=True)
     ]
 
 

@@ -21,10 +21,10 @@ from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.predictor import Predictor
 from detrkit.engine.runtime import Runtime
-from detrkit.explain.answer import ranking_of
 from detrkit.explain.decoder_trace import DecoderTrace
 from detrkit.explain.images import batches_of, spread
 from detrkit.explain.layers import network, torch_runtime
+from detrkit.explain.ranking import ranking_of
 from detrkit.metrics import FalseDetections, Negatives
 from detrkit.metrics.over_activation import THRESHOLDS
 from detrkit.ops.boxes import xyxy_to_cxcywh

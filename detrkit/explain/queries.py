@@ -25,10 +25,10 @@ from detrkit.data.index import DatasetIndex
 from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.errors import DataError
-from detrkit.explain.answer import ranking_of
 from detrkit.explain.decoder_trace import Decoded, DecoderTrace
 from detrkit.explain.images import Shown, batches_of, spread
 from detrkit.explain.layers import network, torch_runtime
+from detrkit.explain.ranking import ranking_of
 from detrkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detrkit.structures import ClassMap
 

@@ -50,7 +50,7 @@ def test_json_of_negatives_alone(run: Run, weights: str, negatives: Path, tmp_pa
     )  # fmt: skip
     assert done.code == 0, done.err
     answer = json.loads(done.out)
-    assert answer["kind"] == "explain-queries"
+    assert answer["kind"] == "queries"
     assert answer["data"] is None
     assert answer["negatives"]["images"] == 3
     assert all(Path(file).is_file() for file in answer["files"])

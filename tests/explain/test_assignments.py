@@ -16,8 +16,8 @@ from detrkit.data.index import DatasetIndex
 from detrkit.engine.parts import build_criterion
 from detrkit.engine.weights import open_detector
 from detrkit.errors import DataError, UsageError
-from detrkit.explain import Assignments, assignments
-from detrkit.explain.assignments import Moment, instability, moments_of
+from detrkit.explain import assignments
+from detrkit.explain.assignments import Assignments, Moment, instability, moments_of
 from detrkit.explain.decoder_trace import DecoderTrace, judged_outputs
 from detrkit.explain.images import batches_of
 from detrkit.explain.matching import NONE, Matches, Truth, judged_by_name, match_images

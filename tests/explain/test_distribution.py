@@ -14,7 +14,8 @@ from detrkit.engine.predictor import Predictor
 from detrkit.engine.runtime import TorchRuntime
 from detrkit.engine.weights import open_detector
 from detrkit.errors import UsageError
-from detrkit.explain import EdgeDistributions, distribution
+from detrkit.explain import distribution
+from detrkit.explain.distribution import EdgeDistributions
 from detrkit.structures import ImageSpec
 from tests.engine.bright import bright_runtime, picture
 from tests.explain.likeness import assert_like

@@ -12,8 +12,8 @@ from detrkit.data.negatives import open_negatives
 from detrkit.engine.over_activation import find_false_detections
 from detrkit.engine.predictor import Predictor
 from detrkit.errors import DataError
-from detrkit.explain import OverActivationMaps, over_activation
-from detrkit.explain.over_activation import CELLS
+from detrkit.explain import over_activation
+from detrkit.explain.over_activation import CELLS, OverActivationMaps
 from detrkit.metrics import FalseDetections, Negatives
 from detrkit.structures import Detections
 from tests.engine.bright import CLASSES, picture

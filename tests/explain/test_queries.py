@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.predictor import Predictor
 from detrkit.errors import DataError, UsageError
-from detrkit.explain import QueryStatistics, queries
+from detrkit.explain import queries
 from detrkit.explain.images import batches_of, spread
-from detrkit.explain.queries import gini
+from detrkit.explain.queries import QueryStatistics, gini
 from detrkit.structures import ClassMap, ImageSpec
 from tests.engine.bright import bright_runtime
 from tests.engine.test_evaluator import BOXES, write_coco

@@ -1,9 +1,10 @@
-"""A detector's answer to one picture, with what it was computed from."""
+"""A detector's reply to one picture, with what it was computed from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +13,15 @@ from torch import Tensor
 
 from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime, TorchRuntime
-from detrkit.errors import UsageError
 from detrkit.explain.layers import Recorder, network, torch_runtime
 from detrkit.explain.opened import Opened
+from detrkit.explain.ranking import ranking_of
 from detrkit.models.outputs import Outputs
-from detrkit.models.postprocess import PostProcessor
 from detrkit.structures import Detections
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a detector says about a picture.
 
     Attributes:
@@ -48,21 +48,6 @@ class Answer:
         return torch.stack([w / 2 - cx, h / 2 - cy, cx + w / 2, cy + h / 2])
 
 
-def ranking_of(runtime: TorchRuntime) -> PostProcessor:
-    """The postprocessor of a detector, which ranks what its queries say.
-
-    Raises:
-        UsageError: it is another one, which does not tell queries from detections.
-    """
-    processor = runtime.postprocessor
-    if not isinstance(processor, PostProcessor):
-        raise UsageError(
-            f"{type(processor).__name__} does not say which query a detection comes from",
-            hint="explanations need detrkit's PostProcessor",
-        )
-    return processor
-
-
 def ask(
     detector: Predictor | Runtime,
     image: Opened,
@@ -72,7 +57,7 @@ def ask(
     conf: float = DEFAULT_SCORE,
     classes: Sequence[str | int] | None = None,
     max_det: int = 300,
-) -> tuple[Answer, Recorder]:
+) -> tuple[Reply, Recorder]:
     """Runs the detector on a picture in float32, as `predict` does.
 
     Args:
@@ -92,17 +77,17 @@ def ask(
     recorder = Recorder(network(runtime), record)
     with torch.set_grad_enabled(gradients), recorder:
         outputs: Outputs = network(runtime)(image.input.detach().requires_grad_(gradients))
-    return _answer(runtime, image, outputs, conf, wanted, max_det), recorder
+    return _reply(runtime, image, outputs, conf, wanted, max_det), recorder
 
 
-def _answer(
+def _reply(
     runtime: TorchRuntime,
     image: Opened,
     outputs: Outputs,
     conf: float,
     classes: Sequence[int] | None,
     max_det: int,
-) -> Answer:
+) -> Reply:
     processor = ranking_of(runtime)
     with torch.no_grad():
         (found,) = processor.postprocess(
@@ -113,4 +98,9 @@ def _answer(
     if classes is not None:
         keep &= np.isin(found.labels, classes)
     rows = np.flatnonzero(keep)[:max_det]
-    return Answer(found.select(rows), queries[0].cpu().numpy()[rows], outputs)
+    return Reply(found.select(rows), queries[0].cpu().numpy()[rows], outputs)
+
+
+def detection_arrays(found: Detections) -> dict[str, npt.NDArray[Any]]:
+    """Boxes, scores and labels of detections by these names, for `.npz`."""
+    return {"boxes_xyxy": found.boxes_xyxy, "scores": found.scores, "labels": found.labels}
