@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from detrkit.cli.explain_assignments import assignments
 from detrkit.cli.explain_attention import attention
+from detrkit.cli.explain_distribution import distribution
 from detrkit.cli.explain_erf import erf
 from detrkit.cli.explain_features import features
 from detrkit.cli.explain_heatmap import heatmap
+from detrkit.cli.explain_queries import queries
 
 
 def explain() -> None:
@@ -20,4 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "attention": attention,
     "features": features,
     "erf": erf,
+    "distribution": distribution,
+    "queries": queries,
+    "assignments": assignments,
 }

@@ -12,9 +12,22 @@ that imported them later would offer the file under the name, not the function.
 
 from __future__ import annotations
 
+from detrkit.explain.assignments import assignments
 from detrkit.explain.attention import attention
+from detrkit.explain.distribution import distribution
 from detrkit.explain.features import features
 from detrkit.explain.heatmap import heatmap
+from detrkit.explain.over_activation import over_activation
+from detrkit.explain.queries import queries
 from detrkit.explain.receptive_field import receptive_field
 
-__all__ = ["attention", "features", "heatmap", "receptive_field"]
+__all__ = [
+    "assignments",
+    "attention",
+    "distribution",
+    "features",
+    "heatmap",
+    "over_activation",
+    "queries",
+    "receptive_field",
+]

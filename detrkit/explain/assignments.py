@@ -116,6 +116,20 @@ class Assignments:
         """(E, S) mean score of matched queries for the true class."""
         return np.array([_mean(m.scores) for m in self.matches])
 
+    def restless(self, count: int, most_boxes: int = 15) -> list[int]:
+        """The images whose boxes changed hands most often, the most restless first.
+
+        Args:
+            count: at most so many.
+            most_boxes: more than these make no picture that can be read.
+        """
+        places = np.stack([m.places[-1] for m in self.matches])
+        changes = (np.diff(places, axis=0) != 0).sum(0)
+        sums = np.bincount(self.truth.images, changes, minlength=len(self.truth.paths))
+        few = np.diff(self.truth.offsets) <= most_boxes
+        order = np.argsort(-np.where(few, sums, -1), kind="stable")[:count]
+        return [int(image) for image in order if few[image]]
+
     def figure(self, width: str | float = "page") -> Figure:
         """Instability, changes, agreement and quality over the training."""
         from detrkit.explain.figures.assignments import assignments_figure
@@ -287,9 +301,10 @@ def assignments(
     matches: list[Matches] = []
     for done, moment in enumerate(moments, 1):
         loaded = open_detector(moment.path, config, averaged=averaged)
-        if loaded.class_map.names != index.class_map.names:
+        if len(loaded.class_map) != len(index.class_map):
             raise DataError(
-                f"{moment.path} knows other classes than {index.source}",
+                f"{moment.path} knows {len(loaded.class_map)} classes, {index.source} has "
+                f"{len(index.class_map)}",
                 hint="give checkpoints of one run, and data with its classes",
             )
         found, truth = match_images(

@@ -24,11 +24,11 @@ from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source
 from detrkit.explain.decoder_trace import Decoded, DecoderTrace, refining_decoder_of
-from detrkit.explain.layers import network, torch_runtime
+from detrkit.explain.layers import network
 from detrkit.explain.opened import Opened, open_picture
-from detrkit.explain.ranking import Answer, answers_of
+from detrkit.explain.reply import ask
 from detrkit.ops.boxes import box_iou
-from detrkit.structures import ClassMap
+from detrkit.structures.detections import Detection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,6 +127,24 @@ class EdgeDistributions:
             ],
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per layer and edge."""
+        return [
+            {
+                "image": self.path,
+                "class": self.name,
+                "score": self.score,
+                "query": self.query,
+                "layer": layer + 1,
+                "edge": edge,
+                "shift_pixels": float(self.shifts[layer, number]),
+                "entropy": float(self.entropy[layer, number]),
+                "iou_with_last": float(self.iou_with_last[layer + 1]),
+            }
+            for layer in range(self.layers)
+            for number, edge in enumerate(EDGES)
+        ]
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """By the names of the attributes, for an `.npz` file."""
         names = (
@@ -160,21 +178,19 @@ def distribution(
         UsageError: the decoder predicts boxes directly, or the detector is no checkpoint.
         DataError: the picture cannot be read.
     """
-    runtime, model = torch_runtime(detector), network(detector)
+    model = network(detector)
     refining_decoder_of(model)
-    wanted = None if classes is None else runtime.class_map.indices(classes)
-    opened = source if isinstance(source, Opened) else open_picture(runtime, source)
-    with torch.inference_mode(), DecoderTrace(model) as trace:
-        model(opened.input)
-    decoded = trace.last
-    found = answers_of(runtime, decoded.logits, conf=conf, classes=wanted, max_det=max_det)[0]
-    return [_of_query(decoded, answer, opened, runtime.class_map) for answer in found]
+    opened = source if isinstance(source, Opened) else open_picture(detector, source)
+    with DecoderTrace(model) as trace:
+        reply, _ = ask(detector, opened, conf=conf, classes=classes, max_det=max_det)
+    return [
+        _of_query(trace.last, query, found, opened)
+        for query, found in zip(reply.queries.tolist(), reply.found, strict=True)
+    ]
 
 
-def _of_query(
-    decoded: Decoded, answer: Answer, opened: Opened, class_map: ClassMap
-) -> EdgeDistributions:
-    refined, query = decoded.refined, answer.query
+def _of_query(decoded: Decoded, query: int, found: Detection, opened: Opened) -> EdgeDistributions:
+    refined = decoded.refined
     assert refined is not None
     first = refined.first[0, query]
 
@@ -182,9 +198,9 @@ def _of_query(
         return opened.spec.restore_boxes(boxes_cxcywh.cpu(), opened.size).numpy()
 
     return EdgeDistributions(
-        label=answer.label,
-        name=class_map.names[answer.label],
-        score=answer.score,
+        label=found.label,
+        name=found.name,
+        score=found.score,
         query=query,
         start_xyxy=pixels(decoded.start[0, query]),
         first_xyxy=pixels(first),

@@ -21,7 +21,8 @@ def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
         DetrkitError: the file cannot be written.
     """
     content = io.BytesIO()
-    np.savez_compressed(content, **dict(arrays))
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(content, **named)
     write_bytes(path, content.getvalue())
     return path
 

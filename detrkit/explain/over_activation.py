@@ -9,7 +9,7 @@ direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,10 @@ from detrkit.engine.runtime import Runtime
 from detrkit.explain.decoder_trace import DecoderTrace
 from detrkit.explain.images import batches_of, spread
 from detrkit.explain.layers import network, torch_runtime
-from detrkit.explain.ranking import answers_of
+from detrkit.explain.ranking import ranking_of
 from detrkit.metrics import FalseDetections, Negatives
 from detrkit.metrics.over_activation import THRESHOLDS
+from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.structures import Detections
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class OverActivationMaps:
 
         A cell counts as covered where a box covers its centre.
         """
-        return self._over_cells(np.add) / max(len(self.negatives.found.paths), 1)
+        images = max(len(self.negatives.found.paths), 1)
+        return self._over_cells(np.add) / np.float32(images)
 
     @property
     def highest(self) -> Floats:
@@ -166,49 +168,54 @@ def over_activation(
         DataError: no image can be read.
     """
     runtime, model = torch_runtime(detector), network(detector)
+    postprocessor = ranking_of(runtime)
     index = spread(index, limit)
     spec = runtime.image_spec
     check_bands(index, spec.in_channels)
     found, broken = FalseDetections(), list[str]()
-    rows: list[tuple[int, int, float, Sequence[float], int, int]] = []
+    parts: list[dict[str, npt.NDArray[Any]]] = []
     strides: tuple[float, ...] = ()
     batches = -(-len(index) // batch)
     with torch.inference_mode(), DecoderTrace(model) as trace:
         for done, shown in enumerate(batches_of(index, spec, batch, broken), 1):
             if shown:
                 outputs = model(torch.stack([image.input for image in shown]).to(runtime.device))
-                detected: list[Detections] = runtime.postprocessor.postprocess(
+                detected: list[Detections] = postprocessor.postprocess(
                     outputs, [image.size for image in shown], spec, runtime.class_map
                 )
-                answers = answers_of(runtime, trace.last.logits)
+                _, queries, _ = postprocessor.rank(trace.last.logits)
+                levels = trace.last.levels.gather(1, queries)
                 strides = tuple(spec.size[0] / h for h, _ in trace.last.shapes)
-                levels = trace.last.levels.cpu()
-                for place, (image, answer) in enumerate(zip(shown, detected, strict=True)):
-                    height, width = image.size
-                    x1, y1, x2, y2 = (answer.boxes_xyxy / [width, height, width, height]).T
-                    boxes = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], -1)
-                    rows += [
-                        (len(found.paths), own.label, own.score, box, own.query,
-                         int(levels[place, own.query]))
-                        for box, own in zip(boxes.tolist(), answers[place], strict=True)
-                        if own.score >= conf
-                    ]  # fmt: skip
+                for image, answer, query, level in zip(
+                    shown, detected, queries.cpu().numpy(), levels.cpu().numpy(), strict=True
+                ):
+                    keep = answer.scores >= conf
+                    parts.append(
+                        {
+                            "boxes": _fractions(answer.boxes_xyxy[keep], image.size),
+                            "scores": answer.scores[keep],
+                            "labels": answer.labels[keep],
+                            "images": np.full(int(keep.sum()), len(found.paths)),
+                            "queries": query[keep],
+                            "levels": level[keep],
+                        }
+                    )
                     found.add(index.paths[image.number], answer)
             if progress is not None:
                 progress(done, batches)
     found.broken.update(dict.fromkeys(broken, "cannot be read"))
     found.at(conf)  # says so where none can be read
-    images, labels, scores, places, queries, of_level = (
-        zip(*rows, strict=True) if rows else [()] * 6
-    )
     return OverActivationMaps(
         negatives=Negatives(index, found),
         conf=conf,
-        boxes=np.array(places, np.float32).reshape(-1, 4),
-        scores=np.array(scores, np.float32),
-        labels=np.array(labels, np.int64),
-        images=np.array(images, np.int64),
-        queries=np.array(queries, np.int64),
-        levels=np.array(of_level, np.int64),
         strides=strides,
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
     )
+
+
+def _fractions(boxes_xyxy: Floats, size: tuple[int, int]) -> Floats:
+    """Corners in pixels (M, 4) -> cxcywh in fractions of a picture of `size` (h, w)."""
+    height, width = size
+    boxes = torch.from_numpy(boxes_xyxy / np.array([width, height] * 2, np.float32))
+    fractions: Floats = xyxy_to_cxcywh(boxes).numpy()
+    return fractions

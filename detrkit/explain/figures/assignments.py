@@ -40,6 +40,8 @@ def assignments_figure(found: Assignments, width: str | float = "page") -> Figur
         found: matches of at least one moment.
         width: of the figure, see `parse_width`.
     """
+    from matplotlib.ticker import MaxNLocator
+
     inches = parse_width(width)
     columns = 2 if inches >= _WIDE else 1
     with drawing():
@@ -57,6 +59,7 @@ def assignments_figure(found: Assignments, width: str | float = "page") -> Figur
         _quality(grid[3], found)
         for axes in grid:
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xlim(*_limits(found.epochs))
         lines = [
             grid[0].plot([], [], color=c, label=n)[0]
@@ -107,14 +110,14 @@ def _instability(axes: Axes, found: Assignments, colors: Sequence[Any]) -> None:
     )  # fmt: skip
     most = 2 * len(found.truth.labels) / max(len(found.truth.paths), 1)
     axes.axhline(most, color=GRAY, linewidth=0.6, linestyle=":")
-    axes.set_ylim(0, 1.12 * most)
+    axes.set_ylim(0, 1.28 * most)  # room for the legend
     axes.annotate(
-        "at most", (1, most), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+        "at most", (0.01, most), xycoords=("axes fraction", "data"), va="bottom",
         fontsize=7, color=GRAY,
     )  # fmt: skip
     axes.set_ylabel("IS")
     axes.set_title("Instability of the matching")
-    axes.legend(loc="best")
+    axes.legend(loc="upper right")
 
 
 def _quality(axes: Axes, found: Assignments) -> None:

@@ -37,16 +37,14 @@ def over_activation_figure(found: OverActivationMaps, width: str | float = "page
     files = [PurePath(found.negatives.found.paths[number]).name for number in worst]
     with drawing(*names, *files):
         figure = new_figure(inches, inches * (0.64 if worst else 0.36))
-        parts = figure.subfigures(
-            2 if worst else 1, 1, height_ratios=(1.35, 1)[: 2 if worst else 1]
-        )
-        above = np.atleast_1d(parts)
-        place, classes, levels = above[0].subplots(1, 3, width_ratios=(1.25, 1, 1))
+        rows = (1.35, 1) if worst else (1,)
+        parts = figure.subfigures(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0]
+        place, classes, levels = parts[0].subplots(1, 3, width_ratios=(1.25, 1, 1))
         _map(place, found)
         _classes(classes, found)
         _levels(levels, found)
         if worst:
-            grid = above[1].subplots(1, _WORST)
+            grid = parts[1].subplots(1, _WORST)
             for axes in grid[len(worst) :]:
                 axes.set_visible(False)
             for axes, number in zip(grid, worst, strict=False):
@@ -66,7 +64,7 @@ def _map(axes: Axes, found: OverActivationMaps) -> None:
     framed(axes)
     axes.set_title(f"False detections, score ≥ {found.conf:g}")
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("highest score, mean", fontsize=7)
 
 

@@ -21,6 +21,7 @@ from detrkit.explain.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from detrkit.explain.queries import QueryStatistics
 
@@ -121,11 +122,14 @@ def _sizes(axes: Axes, found: QueryStatistics) -> None:
 
 
 def _usage(axes: Axes, found: QueryStatistics) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     usage = found.usage
     numbers = np.arange(found.queries)
     axes.bar(numbers, usage, width=1.0, color=COLORS[0])
     axes.set_xlim(-0.5, found.queries - 0.5)
     axes.set_xlabel("number of the query")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylabel("detections", color=COLORS[0])
     total = usage.sum()
     axes.set_title(f"Who detects: Gini {found.inequality:.2f}" if total else "Who detects")
@@ -145,6 +149,8 @@ def _usage(axes: Axes, found: QueryStatistics) -> None:
 
 
 def _scores(axes: Axes, found: QueryStatistics) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     numbers = np.arange(found.queries)
     low, middle, high = np.quantile(found.scores, [0.05, 0.5, 0.95], axis=0)
     axes.fill_between(numbers, low, high, color=COLORS[0], alpha=0.2, linewidth=0)
@@ -153,6 +159,7 @@ def _scores(axes: Axes, found: QueryStatistics) -> None:
     axes.set_xlim(0, max(found.queries - 1, 1))
     axes.set_ylim(0, 1)
     axes.set_xlabel("number of the query")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylabel("score")
     axes.set_title("Scores: median, 5 to 95 %")
 
@@ -206,7 +213,7 @@ def _dot(images: int) -> float:
     return float(np.clip(400 / max(images, 1), 1.0, 10.0))
 
 
-def _kinds_legend() -> list:  # type: ignore[type-arg]
+def _kinds_legend() -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     return [
