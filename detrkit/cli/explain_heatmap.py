@@ -48,7 +48,12 @@ def heatmap(
         ),
     ] = "class",
     each: Annotated[
-        bool, typer.Option("--each", help="A map for each detection, not one for all together.")
+        bool,
+        typer.Option(
+            "--each",
+            help="A map for each detection, not one for all together. The best eight are drawn, "
+            "the .npz has all.",
+        ),
     ] = False,
     detection: Annotated[
         Optional[list[int]],
