@@ -94,14 +94,9 @@ def evaluate_weights(
     if cfg is None or isinstance(config, Config):
         own = cfg or (runtime.config if isinstance(runtime, TorchRuntime) else None)
         cfg = own.with_updates(update) if own is not None else None
-    if data is not None:
-        index, name = _index_at(data, split, runtime.class_map)
-    elif cfg is not None:
-        index, name = validation_index(cfg)
-    else:
-        raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
+    index, name = measured_index(weights, runtime.class_map, cfg, data, split)
     empty = None if negatives is None else _open_empty(negatives, index, runtime)
-    result, index = _evaluate_on(runtime, index, name, batch, backend, progress)
+    result = _evaluate_on(runtime, index, batch, backend, progress)
     found = None
     if empty is not None:
         false = measure_false_detections(runtime, empty, batch=batch, progress=progress)
@@ -114,25 +109,22 @@ def evaluate_opened(
     runtime: Runtime, data: str | Path, split: str | None = None, batch: int = 8
 ) -> EvaluationOf:
     """Measures a runtime that is open already; arguments as of `evaluate_weights`."""
-    index, name = _index_at(data, split, runtime.class_map)
-    result, index = _evaluate_on(runtime, index, name, batch)
+    index, name = measured_index(data, runtime.class_map, None, data, split)
+    result = _evaluate_on(runtime, index, batch)
     return EvaluationOf(result, name, index)
 
 
 def _evaluate_on(
     runtime: Runtime,
     index: DatasetIndex,
-    name: str,
     batch: int,
     backend: Backend = DEFAULT_BACKEND,
     progress: Progress | None = None,
-) -> tuple[Evaluation, DatasetIndex]:
+) -> Evaluation:
     """Measures on a data set whose classes fit; the runtime takes them over."""
-    index = _with_classes_by_order(index, runtime.class_map, name)
     check_bands(index, runtime.image_spec.in_channels)
     runtime.class_map = index.class_map  # the same names with this data set's own ids
-    found = evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
-    return found, index
+    return evaluate_runtime(runtime, index, batch=batch, backend=backend, progress=progress)
 
 
 def _open_empty(path: str | Path, index: DatasetIndex, runtime: Runtime) -> DatasetIndex:
@@ -151,6 +143,34 @@ def _open_empty(path: str | Path, index: DatasetIndex, runtime: Runtime) -> Data
             twice[0][0],
         )
     return found
+
+
+def measured_index(
+    weights: str | Path,
+    class_map: ClassMap,
+    config: Config | None,
+    data: str | Path | None = None,
+    split: str | None = None,
+) -> tuple[DatasetIndex, str]:
+    """What weights are measured on, its classes in the order of the model's, and its name.
+
+    Args:
+        weights: for messages.
+        class_map: what the model finds.
+        config: of the weights, whose validation data are taken where `data` says nothing.
+        data: a data set of any layout.
+        split: part of it; default "val", else "test", else the only one.
+
+    Raises:
+        DataError: there is none, it cannot be read, or its classes are not the model's.
+    """
+    if data is not None:
+        index, name = _index_at(data, split, class_map)
+    elif config is not None:
+        index, name = validation_index(config)
+    else:
+        raise DataError(f"{weights} names no data", hint="name a data set: --data DIR")
+    return _with_classes_by_order(index, class_map, name), name
 
 
 def _index_at(data: str | Path, split: str | None, wanted: ClassMap) -> tuple[DatasetIndex, str]:

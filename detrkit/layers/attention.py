@@ -47,6 +47,12 @@ class SelfAttention(nn.Module):
         Returns:
             (B, N, C).
         """
+        q, k, v = self.heads(x, position)
+        out = attend(q, k, v, allowed, self.dropout if self.training else 0.0)  # (B, M, N, c)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def heads(self, x: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of each head, (B, M, N, c); arguments as for `forward`."""
         channels = x.shape[-1]
         if position is None:
             q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
@@ -56,8 +62,7 @@ class SelfAttention(nn.Module):
             q, k = F.linear(x + position, w_qk, b_qk).chunk(2, dim=-1)
             v = F.linear(x, w_v, b_v)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = attend(q, k, v, allowed, self.dropout if self.training else 0.0)  # (B, M, N, c)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return q, k, v
 
 
 def attend(

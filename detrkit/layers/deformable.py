@@ -102,6 +102,17 @@ class MSDeformableAttention(nn.Module):
         Returns:
             (B, Q, C).
         """
+        locations, weights = self.sampling(query, boxes_cxcywh)
+        out = deformable_attention(values, locations, weights, self.points, self.method)
+        return self.output_proj(out)
+
+    def sampling(self, query: Tensor, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the queries look and how much each place counts; arguments as for `forward`.
+
+        Returns:
+            locations (B, M, Q, P, 2), x then y, 0–1 over the map, and weights (B, M, Q, P), which
+            sum to one over P; the points of the levels one after another.
+        """
         offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1, 2))
         offsets = offsets.transpose(1, 2)  # (B, M, Q, P, 2)
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
@@ -109,8 +120,7 @@ class MSDeformableAttention(nn.Module):
         centre, side = boxes_cxcywh[:, None, :, None].chunk(2, dim=-1)  # (B, 1, Q, 1, 2)
         reach = self.num_points_scale.to(query.dtype)[:, None] * side * self.offset_scale
         locations = centre + offsets * reach
-        out = deformable_attention(values, locations, weights, self.points, self.method)
-        return self.output_proj(out)
+        return locations, weights
 
 
 def _projected(maps: Tensor, linear: nn.Linear) -> Tensor:

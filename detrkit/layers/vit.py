@@ -82,12 +82,16 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x: Tensor, turns: Turns) -> Tensor:
         """Tokens (B, N, C) -> (B, N, C); `turns` are two (N, 1, c / 2)."""
+        out = attend(*self.heads(x, turns))  # (B, M, N, c)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def heads(self, x: Tensor, turns: Turns) -> tuple[Tensor, Tensor, Tensor]:
+        """Turned queries and keys, and values, of each head, (B, M, N, c)."""
         heads = self.qkv(x).unflatten(-1, (3 * self.num_heads, -1))  # (B, N, 3M, c)
         qk, v = heads.split([2 * self.num_heads, self.num_heads], dim=2)
         q, k = rotate(qk, *turns).chunk(2, dim=2)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, M, N, c)
-        out = attend(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return q, k, v
 
 
 class FeedForward(nn.Module):

@@ -53,6 +53,19 @@ class PostProcessor(nn.Module):
         Returns:
             labels (B, n) int64, boxes_cxcywh (B, n, 4), scores (B, n), best first.
         """
+        labels, query, scores = self.rank(logits)
+        boxes = boxes_cxcywh.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+        return labels, boxes, scores
+
+    def rank(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which queries answer with which classes, best first.
+
+        Args:
+            logits: (B, Q, K) as for `forward`.
+
+        Returns:
+            labels (B, n) int64, queries (B, n) int64, scores (B, n).
+        """
         if self.use_focal_loss:
             classes = logits.shape[-1]
             count = min(self.num_top_queries, logits.shape[1] * classes)
@@ -61,11 +74,14 @@ class PostProcessor(nn.Module):
             labels = index - query * classes
         else:
             count = min(self.num_top_queries, logits.shape[1])
-            probability, label = logits.softmax(-1)[..., :-1].max(-1)
+            probability, label = self.scores(logits).max(-1)
             scores, query = probability.topk(count, dim=-1)
             labels = label.gather(1, query)
-        boxes = boxes_cxcywh.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-        return labels, boxes, scores
+        return labels, query, scores
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores of all classes of all queries, (B, Q, K), 0–1; logits as for `forward`."""
+        return logits.sigmoid() if self.use_focal_loss else logits.softmax(-1)[..., :-1]
 
     @torch.no_grad()
     def postprocess(

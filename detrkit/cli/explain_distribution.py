@@ -1,0 +1,92 @@
+"""`detrkit explain distribution`: the edge distributions of D-FINE and DEIMv2."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detrkit.cli.explain_options import (
+    Classes,
+    Conf,
+    Formats,
+    OutputFolder,
+    Sources,
+    Width,
+    checked_sources,
+)
+from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+
+if TYPE_CHECKING:
+    from detrkit.explain.distribution import EdgeDistributions
+
+
+def distribution(
+    source: Sources,
+    weights: Weights,
+    config: WeightsConfig = None,
+    conf: Conf = 0.3,
+    classes: Classes = None,
+    max_det: Annotated[int, typer.Option(min=1, help="Detections per image, the best ones.")] = 1,
+    formats: Formats = None,
+    width: Width = "page",
+    size: InputSize = None,
+    device: Device = None,
+    output: OutputFolder = None,
+    json: JsonOut = False,
+) -> None:
+    """How a box was refined: the distributions of its edges, layer by layer.
+
+    Of D-FINE, DEIM on D-FINE and DEIMv2: the weighting function W(n), each edge's
+    Pr(n) and W(n) · Pr(n) in pixels, and the boxes. RT-DETR has no distributions.
+
+    Beside the figures: distribution.csv, and an .npz of each picture's arrays.
+    """
+    from detrkit.api import load
+    from detrkit.cli.explain_work import Work
+    from detrkit.engine.derive import parse_size
+    from detrkit.explain.decoder_trace import refining_decoder_of
+    from detrkit.explain.distribution import distribution as refined
+    from detrkit.explain.figures.style import parse_width
+    from detrkit.explain.layers import network
+    from detrkit.explain.numbers import write_csv
+
+    sources = checked_sources(source)
+    parse_width(width)
+    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
+    refining_decoder_of(network(detector))
+    wanted = classes.split(",") if classes else None
+    detector.class_map.indices(wanted or ())
+    work, rows = Work("distribution", output, formats, json=json), []
+    for image in work.pictures(detector, sources):
+        found = refined(detector, image, conf=conf, classes=wanted, max_det=max_det)
+        entry = {"path": image.path, "detections": [each.to_dict() for each in found]}
+        if not found:
+            work.tell(image, entry, f"nothing scores {conf:g} or more: no box")
+            continue
+        figures = {f"-{number}": each.figure(width) for number, each in enumerate(found, 1)}
+        work.write(image, figures, partial(_write, found), entry, "; ".join(map(_line, found)))
+        rows += [row for each in found for row in each.rows()]
+    if work.folder is not None:
+        write_csv(work.folder / "distribution.csv", rows)
+    work.end(weights=weights)
+
+
+def _write(found: list[EdgeDistributions], path: Path) -> None:
+    """The arrays of all detections of a picture, those of each one after the other."""
+    import numpy as np
+
+    from detrkit.explain.numbers import write_npz
+
+    arrays = [each.arrays() for each in found]
+    write_npz(path, {name: np.stack([each[name] for each in arrays]) for name in arrays[0]})
+
+
+def _line(found: EdgeDistributions) -> str:
+    from detrkit.explain.distribution import EDGES
+
+    edges = zip(EDGES, found.shifts[-1].tolist(), strict=True)
+    shifts = ", ".join(f"{edge} {shift:+.1f}" for edge, shift in edges)
+    return f"{found.name} {found.score:.2f}: {shifts} px"

@@ -1,0 +1,128 @@
+"""`detrkit explain heatmap`: which places of a picture make the detector answer so."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from detrkit.cli.explain_options import (
+    Classes,
+    Conf,
+    Formats,
+    LayerNames,
+    ListLayers,
+    MaxDet,
+    OutputFolder,
+    Sources,
+    Width,
+    checked_sources,
+    print_layers,
+)
+from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+
+# Typer reads annotations at run time, on Python 3.10 as well.
+# ruff: noqa: UP045
+
+
+def heatmap(
+    weights: Weights,
+    source: Sources = None,
+    config: WeightsConfig = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME…",
+            help="gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, or "
+            "rollout (attention of a vision transformer or of AIFI); several side by side.",
+        ),
+    ] = "layercam",
+    layer: LayerNames = None,
+    layers: ListLayers = False,
+    of: Annotated[
+        str,
+        typer.Option(
+            "--of",
+            metavar="WHAT",
+            help="What is explained: class, box, or its left, top, right or bottom edge.",
+        ),
+    ] = "class",
+    each: Annotated[
+        bool,
+        typer.Option(
+            "--each",
+            help="A map for each detection, not one for all together. The best eight are drawn, "
+            "the .npz has all.",
+        ),
+    ] = False,
+    detection: Annotated[
+        Optional[list[int]],
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="A map for this detection only; 0 is the best. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="A panel for each layer, not one for all.")
+    ] = False,
+    conf: Conf = 0.3,
+    classes: Classes = None,
+    max_det: MaxDet = 300,
+    formats: Formats = None,
+    width: Width = "page",
+    size: InputSize = None,
+    device: Device = None,
+    output: OutputFolder = None,
+    json: JsonOut = False,
+) -> None:
+    """Heat maps: which places of a picture speak for a class, or hold an edge of a box.
+
+    By default of all detections together, over the maps that leave the encoder. Beside each figure
+    lie the maps as .npz.
+    """
+    from detrkit.api import load
+    from detrkit.cli.explain_work import Work
+    from detrkit.engine.derive import parse_size
+    from detrkit.explain.figures.style import parse_width
+    from detrkit.explain.heatmap import NoSuchDetection, check_words
+    from detrkit.explain.heatmap import heatmap as compute
+
+    methods = method.split(",")
+    check_words(methods, of)
+    parse_width(width)
+    sources = [] if layers else checked_sources(source)
+    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
+    if layers:
+        print_layers(detector, json)
+        return
+    work, missing = Work("heatmap", output, formats, json=json), None
+    for image in work.pictures(detector, sources):
+        try:
+            maps = compute(
+                detector,
+                image,
+                method=methods,
+                layers=layer,
+                explained=of,
+                each=each,
+                detections=detection,
+                conf=conf,
+                classes=classes.split(",") if classes else None,
+                max_det=max_det,
+            )
+        except NoSuchDetection as error:
+            missing = error
+            work.tell(image, {"image": image.path, "maps": []}, error.message)
+            continue
+        if not maps.maps:
+            work.tell(image, maps.to_dict(), f"nothing scores {conf:g} or more: no map")
+            continue
+        figure = maps.figure(width, per_layer=per_layer)
+        line = ", ".join(f"{one.name} {one.score:.2f}" for one in maps.found[:4])
+        more = f" and {len(maps.found) - 4} more" if len(maps.found) > 4 else ""
+        work.write(image, {"": figure}, maps.save_numbers, maps.to_dict(), line + more)
+    if missing is not None and work.folder is None:
+        raise missing
+    work.end(weights=weights)

@@ -1,0 +1,121 @@
+"""What a command of `detrkit explain` does with its pictures, but for the explaining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detrkit.cli.broken import BrokenSources
+from detrkit.cli.console import err, print_json, progress_bar, say_result
+from detrkit.cli.explain_options import Format, output_folder, save_figure
+from detrkit.engine.saving.record import Names
+from detrkit.engine.sources import expand
+from detrkit.words import count
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from detrkit.engine.predictor import Predictor
+    from detrkit.explain.opened import Opened
+
+
+class Work:
+    """Pictures in, figures and numbers out, and a line about each.
+
+    Args:
+        subject: name of the command.
+        output: folder, where that is not `explain/<subject>`.
+        formats: of the figures.
+        json: print one object at the end and nothing else.
+    """
+
+    def __init__(
+        self, subject: str, output: Path | None, formats: Sequence[Format] | None, *, json: bool
+    ) -> None:
+        self.subject = subject
+        self.formats = formats
+        self.json = json
+        self.entries: list[dict[str, Any]] = []
+        self.folder: Path | None = None
+        self._output = output
+        self._broken = BrokenSources()
+        self._names = Names()
+
+    def pictures(self, detector: Predictor, sources: Sequence[str]) -> Iterator[Opened]:
+        """The pictures that can be read, with a bar where someone looks.
+
+        Raises:
+            DataError: a source is not there.
+        """
+        from detrkit.explain.opened import open_pictures
+
+        items = list(expand(sources))
+        with progress_bar("explaining", quiet=self.json) as advance:
+            for number, image in enumerate(open_pictures(detector, items, self._broken.add), 1):
+                yield image
+                if advance is not None:
+                    advance(number, len(items))
+
+    def place(self) -> Path:
+        """The folder, made when there is something to write."""
+        if self.folder is None:
+            self.folder = output_folder(self.subject, self._output)
+        return self.folder
+
+    def write(
+        self,
+        image: Opened,
+        figures: Mapping[str, Figure],
+        numbers: Callable[[Path], object],
+        entry: Mapping[str, Any],
+        line: str,
+    ) -> None:
+        """Writes what came of a picture and tells about it.
+
+        Args:
+            image: the picture.
+            figures: endings of names ("", "-channels") and figures.
+            numbers: writes the `.npz` at a path.
+            entry: for `--json`.
+            line: for the terminal.
+        """
+        folder, name = self.place(), self._names.unused(image.name)
+        files = [
+            path
+            for ending, figure in figures.items()
+            for path in save_figure(figure, folder, name + ending, self.formats)
+        ]
+        numbers(folder / f"{name}.npz")
+        self.tell(image, {**entry, "figures": files, "numbers": folder / f"{name}.npz"}, line)
+
+    def tell(self, image: Opened, entry: Mapping[str, Any], line: str) -> None:
+        """Notes a picture and prints a line about it."""
+        self.entries.append(dict(entry))
+        if not self.json:
+            say_result(f"{image.path}  {line}")
+
+    def end(self, **more: Any) -> None:
+        """The line about all of it, or the JSON object.
+
+        Raises:
+            DataError: some sources could not be read.
+        """
+        self._broken.write(self.folder)
+        if self.json:
+            print_json(
+                self.subject,
+                {
+                    "output": self.folder,
+                    **more,
+                    "images": self.entries,
+                    "broken": self._broken.entries(),
+                },
+            )
+        elif self.folder is not None:
+            done = f"{count(len(self.entries), 'image')}; " if self.entries else ""
+            err.print(
+                f"{done}figures and numbers in {self.folder}",
+                markup=False, soft_wrap=True,
+            )  # fmt: skip
+        self._broken.raise_any(self.folder)

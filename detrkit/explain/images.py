@@ -1,0 +1,90 @@
+"""The images of a data set as a detector's input, with what is in them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrkit.data.image_check import read_indexed
+from detrkit.data.index import DatasetIndex
+from detrkit.engine.read_ahead import read_ahead
+from detrkit.errors import DataError
+from detrkit.ops.boxes import xyxy_to_cxcywh
+from detrkit.structures import ImageSpec, Target
+
+log = logging.getLogger("detrkit")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of a data set.
+
+    Attributes:
+        number: in the index.
+        input: (C, h, w) float32, as `ImageSpec.prepare` makes it.
+        size: (H, W) of the picture.
+        target: its boxes in fractions of the input; crowd regions are left out, as in training.
+    """
+
+    number: int
+    input: Tensor
+    size: tuple[int, int]
+    target: Target
+
+
+def spread(index: DatasetIndex, limit: int | None) -> DatasetIndex:
+    """At most so many images, evenly spread over the data set: the same ones every time."""
+    if limit is None or len(index) <= limit:
+        return index
+    return index.subset(np.linspace(0, len(index) - 1, limit).round().astype(np.int64))
+
+
+def batches_of(
+    index: DatasetIndex, spec: ImageSpec, batch: int, broken: list[str] | None = None
+) -> Iterator[list[Shown]]:
+    """All images in order; those that cannot be read are told and passed over.
+
+    Args:
+        index: of the data set.
+        spec: of the detector.
+        batch: images at a time; less where some cannot be read, also none.
+        broken: gets the paths of those.
+    """
+    images = read_ahead(range(len(index)), lambda number: _read(index, number, spec), 2 * batch)
+    while chunk := list(islice(images, batch)):
+        shown = []
+        for number, image in chunk:
+            if isinstance(image, DataError):
+                log.warning("%s; passed over", image.message)
+                if broken is not None:
+                    broken.append(index.paths[number])
+            else:
+                shown.append(image)
+        yield shown
+
+
+def _read(index: DatasetIndex, number: int, spec: ImageSpec) -> Shown:
+    found = read_indexed(index, number, spec.in_channels)
+    size = (int(found.image.shape[-2]), int(found.image.shape[-1]))
+    rows = np.arange(*index.boxes_of(number).indices(index.num_boxes))
+    rows = rows[~index.iscrowd[rows]]
+    limits = np.array(size[::-1] * 2, np.float32)
+    boxes = (index.boxes_xyxy[rows] * np.array(found.scale * 2, np.float32)).clip(0, limits)
+    extent = torch.tensor(spec.extent(size)[::-1] * 2, dtype=torch.float32)
+    return Shown(
+        number=number,
+        input=spec.prepare(found.image),
+        size=size,
+        target=Target(
+            xyxy_to_cxcywh(torch.from_numpy(boxes.astype(np.float32)) / extent),
+            torch.from_numpy(index.labels[rows].copy()),
+            image_id=index.image_id(number),
+            orig_size=size,
+        ),
+    )
