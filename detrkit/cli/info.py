@@ -10,7 +10,7 @@ from detrkit.cli.options import JsonOut, Plugins, Updates
 
 if TYPE_CHECKING:
     from detrkit.config import Config
-    from detrkit.engine.inspect import GraphRow, ModelReport
+    from detrkit.engine.model_report import GraphRow, ModelReport
     from detrkit.registry import Entry
 
 # Typer reads annotations at run time, on Python 3.10 as well.

@@ -53,18 +53,12 @@ def measure(entry: Entry) -> Cost:
     Raises:
         ValueError: it is none.
     """
-    if entry.traits is None:
-        raise ValueError(f"{entry.name} is no module of maps")
-    module, arguments = _built(entry)
-    x = _input(entry, arguments)
+    module, x, arguments = built_with_input(entry)
     learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
     module.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for layer in list(module.modules()):
-            convert = getattr(layer, "convert_to_deploy", None)
-            if convert is not None:
-                convert()
+        fuse_branches(module)
         deployed = sum(p.numel() for p in module.parameters())
         with FlopCounterMode(display=False) as counter:
             module(x)
@@ -84,6 +78,26 @@ def measure(entry: Entry) -> Cost:
         round(1000 * statistics.median(seconds), 3),
         torch.get_num_threads(),
     )
+
+
+def built_with_input(entry: Entry) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """A module of maps, its argument at `MEASURED_AT`, and what it was built with.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if entry.traits is None:
+        raise ValueError(f"{entry.name} is no module of maps")
+    module, arguments = _built(entry)
+    return module, _input(entry, arguments), arguments
+
+
+def fuse_branches(module: nn.Module) -> None:
+    """Turns branches of training into what is deployed, in place; in evaluation mode."""
+    for layer in list(module.modules()):
+        convert = getattr(layer, "convert_to_deploy", None)
+        if convert is not None:
+            convert()
 
 
 def facts(entry: Entry) -> dict[str, Any]:
