@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from detrkit.engine.layerwise.kinds import KindFlops
@@ -14,6 +16,13 @@ MEMORY_MEANS = (
     "bytes of tensors that the forward pass makes, each storage once, batch 1, in the type that "
     "they have; without weights, the input and work space of kernels"
 )
+
+
+#: Ends the kind of a layer that stands without those below it.
+_ITSELF = ", itself"
+
+#: What layers can be sorted by.
+SORTED_BY = ("time", "flops", "parameters", "memory", "saved")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,17 +220,73 @@ class ModelReport:
         """(h, w) of the input."""
         return self.inputs[0][-2], self.inputs[0][-1]
 
-    def rows(self, depth: int) -> Sequence[Layer]:
+    def rows(self, depth: int) -> list[Layer]:
         """Layers down to a depth."""
         return [layer for layer in self.layers if layer.depth <= depth]
 
-    def saved(self, name: str) -> int:
+    def cut(self, depth: int, sort: str) -> list[Layer]:
+        """The model in pieces that add up to it, the largest first.
+
+        Pieces are the layers at a depth and those above it that have none below them; what other
+        layers do themselves is a piece called "itself".
+
+        Args:
+            depth: of the layers.
+            sort: one of `SORTED_BY`.
+        """
+        rows = self.rows(depth)
+        inside = [above(layer.name)[-2] for layer in rows if layer.name]
+        pieces = [layer if layer.name not in inside else self._itself(layer) for layer in rows]
+        pieces = [p for p in pieces if p.parameters or p.flops or p.milliseconds or p.kept_bytes]
+        value = {
+            "time": lambda layer: layer.milliseconds or 0.0,
+            "flops": lambda layer: layer.flops,
+            "parameters": lambda layer: layer.parameters,
+            "memory": lambda layer: layer.kept_bytes,
+            "saved": self.saved_by,
+        }[sort]
+        return sorted(pieces, key=value, reverse=True)
+
+    def _itself(self, layer: Layer) -> Layer:
+        """A layer without those below it."""
+        below = [each for each in self.layers if each.name and above(each.name)[-2] == layer.name]
+        calflops = layer.calflops
+        if calflops is not None:
+            calflops -= sum(each.calflops or 0 for each in below)
+        return replace(
+            layer,
+            kind=f"{layer.kind}{_ITSELF}",
+            parameters=layer.parameters - sum(each.parameters for each in below),
+            flops=layer.own_flops,
+            calflops=calflops,
+            kept_bytes=0,
+            peak_bytes=None,
+            milliseconds=layer.own_milliseconds,
+        )
+
+    def saved_by(self, layer: Layer) -> int:
         """Bytes that a layer and those below it by name save for the backward pass."""
         own = self.training.own if self.training is not None else {}
-        return sum(size for each, size in own.items() if name in above(each))
+        if layer.kind.endswith(_ITSELF):
+            return own.get(layer.name, 0)
+        return sum(size for each, size in own.items() if layer.name in above(each))
 
-    def to_dict(self, depth: int | None = None) -> dict[str, Any]:
-        """Plain values for JSON; layers down to `depth`, None without."""
+    def csv(self, rows: Sequence[Layer]) -> str:
+        """Layers as a table with a head; shapes as `1x64x80x80`, several apart by spaces."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        names = [field.name for field in fields(Layer)]
+        saves = self.training is not None and self.training.whole is not None
+        writer.writerow([*names, *(["saved_bytes"] if saves else [])])
+        for layer in rows:
+            values = asdict(layer)
+            values["output"] = " ".join("x".join(map(str, shape)) for shape in layer.output)
+            more = [self.saved_by(layer)] if saves else []
+            writer.writerow(["" if values[n] is None else values[n] for n in names] + more)
+        return file.getvalue()
+
+    def to_dict(self, rows: Sequence[Layer] | None = None) -> dict[str, Any]:
+        """Plain values for JSON, with layers where they are given."""
         found: dict[str, Any] = {
             "name": self.name,
             "input": self.inputs[0] if len(self.inputs) == 1 else self.inputs,
@@ -246,12 +311,12 @@ class ModelReport:
                 "saved_bytes": self.training.whole,
                 "problem": self.training.problem or None,
             }
-        if depth is not None:
-            found["layers"] = [self._row(layer) for layer in self.rows(depth)]
+        if rows is not None:
+            found["layers"] = [self._row(layer) for layer in rows]
         return found
 
     def _row(self, layer: Layer) -> dict[str, Any]:
         row = asdict(layer)
         if self.training is not None and self.training.whole is not None:
-            row["saved_bytes"] = self.saved(layer.name)
+            row["saved_bytes"] = self.saved_by(layer)
         return row

@@ -102,7 +102,7 @@ def test_frozen_and_shared_parameters() -> None:
 def test_plain_values() -> None:
     report = inspect_model(Small(), (8, 6), "small")
     assert "layers" not in report.to_dict()
-    names = [layer["name"] for layer in report.to_dict(depth=1)["layers"]]
+    names = [layer["name"] for layer in report.to_dict(report.rows(1))["layers"]]
     assert names == ["", "conv", "tail", "never"]
 
 

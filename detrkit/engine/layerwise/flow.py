@@ -18,7 +18,7 @@ from typing import Any, Literal
 from torch import nn
 
 from detrkit.engine.layerwise.counting import Shapes
-from detrkit.engine.layerwise.trace import Call, Operation, Trace, trace
+from detrkit.engine.layerwise.trace import Operation, Trace, trace
 
 Role = Literal["layer", "operation", "input", "output"]
 

@@ -39,9 +39,13 @@ def training_memory(model: nn.Module, inputs: Sequence[Any]) -> TrainingMemory:
     calls = Calls()
     saved = SavedBytes(copied, tensors_in(inputs), calls)
     try:
-        with torch.random.fork_rng(), torch.enable_grad(), listening(copied, calls):
-            with saved.watching():
-                copied(*given)
+        with (
+            torch.random.fork_rng(),
+            torch.enable_grad(),
+            listening(copied, calls),
+            saved.watching(),
+        ):
+            copied(*given)
     except (RuntimeError, ValueError) as error:  # e.g. a norm over one value, or memory is short
         log.debug("training memory", exc_info=True)
         return TrainingMemory(boxes, None, problem=str(error).splitlines()[0])
