@@ -11,9 +11,11 @@ The names below are the stable Python API. They are imported on first use, so th
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detrkit import explain
     from detrkit.api import (
         Detections,
         build_model,
@@ -33,6 +35,7 @@ __all__ = [
     "build_model",
     "create",
     "evaluate",
+    "explain",
     "export",
     "load",
     "load_config",
@@ -41,6 +44,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "explain":
+        return importlib.import_module("detrkit.explain")
     if name in __all__:
         from detrkit import api
 

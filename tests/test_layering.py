@@ -36,6 +36,7 @@ LAYERS = {
     "export": 5,
     "engine": 6,
     "serving": 7,
+    "explain": 7,
     "api": 7,
     "cli": 8,
 }

@@ -41,7 +41,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Measure": ("eval", "benchmark", "compare"),
     "Deploy": ("infer", "export", "serve", "weights"),
     "Data": ("doctor", "dataset-analyze", "convert"),
-    "Understand": ("info", "show-config", "models", "modules"),
+    "Understand": ("info", "show-config", "explain", "models", "modules"),
 }
 
 #: Other names of commands; help and suggestions know them.

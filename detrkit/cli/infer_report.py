@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detrkit.cli.broken import BrokenSources
 from detrkit.cli.console import err, print_json, say_result
 from detrkit.engine.media.frame import Clip
 from detrkit.engine.media.video import is_video_file
@@ -16,12 +17,8 @@ from detrkit.engine.saving.outputs import KINDS, Outputs
 from detrkit.engine.saving.record import Record
 from detrkit.engine.sources import Item
 from detrkit.errors import DataError
-from detrkit.files import write_atomically
 from detrkit.structures import Detections
 from detrkit.words import count
-
-#: Broken sources that are shown one by one; broken.txt has them all.
-_SHOWN = 50
 
 
 @dataclass
@@ -35,7 +32,7 @@ class InferenceReport:
         begun: when detecting began, by `time.monotonic`.
         entries: with `silent`, everything that was found.
         clips: what was found in each video.
-        faults: what could not be read, and why.
+        broken_sources: what could not be read, and why.
     """
 
     silent: bool
@@ -46,7 +43,7 @@ class InferenceReport:
     begun: float = 0.0
     entries: list[dict[str, Any]] = field(default_factory=list)
     clips: dict[Clip, _ClipCount] = field(default_factory=dict)
-    faults: list[tuple[Path | str, DataError]] = field(default_factory=list)
+    broken_sources: BrokenSources = field(default_factory=BrokenSources)
 
     @property
     def folder(self) -> Path | None:
@@ -55,7 +52,7 @@ class InferenceReport:
 
     def broken(self, path: Path | str, error: DataError) -> None:
         """Notes a source that cannot be read, or not to its end."""
-        self.faults.append((path, error))
+        self.broken_sources.add(path, error)
 
     def add(self, record: Record) -> None:
         """Counts an image or a frame; tells about an image, and about a video that is over."""
@@ -97,7 +94,7 @@ class InferenceReport:
     def end(self, weights: str) -> None:
         """The line about all of it, or the JSON object."""
         self._tell_clip()
-        self._write_broken()
+        self.broken_sources.write(self.folder)
         if self.silent:
             print_json("infer", self._as_dict(weights))
             return
@@ -140,33 +137,14 @@ class InferenceReport:
                 }
                 for clip, seen in self.clips.items()
             ],
-            "broken": [{"image": str(p), "reason": e.message} for p, e in self.faults],
+            "broken": self.broken_sources.entries(),
         }
-
-    def _write_broken(self) -> None:
-        if self.faults and self.folder is not None:
-            lines = "".join(f"{path}\t{' '.join(e.message.split())}\n" for path, e in self.faults)
-            content = lines.encode("utf-8", "replace")
-            write_atomically(self.folder / "broken.txt", lambda file: file.write(content))
 
     def raise_broken(self) -> None:
         """Raises a DataError that lists what could not be read, if there was any."""
-        if not self.faults:
-            return
-        moving = any(isinstance(p, str) or is_video_file(p) for p, _ in self.faults)
-        thing = "source" if moving else "image"
-        number = len(self.faults)
-        shown = [f"  {error.message}" for _, error in self.faults[:_SHOWN]]
-        if number > _SHOWN:
-            place = f": see {self.folder / 'broken.txt'}" if self.folder else ""
-            shown.append(f"  and {number - _SHOWN} more{place}")
-        some = f"{number} {thing}s" if number > 1 else f"1 {thing}"
-        end = ", or not to the end" if moving else ""
-        lines = "\n".join(shown)
-        raise DataError(
-            f"{some} could not be read{end}\n{lines}",
-            hint="the others are done" if self.outputs is not None else None,
-        )
+        faults = self.broken_sources.faults
+        moving = any(isinstance(p, str) or is_video_file(p) for p, _ in faults)
+        self.broken_sources.raise_any(self.folder, moving=moving)
 
 
 @dataclass

@@ -16,10 +16,10 @@ import logging
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import ImageFont
 
@@ -93,6 +93,28 @@ def can_write(text: str) -> bool:
     if missing:
         _warn_once(missing)
     return not missing
+
+
+def matplotlib_fonts(texts: Iterable[str]) -> dict[Any, Any]:
+    """Settings of matplotlib by which it writes texts that its own font lacks the signs of.
+
+    Args:
+        texts: all that one figure will write.
+
+    Returns:
+        For `matplotlib.rc_context`; empty where its own font will do.
+    """
+    text = "".join(texts)
+    if text.isascii():
+        return {}
+    from matplotlib import font_manager
+
+    path = font_for(text, _PROBE_SIZE).path
+    if not isinstance(path, str) or not path:
+        return {}
+    font_manager.fontManager.addfont(path)
+    family = font_manager.FontProperties(fname=path).get_name()
+    return {"font.family": ["DejaVu Sans", family]}
 
 
 def forget_fonts() -> None:

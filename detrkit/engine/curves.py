@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from detrkit.drawing.fonts import font_for
+from detrkit.drawing.fonts import matplotlib_fonts
 from detrkit.engine import log_names as names
 from detrkit.engine.run_log import Row, best_row
 
@@ -78,7 +78,8 @@ def draw_curves(runs: Sequence[RunCurves]) -> Image.Image:
     """
     import matplotlib
 
-    with warnings.catch_warnings(), matplotlib.rc_context({**_STYLE, **_fonts(runs)}):
+    fonts = matplotlib_fonts(run.name for run in runs)
+    with warnings.catch_warnings(), matplotlib.rc_context({**_STYLE, **fonts}):
         warnings.simplefilter("ignore")  # a missing sign in a name is no matter for a warning
         figure = _figure(runs)
         file = io.BytesIO()
@@ -274,18 +275,3 @@ def _title(run: RunCurves) -> str:
                   if best.get(f"val/{n}", -1) >= 0]  # fmt: skip
         words.append(f"best epoch {best['epoch'] + 1}: {'  '.join(values)}")
     return "   ·   ".join(words)
-
-
-def _fonts(runs: Sequence[RunCurves]) -> dict[Any, Any]:
-    """A font for names that matplotlib's own lacks the signs of."""
-    text = "".join(run.name for run in runs)
-    if text.isascii():
-        return {}
-    from matplotlib import font_manager
-
-    path = font_for(text, 16).path
-    if not isinstance(path, str) or not path:
-        return {}
-    font_manager.fontManager.addfont(path)
-    family = font_manager.FontProperties(fname=path).get_name()
-    return {"font.family": ["DejaVu Sans", family]}

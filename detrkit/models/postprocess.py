@@ -53,6 +53,19 @@ class PostProcessor(nn.Module):
         Returns:
             labels (B, n) int64, boxes_cxcywh (B, n, 4), scores (B, n), best first.
         """
+        labels, query, scores = self.rank(logits)
+        boxes = boxes_cxcywh.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
+        return labels, boxes, scores
+
+    def rank(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which queries answer with which classes, best first.
+
+        Args:
+            logits: (B, Q, K) as for `forward`.
+
+        Returns:
+            labels (B, n) int64, queries (B, n) int64, scores (B, n).
+        """
         if self.use_focal_loss:
             classes = logits.shape[-1]
             count = min(self.num_top_queries, logits.shape[1] * classes)
@@ -64,8 +77,7 @@ class PostProcessor(nn.Module):
             probability, label = logits.softmax(-1)[..., :-1].max(-1)
             scores, query = probability.topk(count, dim=-1)
             labels = label.gather(1, query)
-        boxes = boxes_cxcywh.gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-        return labels, boxes, scores
+        return labels, query, scores
 
     @torch.no_grad()
     def postprocess(

@@ -1,0 +1,140 @@
+"""What the commands of `detrkit explain` have in common: options, layers, folders, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from detrkit.engine.predictor import Predictor
+
+# Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
+# ruff: noqa: UP045
+
+#: `SOURCE…`; empty where `--layers` is all that is wanted: `checked_sources` says so.
+Sources = Annotated[
+    Optional[list[str]],
+    typer.Argument(
+        metavar="SOURCE…",
+        help="Images, folders, patterns in quotes ('shots/*.jpg').",
+        show_default=False,
+    ),
+]
+
+
+class Format(str, Enum):
+    """How figures are written."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
+#: `--format svg --format pdf`; `formats or DEFAULT_FORMATS`.
+Formats = Annotated[
+    Optional[list[Format]],
+    typer.Option(
+        "--format",
+        help="png by default; svg and pdf for a paper, their text stays text; repeatable.",
+        show_default=False,
+    ),
+]
+DEFAULT_FORMATS = (Format.png,)
+
+#: `--width page`; `detrkit.explain.figures.style.parse_width` reads it.
+Width = Annotated[
+    str,
+    typer.Option(
+        "--width", metavar="column|page|INCHES", help="Of a figure: 3.35 in, 6.9 in, or a number."
+    ),
+]
+#: `-o`: a folder; `output_folder` makes it.
+OutputFolder = Annotated[
+    Optional[Path],
+    typer.Option(
+        "-o",
+        "--output",
+        "--output-dir",
+        metavar="DIR",
+        help="Where to write; explain/NAME by default, and a new number where that exists.",
+        show_default=False,
+    ),
+]
+#: `--layers`: lists what `--layer` takes; `print_layers` does it.
+ListLayers = Annotated[
+    bool, typer.Option("--layers", help="List the layers by name, kind and shape, and end.")
+]
+#: `--layer NAME`, repeatable; `detrkit.explain.layers.choose` reads it.
+LayerNames = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--layer",
+        metavar="NAME",
+        help="A name of `--layers`, a pattern ('backbone.stages.*'), or backbone, encoder, "
+        "decoder; repeatable.",
+        show_default=False,
+    ),
+]
+Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score.")]
+
+
+def checked_sources(sources: Sequence[str] | None) -> list[str]:
+    """The sources.
+
+    Raises:
+        UsageError: there are none.
+    """
+    from detrkit.errors import UsageError
+
+    if not sources:
+        raise UsageError("no SOURCE: which images?", hint="give files, folders or patterns")
+    return list(sources)
+
+
+def output_folder(subject: str, output: Path | None) -> Path:
+    """A new folder: `explain/<subject>`, or `output`; numbered where that is taken."""
+    from detrkit.engine.run_dir import RunDirectory
+
+    return RunDirectory.create(subject, output or Path("explain") / subject).path
+
+
+def save_figure(
+    figure: Figure, folder: Path, name: str, formats: Sequence[Format] | None
+) -> list[Path]:
+    """Writes a figure in every format that was asked for.
+
+    Args:
+        figure: to write.
+        folder: where.
+        name: of the files, without an ending.
+        formats: as `Formats` gives them.
+    """
+    from detrkit.explain.figures.style import save
+
+    kinds = dict.fromkeys(formats or DEFAULT_FORMATS)
+    return [save(figure, folder / f"{name}.{kind.value}") for kind in kinds]
+
+
+def print_layers(detector: Predictor, json: bool) -> None:
+    """Lists the layers of a detector, or prints them as JSON."""
+    from rich.table import Table
+
+    from detrkit.cli.console import out, print_json
+    from detrkit.explain.layers import list_layers
+
+    layers = list_layers(detector)
+    if json:
+        print_json("layers", {"layers": [layer.to_dict() for layer in layers]})
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "kind", "shape"):
+        table.add_column(title, no_wrap=True)
+    for layer in layers:
+        table.add_row(layer.name, layer.kind, " x ".join(map(str, layer.shape)))
+    out.print(table, markup=False)
