@@ -299,20 +299,19 @@ _TEXTS = (".mmd", ".mermaid", ".dot", ".gv", ".json")
 
 
 def _draw(graph: ModelGraph, file: Path) -> None:
-    if file.suffix.lower() in _PICTURES:
+    kind = file.suffix.lower()
+    if kind in _PICTURES:
         from detrkit.explain.figures.model_graph import draw_graph
 
         draw_graph(graph, file)
-        return
-    from detrkit.engine.layerwise import graph_text
+    elif kind == ".json":
+        from detrkit.json_output import write_json
 
-    kind = file.suffix.lower()
-    if kind == ".json":
-        from detrkit.json_output import json_text
-
-        _write(file, json_text(graph.to_dict()) + "\n")
+        write_json(file, "graph", graph.to_dict())
     else:
-        _write(file, (graph_text.dot if kind in (".dot", ".gv") else graph_text.mermaid)(graph))
+        from detrkit.engine.layerwise.graph_text import dot, mermaid
+
+        _write(file, dot(graph) if kind in (".dot", ".gv") else mermaid(graph))
 
 
 def _write(file: Path, text: str) -> None:

@@ -114,7 +114,7 @@ def inspect(subject: Subject, *, seconds: float = 0.0, training: bool = False) -
     with onednn.left_out():
         calflops = calflops_count.count(deployed, inputs)  # first: it fills caches of positions
         counted = run_counted(deployed, inputs)
-    times = time_layers(subject.as_run(), inputs, seconds=seconds) if seconds else None
+    times = _times(subject, seconds) if seconds else None
     layers = _layers(deployed, counted, calflops, times)
     kinds = {n: type(m).__name__ for n, m in deployed.named_modules() if n in counted.calls}
     by_operation = counted.flops_by_kind
@@ -138,6 +138,11 @@ def inspect(subject: Subject, *, seconds: float = 0.0, training: bool = False) -
         timing=None if times is None else _timing(times, inputs),
     )
     return replace(report, training=training_memory(model, inputs)) if training else report
+
+
+def _times(subject: Subject, seconds: float) -> LayerTimes:
+    model = subject.as_run()
+    return time_layers(model, lambda: model(*subject.inputs), seconds=seconds)
 
 
 def _timing(times: LayerTimes, inputs: Sequence[Any]) -> Timing:

@@ -52,9 +52,7 @@ def mermaid(graph: ModelGraph) -> str:
         if part:
             lines.append("    end")
     for edge in graph.edges:
-        lines.append(
-            f'    n{edge.source} -->|"{_quoted(shape_text(edge.shapes))}"| n{edge.target}'
-        )
+        lines.append(f'    n{edge.source} -->|"{_quoted(shape_text(edge.shapes))}"| n{edge.target}')
     return "\n".join(lines) + "\n"
 
 

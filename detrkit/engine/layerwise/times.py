@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ class LayerTimes:
         clocked: of a pass with clocks on every layer.
         clock: what one call of a layer costs more with a clock on it; taken off `own`.
         passes: with clocks; there were as many without.
+        calls: of each layer in a pass.
+        outside: of a pass, outside the model: what was called did more than run it.
     """
 
     own: dict[str, float]
@@ -40,24 +42,30 @@ class LayerTimes:
     clocked: float
     clock: float
     passes: int
+    calls: dict[str, int]
+    outside: float
 
     @property
     def whole(self) -> float:
-        """Of a pass, by the clocks and without their own cost."""
+        """Of the model in a pass, by the clocks and without their own cost."""
         return sum(self.own.values())
 
 
 def time_layers(
-    model: nn.Module, inputs: Sequence[Any], *, seconds: float = 3.0, passes: int | None = None
+    model: nn.Module,
+    call: Callable[[], object],
+    *,
+    seconds: float = 3.0,
+    passes: int | None = None,
 ) -> LayerTimes:
-    """Times a model in evaluation, on the device where its input is.
+    """Times a model in evaluation, on the device where it is.
 
     On a GPU, times lie between events in its queue: they hold the kernels of a layer and the gaps
     in which it waits for the next one. Nothing is taken off them, for clocks cost the host time.
 
     Args:
         model: as it shall run.
-        inputs: its arguments.
+        call: a pass; it runs the model.
         seconds: end after so many, but with five passes of each kind at least.
         passes: of each kind, instead of seconds.
     """
@@ -65,32 +73,40 @@ def time_layers(
     stamp, wait = _stamp_of(device), _waiter(device)
     plain: list[float] = []
     clocked: list[float] = []
+    outside: list[float] = []
     layers: dict[str, list[float]] = {}
+    inner: dict[str, int] = {}
     calls: dict[str, int] = {}
     with torch.inference_mode():
         for _ in range(2):
-            model(*inputs)
+            call()
         wait()
         end = time.perf_counter() + seconds
         while len(plain) < passes if passes else len(plain) < 5 or time.perf_counter() < end:
-            plain.append(_timed(model, inputs, wait))
+            plain.append(_timed(call, wait))
             clock = _Clocks(stamp)
             with listening(model, clock):
-                clocked.append(_timed(model, inputs, wait))
-            own, calls = clock.read()
+                clocked.append(_timed(call, wait))
+            own, inner, calls = clock.read()
+            outside.append(clocked[-1] - sum(own.values()))
             for name, value in own.items():
                 layers.setdefault(name, []).append(value)
         cost = 0.0 if device.type == "cuda" else _cost_of_a_clock(stamp)
     medians = {name: statistics.median(values) for name, values in layers.items()}
     return LayerTimes(
-        _without_clocks(medians, calls, cost), statistics.median(plain),
-        statistics.median(clocked), cost, len(plain),
-    )  # fmt: skip
+        own={name: max(value - cost * inner.get(name, 0), 0.0) for name, value in medians.items()},
+        plain=statistics.median(plain),
+        clocked=statistics.median(clocked),
+        clock=cost,
+        passes=len(plain),
+        calls=calls,
+        outside=max(statistics.median(outside), 0.0),
+    )
 
 
-def _timed(model: nn.Module, inputs: Sequence[Any], wait: Callable[[], None]) -> float:
+def _timed(call: Callable[[], object], wait: Callable[[], None]) -> float:
     started = time.perf_counter()
-    model(*inputs)
+    call()
     wait()
     return 1000 * (time.perf_counter() - started)
 
@@ -159,9 +175,10 @@ class _Clocks(Listener):
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         self._stamps.append((None, self._stamp()))
 
-    def read(self) -> tuple[dict[str, float], dict[str, int]]:
-        """Own milliseconds and, for each layer, calls whose cost lies in its own time."""
+    def read(self) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
+        """Of each layer: own milliseconds, calls that it made, calls of it."""
         own: dict[str, float] = {}
+        made: dict[str, int] = {}
         calls: dict[str, int] = {}
         running: list[str] = []
         before: Any = None
@@ -172,14 +189,11 @@ class _Clocks(Listener):
                 running.pop()
             else:
                 if running:  # most of a clock's cost comes before and behind the layer it is on
-                    calls[running[-1]] = calls.get(running[-1], 0) + 1
+                    made[running[-1]] = made.get(running[-1], 0) + 1
+                calls[name] = calls.get(name, 0) + 1
                 running.append(name)
             before = stamp
-        return own, calls
-
-
-def _without_clocks(own: dict[str, float], calls: dict[str, int], cost: float) -> dict[str, float]:
-    return {name: max(value - cost * calls.get(name, 0), 0.0) for name, value in own.items()}
+        return own, made, calls
 
 
 def _cost_of_a_clock(stamp: Callable[[], _Stamp]) -> float:

@@ -92,10 +92,8 @@ def _rows(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     for node in range(count):
         rows[node] = max((rows[s] + 1 for s in sources[node]), default=0)
     for node in reversed(range(count)):
-        if targets[node] and len(targets[node]) >= len(sources[node]):
-            lowest = min(rows[t] for t in targets[node]) - 1
-            if len(targets[node]) > len(sources[node]):
-                rows[node] = max(rows[node], lowest)
+        if len(targets[node]) > len(sources[node]):
+            rows[node] = min(rows[t] for t in targets[node]) - 1
     return rows
 
 
