@@ -43,10 +43,12 @@ def report_text(report: ModelReport) -> None:
     table.add_row("activations, peak", amount(peak), "one image; most bytes alive at one time")
     if report.training is not None:
         saved = report.training
+        known = saved.whole is not None
         table.add_row(
-            "activations, training", _DASH if saved.whole is None else amount(saved.whole),
-            f"not known: {escape(saved.problem)}" if saved.whole is None else _training(saved.boxes),
-        )  # fmt: skip
+            "activations, training",
+            amount(saved.whole or 0) if known else _DASH,
+            _training(saved.boxes) if known else f"not known: {escape(saved.problem)}",
+        )
     out.print(table)
     if flops.calflops is not None:
         out.print(
@@ -121,8 +123,8 @@ def _meaning(report: ModelReport) -> list[str]:
     """How the columns of layers are to be read."""
     lines = [
         "FLOPs by torch, in a layer and below it. Memory: new tensors that a layer leaves behind; "
-        "peak: most activations alive at one time while it ran; batch 1, without weights, input and "
-        "work space of kernels."
+        "peak: most activations alive at one time while it ran; batch 1, without weights, input "
+        "and work space of kernels."
     ]
     timing = report.timing
     if timing is not None:

@@ -96,8 +96,8 @@ def _of_nodes(runtime: OnnxRuntime, batch: int, depth: int, passes: int = 10) ->
     nodes = runtime.timed_nodes(batch, passes)
     how = (
         f"Times by ONNX Runtime's profiler over {count(passes, 'pass')}, of the graph as it "
-        "optimized it; a fused node counts where its name says. Nodes that it added, e.g. to change "
-        f"the layout of tensors, are under `{ADDED}`."
+        "optimized it; a fused node counts where its name says. Nodes that it added, e.g. to "
+        f"change the layout of tensors, are under `{ADDED}`."
     )
     operations = grouped(((n.operator, n.milliseconds, n.calls) for n in nodes), 1)
     return Breakdown(batch, node_rows(nodes, depth), operations, [how])

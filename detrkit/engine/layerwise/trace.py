@@ -117,15 +117,25 @@ class _Writer(TorchDispatchMode, Listener):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        taken = [n for t in tensors_in(tree_leaves((args, kwargs))) for n in self.held_by(t)]
-        out = func(*args, **kwargs)
+        given = tensors_in(tree_leaves((args, kwargs)))
         written = _written(func, args, kwargs)
-        made = [self.value(tensor) for tensor in written]
-        for tensor, value in zip(written, made, strict=True):
-            self._write(tensor, value)
+        name = str(func.overloadpacket.__name__)
+        read = [t for t in given if name not in _OVERWRITE or t is not args[0]]
+        taken = [value for tensor in read for value in self.held_by(tensor)]
+        out = func(*args, **kwargs)
         there = {id(tensor) for tensor in written}
-        made += [self.value(t) for t in tensors_in(tree_leaves(out)) if id(t) not in there]
-        name = str(func.overloadpacket.__name__).strip("_")
+        new = [tensor for tensor in tensors_in(tree_leaves(out)) if id(tensor) not in there]
+        if views := [
+            (tensor, base) for tensor in new if (base := _base(tensor, given)) is not None
+        ]:
+            taken = []  # of what is looked at, only that part
+            for tensor, base in views:
+                self._values[tensor] = self._values.get(base, -1)
+                taken += self.held_by(tensor)
+        made = [self.value(tensor) for tensor in [*written, *new]]
+        for tensor, value in zip(written, made, strict=False):
+            self._write(tensor, value)
+        name = name.strip("_")
         self.trace.operations.append(
             Operation(name, self._running[-1] if self._running else -1, tuple(taken), tuple(made))
         )
@@ -152,6 +162,16 @@ class _Writer(TorchDispatchMode, Listener):
     def _write(self, tensor: Tensor, value: int) -> None:
         pieces = self._pieces.setdefault(tensor.untyped_storage()._cdata, [])
         pieces.append((_extent(tensor), value))
+
+
+#: Operations whose first argument is written to and not read.
+_OVERWRITE = ("copy_", "fill_", "zero_")
+
+
+def _base(tensor: Tensor, given: Sequence[Tensor]) -> Tensor | None:
+    """The argument that a result is a view of."""
+    key = tensor.untyped_storage()._cdata
+    return next((each for each in given if each.untyped_storage()._cdata == key), None)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:

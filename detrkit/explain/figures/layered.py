@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Point = tuple[float, float]
 
@@ -54,7 +55,7 @@ def arrange(
         raise ValueError("edges must lead from lower to higher numbers")
     rows = _rows(len(sizes), edges)
     chains, row_of = _with_stand_ins(rows, edges)
-    links = [pair for chain in chains for pair in zip(chain, chain[1:], strict=False)]
+    links = [pair for chain in chains for pair in pairwise(chain)]
     order = _ordered(row_of, links)
     widths = [*(w for w, _ in sizes), *([4.0] * (len(row_of) - len(sizes)))]
     x = _places(order, links, widths, gap[0], len(sizes))
@@ -136,6 +137,7 @@ def _ordered(row_of: Sequence[int], links: Sequence[tuple[int, int]]) -> list[li
                 return sum(near) / len(near) if near else float(own[node])
 
             order[row].sort(key=mean)
+        _exchange(order, above, below)
         crossings = _crossings(order, below)
         if crossings < fewest:
             best, fewest = [list(row) for row in order], crossings
@@ -144,9 +146,34 @@ def _ordered(row_of: Sequence[int], links: Sequence[tuple[int, int]]) -> list[li
     return best
 
 
+def _exchange(
+    order: list[list[int]], above: dict[int, list[int]], below: dict[int, list[int]]
+) -> None:
+    """Lets neighbours change places wherever that takes crossings away."""
+    better = True
+    while better:
+        better = False
+        for number, row in enumerate(order):
+            near: list[tuple[dict[int, list[int]], dict[int, int]]] = []
+            for links, other in ((above, number - 1), (below, number + 1)):
+                if 0 <= other < len(order):
+                    near.append((links, {n: i for i, n in enumerate(order[other])}))
+            for i in range(len(row) - 1):
+                a, b = row[i], row[i + 1]
+                gained = sum(_crossed(a, b, *each) - _crossed(b, a, *each) for each in near)
+                if gained > 0:
+                    row[i], row[i + 1] = b, a
+                    better = True
+
+
+def _crossed(left: int, right: int, links: dict[int, list[int]], at: dict[int, int]) -> int:
+    """Crossings of the edges of two neighbours to one of the rows beside theirs."""
+    return sum(1 for n in links.get(left, ()) for m in links.get(right, ()) if at[n] > at[m])
+
+
 def _crossings(order: Sequence[Sequence[int]], below: dict[int, list[int]]) -> int:
     count = 0
-    for row, next_row in zip(order, order[1:], strict=False):
+    for row, next_row in pairwise(order):
         at = {n: i for i, n in enumerate(next_row)}
         ends: list[int] = []
         for node in row:
@@ -166,7 +193,7 @@ def _places(
     """x of each node: rows in turns, each as near to its neighbours as it can be."""
     near: dict[int, list[tuple[int, float]]] = {}
     for upper, lower in links:
-        weight = 4.0 if upper >= real and lower >= real else 1.0  # long edges run straight
+        weight = 1.0 + 7.0 * (upper >= real) + 7.0 * (lower >= real)  # long edges run straight
         near.setdefault(upper, []).append((lower, weight))
         near.setdefault(lower, []).append((upper, weight))
     x = [0.0] * len(widths)
@@ -185,7 +212,7 @@ def _places(
                 mean = sum(x[n] * weight for n, weight in some) / total if total else x[node]
                 wanted.append(mean)
                 weights.append(max(total, 0.01))
-            apart = [(widths[a] + widths[b]) / 2 + gap for a, b in zip(row, row[1:], strict=False)]
+            apart = [(widths[a] + widths[b]) / 2 + gap for a, b in pairwise(row)]
             for node, place in zip(row, _spread(wanted, weights, apart), strict=True):
                 x[node] = place
     return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def _draw_edges(axes: Any, placed: Arranged) -> None:
 
     for route in placed.routes:
         points, codes = [route[0]], [Curve.MOVETO]
-        for (x1, y1), (x2, y2) in zip(route, route[1:], strict=False):
+        for (x1, y1), (x2, y2) in pairwise(route):
             middle = (y1 + y2) / 2
             points += [(x1, middle), (x2, middle), (x2, y2)]
             codes += [Curve.CURVE4] * 3
