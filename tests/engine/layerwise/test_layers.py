@@ -171,8 +171,8 @@ def test_reasons_name_what_was_left_out() -> None:
             self.act = nn.SiLU()
 
         def forward(self, x: Tensor) -> Tensor:
-            q = self.act(self.conv(x)).flatten(2).transpose(1, 2)
-            return F.scaled_dot_product_attention(q[None], q[None], q[None])
+            q = self.act(self.conv(x)).flatten(2).transpose(1, 2).contiguous()[None]
+            return F.scaled_dot_product_attention(q, q, q)
 
     kinds = {kind.kind: kind for kind in inspect(Subject.of(Net(), (5, 5))).flops.kinds}
     assert kinds["Net"].reason == "calflops does not see fused attention"
@@ -223,7 +223,6 @@ def test_time_belongs_to_the_layer_that_takes_it() -> None:
     assert found.calls == {"": 1, "0": 1, "1": 1, "1.0": 1, "1.1": 1}
     inclusive = totals(found.own)
     assert inclusive["1"] >= found.own["1.0"] >= 20  # sleep takes at least so long
-    assert found.own["1.0"] > found.own["0"] > found.own["1.1"]
     assert found.whole == pytest.approx(inclusive[""])
 
 
