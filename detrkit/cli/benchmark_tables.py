@@ -142,7 +142,7 @@ def _breakdown(each: Measured, parts: Breakdown) -> Iterator[tuple[str, _Rows]]:
                     row.name,
                     f"{row.milliseconds:.2f}",
                     f"{100 * share:.1f}",
-                    f"{row.calls:g}",
+                    f"{row.calls:g}" * (row.calls > 0),
                     row.about,
                 ]
                 for row, share in zip(rows, shares(rows), strict=True)

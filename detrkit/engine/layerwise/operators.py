@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from detrkit.engine.benchmarking.breakdown import Spent
 #: Kinds of operations of PyTorch and of ONNX; the first that is found in a name counts.
 _KINDS = (
     ("optimizer", r"adam|\bsgd"),
+    ("memory", r"^resize_"),
     ("attention", r"attention|scaled_dot"),
     ("convolution", r"conv"),
     ("pooling, resizing", r"pool|upsample|resize|interpolate"),
@@ -58,6 +60,7 @@ def time_operators(
         device: that computes.
         passes: that are averaged.
     """
+    quiet_profiler()
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     with torch.inference_mode(), profile(activities=activities) as profiled:
@@ -72,6 +75,11 @@ def time_operators(
         ),
         passes,
     )
+
+
+def quiet_profiler() -> None:
+    """Keeps the profiler's library from writing its log to stderr; before its first use."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def own_milliseconds(event: Any, device: torch.device) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from detrkit.engine.benchmarking.breakdown import Spent, shares, with_shares
-from detrkit.engine.layerwise.operators import grouped, own_milliseconds
+from detrkit.engine.layerwise.operators import grouped, own_milliseconds, quiet_profiler
 from detrkit.engine.observers.base import Observer, StepReport
 from detrkit.engine.observers.profile_parts import MarkedParts, PartTimes, part_times
 from detrkit.files import write_bytes
@@ -75,6 +75,7 @@ class StepProfile(Observer):
                 self._finish(self._seen - WARM_UP)
         elif self._seen >= WARM_UP and not last and (fits or report.batch == 0):
             self._seen = WARM_UP
+            quiet_profiler()
             activities = [ProfilerActivity.CPU]
             if self.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)

@@ -40,6 +40,8 @@ from detrkit.engine.layerwise.operators import grouped, kind_of_operator, time_o
         ("aten::copy_", "memory"),
         ("aten::_foreach_add_", "arithmetic"),
         ("Mul", "arithmetic"),
+        ("aten::resize_", "memory"),
+        ("Resize", "pooling, resizing"),
         ("DynamicQuantizeLinear", "quantization"),
         ("aten::_fused_adamw_", "optimizer"),
         ("autograd::engine::evaluate_function: ConvolutionBackward0", "convolution"),
