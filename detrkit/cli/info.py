@@ -116,7 +116,7 @@ def info(
         return
     if sort is not None:
         _check_column(sort, timed, training)
-    _check_graphs(graph or ())
+    _check_files(graph or (), csv)
     answer: dict[str, Any] = {}
     entry = None
     if not Path(target).exists() and target.isidentifier() and target in MODULES:
@@ -277,13 +277,13 @@ def _check_column(sort: str, timed: bool, training: bool) -> None:
         raise UsageError("--sort saved needs --training, which measures that")
 
 
-def _check_graphs(files: list[Path] | tuple[()]) -> None:
+def _check_files(graphs: list[Path] | tuple[()], csv: Path | None) -> None:
     """Before the work: whether the files can be written, and what they are to be."""
     from detrkit.errors import UsageError
     from detrkit.files import cannot_write
 
-    for file in files:
-        if file.suffix.lower() not in (*_PICTURES, *_TEXTS):
+    for file in (*graphs, *([csv] if csv is not None else [])):
+        if file in graphs and file.suffix.lower() not in (*_PICTURES, *_TEXTS):
             raise UsageError(
                 f"--graph {file}: no format ends in `{file.suffix}`",
                 hint=f"there are: {', '.join((*_PICTURES, *_TEXTS))}",
@@ -315,10 +315,6 @@ def _draw(graph: ModelGraph, file: Path) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    from detrkit.files import cannot_write, write_bytes
+    from detrkit.files import write_bytes
 
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(file, error) from error
     write_bytes(file, text.encode("utf-8"))

@@ -16,6 +16,7 @@ from detrkit.engine.benchmarking.breakdown import Spent
 _KINDS = (
     ("optimizer", r"adam|\bsgd"),
     ("memory", r"^resize_"),
+    ("data loading", r"dataloader"),
     ("attention", r"attention|scaled_dot"),
     ("convolution", r"conv"),
     ("pooling, resizing", r"pool|upsample|resize|interpolate"),
@@ -89,14 +90,14 @@ def own_milliseconds(event: Any, device: torch.device) -> float:
     return float(own) / 1000
 
 
-def grouped(operations: Iterable[tuple[str, float, int]], passes: int) -> list[Spent]:
+def grouped(operations: Iterable[tuple[str, float, float]], passes: int) -> list[Spent]:
     """Adds operations of a kind up, the most time first.
 
     Args:
         operations: (name, milliseconds, calls) over all passes.
         passes: to average over.
     """
-    found: dict[str, list[tuple[str, float, int]]] = {}
+    found: dict[str, list[tuple[str, float, float]]] = {}
     for operation in operations:
         if operation[1] > 0:
             found.setdefault(kind_of_operator(operation[0]), []).append(operation)

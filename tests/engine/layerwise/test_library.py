@@ -40,7 +40,7 @@ CONFIGS = catalogue()
 #: One of each kind of backbone, encoder and decoder.
 SOME = (
     "dfine_n_coco",
-    "deim_r18vd_coco",
+    "deim_r18vd_120e_coco",
     "deimv2_hgnetv2_atto_coco",
     "deimv2_dinov3_s_coco",
     "rtdetrv2_r18vd_120e_coco",

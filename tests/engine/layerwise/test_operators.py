@@ -41,6 +41,7 @@ from detrkit.engine.layerwise.operators import grouped, kind_of_operator, time_o
         ("aten::_foreach_add_", "arithmetic"),
         ("Mul", "arithmetic"),
         ("aten::resize_", "memory"),
+        ("enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__", "data loading"),
         ("Resize", "pooling, resizing"),
         ("DynamicQuantizeLinear", "quantization"),
         ("aten::_fused_adamw_", "optimizer"),
