@@ -5,8 +5,8 @@ takes what another one made, an edge lies between them.
 
 What a layer computes between the layers that it calls ("x + self.block(x)") is a node of its own
 only where tensors of several nodes meet, with the names of the operations; computations on one
-tensor are passed through, and what follows on a meeting before another layer takes it is part of
-it.
+tensor are passed through. What follows on a meeting before another layer takes it is part of it,
+and so are others of the same tensors: three levels that are joined alike are one node.
 """
 
 from __future__ import annotations

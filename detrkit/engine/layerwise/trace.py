@@ -99,7 +99,7 @@ class _Writer(TorchDispatchMode, Listener):
         super().__init__()
         self.trace = Trace()
         self._values: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> its latest value
-        self._pieces: dict[int, list[tuple[range, int]]] = {}  # storage -> what was written there
+        self._pieces: dict[int, list[_Piece]] = {}  # storage -> what was written there
         self._running: list[int] = []
 
     def enter(self, name: str, module: nn.Module) -> None:
@@ -125,13 +125,12 @@ class _Writer(TorchDispatchMode, Listener):
         out = func(*args, **kwargs)
         there = {id(tensor) for tensor in written}
         new = [tensor for tensor in tensors_in(tree_leaves(out)) if id(tensor) not in there]
-        if views := [
-            (tensor, base) for tensor in new if (base := _base(tensor, given)) is not None
-        ]:
-            taken = []  # of what is looked at, only that part
-            for tensor, base in views:
-                self._values[tensor] = self._values.get(base, -1)
-                taken += self.held_by(tensor)
+        bases = [(tensor, base) for tensor in new if (base := _base(tensor, given)) is not None]
+        if bases:  # a view takes its part alone
+            taken = []
+        for tensor, base in bases:
+            self._values[tensor] = self._values.get(base, -1)
+            taken += self.held_by(tensor)
         made = [self.value(tensor) for tensor in [*written, *new]]
         for tensor, value in zip(written, made, strict=False):
             self._write(tensor, value)
@@ -152,16 +151,27 @@ class _Writer(TorchDispatchMode, Listener):
         own = self._values.get(tensor, -1)
         extent = _extent(tensor)
         found = [own] if own >= 0 else []
-        for piece, value in self._pieces.get(tensor.untyped_storage()._cdata, ()):
-            if value > own and piece.start < extent.stop and extent.start < piece.stop:
-                if piece.start <= extent.start and extent.stop <= piece.stop:
-                    found = []
-                found.append(value)
+        for piece in self._pieces.get(tensor.untyped_storage()._cdata, ()):
+            at = piece.extent
+            if piece.value > own and at.start < extent.stop and extent.start < at.stop:
+                if piece.dense and at.start <= extent.start and extent.stop <= at.stop:
+                    found = []  # nothing is left of what was there before
+                found.append(piece.value)
         return found
 
     def _write(self, tensor: Tensor, value: int) -> None:
+        extent = _extent(tensor)
         pieces = self._pieces.setdefault(tensor.untyped_storage()._cdata, [])
-        pieces.append((_extent(tensor), value))
+        pieces.append(_Piece(extent, tensor.numel() == len(extent), value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What was written into a storage; `dense`: all of its extent."""
+
+    extent: range
+    dense: bool
+    value: int
 
 
 #: Operations whose first argument is written to and not read.

@@ -111,6 +111,18 @@ def test_pieces_that_are_written_into_a_whole() -> None:
     }  # fmt: skip
 
 
+def test_pieces_that_lie_between_each_other_in_memory() -> None:
+    def forward(m: Built, x: Tensor) -> Tensor:
+        whole = torch.zeros(1, 6, 8, 8).contiguous(memory_format=torch.channels_last)
+        whole[:, :3] = m.a(x)
+        whole[:, 3:] = m.b(x)
+        whole[:, 1:5] = m.c(x)
+        return m.d(whole)
+
+    found = edges(forward, a=conv(), b=conv(), c=conv(3, 4), d=conv(6, 1))
+    assert {source for source, target in found if target == "d"} == {"a", "b", "c"}
+
+
 def test_an_old_memory_tells_nothing_of_a_new_tensor() -> None:
     def forward(m: Built, x: Tensor) -> Tensor:
         for _ in range(3):  # the allocator gives the same place again
