@@ -55,8 +55,9 @@ def graph_figure(graph: ModelGraph) -> Figure:
     axes.set_xlim(-_MARGIN, max(width, 150) - _MARGIN)
     axes.set_ylim(placed.height + _MARGIN, -_MARGIN - _HEAD)
     axes.text(
-        0, -_HEAD, f"{graph.name}, depth {graph.depth}", va="center", fontsize=8, color=style.GRAY
-    )
+        0, -_HEAD, f"{graph.name}, depth {graph.depth}", va="center", fontsize=8, color=style.GRAY,
+        parse_math=False,
+    )  # fmt: skip
     _draw_edges(axes, placed)
     colors = _colors(graph)
     for node, texts, size, centre in zip(graph.nodes, lines, sizes, placed.centres, strict=True):

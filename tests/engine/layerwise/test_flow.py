@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def connections(graph: ModelGraph) -> set[tuple[str, str]]:
 class Built(nn.Module):
     """A model of named layers and a function that uses them."""
 
-    def __init__(self, forward: Callable[[Built, Tensor], object], **layers: nn.Module) -> None:
+    def __init__(self, forward: Callable[[Any, Tensor], object], **layers: nn.Module) -> None:
         super().__init__()
         self.use = forward
         for name, layer in layers.items():
@@ -44,20 +45,20 @@ class Built(nn.Module):
 
 
 def edges(
-    forward: Callable[[Built, Tensor], object], depth: int = 1, **layers: nn.Module
+    forward: Callable[[Any, Tensor], object], depth: int = 1, **layers: nn.Module
 ) -> set[tuple[str, str]]:
     return connections(model_graph(Built(forward, **layers).eval(), (IMAGE,), depth=depth))
 
 
 def test_a_chain_with_functions_between() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         return m.b(F.relu(m.a(x)).flatten(2).view(1, 3, 8, 8)) * 2
 
     assert edges(forward, a=conv(), b=conv()) == {("input", "a"), ("a", "b"), ("b", "output")}
 
 
 def test_a_skip_connection_meets_at_the_sum() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         y = m.a(x)
         return m.c(y + m.b(y))
 
@@ -67,7 +68,7 @@ def test_a_skip_connection_meets_at_the_sum() -> None:
 
 
 def test_outputs_of_one_layer_go_different_ways() -> None:
-    def forward(m: Built, x: Tensor) -> dict[str, Tensor]:
+    def forward(m: Any, x: Tensor) -> dict[str, Tensor]:
         left, right = m.a(x).chunk(2, dim=1)
         return {"sum": torch.cat([m.b(left), m.c(right)]), "left": left}
 
@@ -78,7 +79,7 @@ def test_outputs_of_one_layer_go_different_ways() -> None:
 
 
 def test_a_layer_that_is_called_twice_is_two_nodes() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         return m.a(m.b(m.a(x)))
 
     assert edges(forward, a=conv(), b=conv()) == {
@@ -87,7 +88,7 @@ def test_a_layer_that_is_called_twice_is_two_nodes() -> None:
 
 
 def test_results_in_place_are_the_layers_that_wrote_them() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         y = m.a(x)
         m.act(y)  # y itself changes
         return m.b(y)
@@ -98,13 +99,19 @@ def test_results_in_place_are_the_layers_that_wrote_them() -> None:
 
 
 def test_pieces_that_are_written_into_a_whole() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         whole = torch.zeros(1, 6, 8, 8)
         whole[:, :3] = m.a(x)
         whole[:, 3:] = m.b(x)
         return m.d(m.c(whole)[:, :1]) + m.e(whole[:, 3:])
 
-    layers = {"a": conv(), "b": conv(), "c": conv(6, 3), "d": conv(1, 1), "e": conv(3, 1)}
+    layers: dict[str, Any] = {
+        "a": conv(),
+        "b": conv(),
+        "c": conv(6, 3),
+        "d": conv(1, 1),
+        "e": conv(3, 1),
+    }
     assert edges(forward, **layers) == {
         ("input", "a"), ("input", "b"), ("a", "c"), ("b", "c"), ("c", "d"), ("b", "e"),
         ("d", "add"), ("e", "add"), ("add", "output"),
@@ -112,7 +119,7 @@ def test_pieces_that_are_written_into_a_whole() -> None:
 
 
 def test_pieces_that_lie_between_each_other_in_memory() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         whole = torch.zeros(1, 6, 8, 8).contiguous(memory_format=torch.channels_last)
         whole[:, :3] = m.a(x)
         whole[:, 3:] = m.b(x)
@@ -124,7 +131,7 @@ def test_pieces_that_lie_between_each_other_in_memory() -> None:
 
 
 def test_an_old_memory_tells_nothing_of_a_new_tensor() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         for _ in range(3):  # the allocator gives the same place again
             y = m.a(x)
             y[:, :1] = 0
@@ -135,7 +142,7 @@ def test_an_old_memory_tells_nothing_of_a_new_tensor() -> None:
 
 
 def test_layers_that_hand_on_are_no_nodes_and_lists_no_levels() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         for layer in m.layers:
             x = layer(x)
         return x
@@ -151,7 +158,7 @@ def test_layers_that_hand_on_are_no_nodes_and_lists_no_levels() -> None:
 
 
 def test_constants_are_no_sources_and_unused_results_no_meetings() -> None:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         a, b = m.a(x), m.b(x)
         a + b  # nobody takes it
         return a + torch.arange(8.0) * m.b.weight.mean()
@@ -169,7 +176,7 @@ def test_a_model_that_is_one_layer() -> None:
 
 @pytest.fixture
 def graph() -> ModelGraph:
-    def forward(m: Built, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Tensor:
         y = m.a(x)
         return m.b(y) + y
 

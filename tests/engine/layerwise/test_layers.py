@@ -78,7 +78,7 @@ class Caller(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.layers = [layer]
+        self.layers: list[Any] = [layer]
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers[0](x)
