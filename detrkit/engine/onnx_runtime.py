@@ -101,7 +101,7 @@ class OnnxRuntime(ArtefactRuntime):
 
         Args:
             batch: images of a pass.
-            passes: that are averaged.
+            passes: that count.
         """
         h, w = self.image_spec.size
         images = torch.rand(batch, self.image_spec.in_channels, h, w)

@@ -97,7 +97,7 @@ def layer_rows(
 def _of_nodes(runtime: OnnxRuntime, batch: int, depth: int, passes: int = 10) -> Breakdown:
     nodes = runtime.timed_nodes(batch, passes)
     how = (
-        f"Times by ONNX Runtime's profiler over {count(passes, 'pass')}, of the graph as it "
+        f"Medians by ONNX Runtime's profiler over {count(passes, 'pass')}, of the graph as it "
         "optimized it; a fused node counts where its name says. Nodes that it added, e.g. to "
         f"change the layout of tensors, are under `{ADDED}`."
     )

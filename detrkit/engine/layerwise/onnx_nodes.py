@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class NodeTime:
         scope: module of the detector that it comes from: "backbone.stages.0"; "" for nodes that
             the runtime added, e.g. to change a layout.
         operator: its type: "Conv".
-        milliseconds: of one call, the mean.
-        calls: in one pass.
+        milliseconds: of a pass: the median of its calls, times their number.
+        calls: in a pass.
     """
 
     scope: str
@@ -39,7 +40,7 @@ def time_nodes(
     Args:
         session_of: opens it with `SessionOptions`.
         run: a pass of a session.
-        passes: that are averaged, behind three others.
+        passes: that count, behind three others.
     """
     import onnxruntime
 
@@ -72,8 +73,9 @@ def node_times(events: list[dict[str, Any]], passes: int) -> list[NodeTime]:
         key = name.removesuffix(_SUFFIX), str(event.get("args", {}).get("op_name", ""))
         found.setdefault(key, []).append(event["dur"] / 1000)
     return [
-        NodeTime(scope_of(name), operator, sum(times) / passes, len(times) / passes)
+        NodeTime(scope_of(name), operator, statistics.median(times) * calls, calls)
         for (name, operator), times in found.items()
+        for calls in [len(times) / passes]
     ]
 
 

@@ -97,19 +97,21 @@ def grouped(operations: Iterable[tuple[str, float, float]], passes: int) -> list
         operations: (name, milliseconds, calls) over all passes.
         passes: to average over.
     """
-    found: dict[str, list[tuple[str, float, float]]] = {}
-    for operation in operations:
-        if operation[1] > 0:
-            found.setdefault(kind_of_operator(operation[0]), []).append(operation)
-    rows = []
-    for kind, members in found.items():
-        members.sort(key=lambda member: -member[1])
-        rows.append(
-            Spent(
-                kind,
-                sum(time for _, time, _ in members) / passes,
-                sum(calls for _, _, calls in members) / passes,
-                ", ".join(name for name, _, _ in members[:3]),
-            )
+    times: dict[str, dict[str, float]] = {}
+    calls: dict[str, float] = {}
+    for name, milliseconds, count in operations:
+        if milliseconds > 0:
+            kind = kind_of_operator(name)
+            own = times.setdefault(kind, {})
+            own[name] = own.get(name, 0.0) + milliseconds
+            calls[kind] = calls.get(kind, 0.0) + count
+    rows = [
+        Spent(
+            kind,
+            sum(members.values()) / passes,
+            calls[kind] / passes,
+            ", ".join(sorted(members, key=lambda name: -members[name])[:3]),
         )
+        for kind, members in times.items()
+    ]
     return sorted(rows, key=lambda row: -row.milliseconds)

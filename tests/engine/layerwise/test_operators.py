@@ -55,8 +55,12 @@ def test_kinds(name: str, kind: str) -> None:
 
 def test_operations_of_a_kind_are_added_up() -> None:
     rows = grouped(
-        [("aten::mm", 6.0, 3), ("aten::addmm", 2.0, 3), ("aten::relu", 4.0, 6), ("x", 0.0, 9)], 2
-    )
+        [
+            ("aten::mm", 5.0, 2), ("aten::addmm", 2.0, 3), ("aten::mm", 1.0, 1),
+            ("aten::relu", 4.0, 6), ("x", 0.0, 9),
+        ],
+        2,
+    )  # fmt: skip
     assert rows == [
         Spent("matrix product", 4.0, 3.0, "aten::mm, aten::addmm"),
         Spent("activation", 2.0, 3.0, "aten::relu"),
@@ -80,7 +84,7 @@ def event(name: str, at: float, took: float, operator: str = "") -> dict[str, An
 
 def test_nodes_of_the_last_passes_count() -> None:
     events = []
-    for turn, took in enumerate([900.0, 100.0, 300.0]):
+    for turn, took in enumerate([900.0, 100.0, 200.0, 700.0]):
         start = 1000.0 * turn
         events += [
             event("backbone.stem/Conv_fence_before", start + 1, 5, "Conv"),
@@ -88,7 +92,7 @@ def test_nodes_of_the_last_passes_count() -> None:
             event("Reorder_kernel_time", start + 3, 50, "ReorderOutput"),
             event("model_run", start, 990),
         ]
-    assert node_times(events, passes=2) == [
+    assert node_times(events, passes=3) == [
         NodeTime("backbone.stem", "Conv", 0.2, 1.0),
         NodeTime("", "ReorderOutput", 0.05, 1.0),
     ]
