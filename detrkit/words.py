@@ -11,6 +11,14 @@ def amount(size: float) -> str:
     return f"{float(f'{size / one:.3g}'):g} {unit}"
 
 
+def scaled(number: float) -> str:
+    """`3.78 M`, `25.2 G`, `917`."""
+    for one, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if abs(number) >= one:
+            return f"{number / one:.2f} {letter}"
+    return str(number)
+
+
 def duration(seconds: float) -> str:
     """`0.42 s`, `37 s`, `7 min`, `3.5 h`, `12 days`."""
     if seconds < 1:

@@ -55,6 +55,16 @@ def benchmark(
         Optional[int],
         typer.Option(min=1, help="Timed calls per turn, instead of --seconds.", show_default=False),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="Where the time of each goes: by layer and by kind of operation."
+        ),
+    ] = False,
+    depth: Annotated[
+        Optional[int],
+        typer.Option(min=1, help="How deep --layers goes; default 2.", show_default=False),
+    ] = None,
     markdown: Annotated[
         Optional[Path],
         typer.Option(
@@ -89,6 +99,8 @@ def benchmark(
         ) from None
     if split is not None and data is None:
         raise UsageError("--split is a part of --data, which is not given")
+    if depth is not None and not layers:
+        raise UsageError("--depth is a part of --layers, which is not given")
     candidates = parse(inputs, half=half, compiled=compiled, provider=provider)
     plan = Plan(
         batches=sorted(set(sizes)),
@@ -102,6 +114,7 @@ def benchmark(
         includes=includes,
         data=data,
         split=split,
+        depth=(depth or 2) if layers else None,
     )
     if markdown is not None:  # said at once, not after the work
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from detrkit.engine.benchmarking import BatchTimes, Benchmark, Measured
+from detrkit.engine.benchmarking import BatchTimes, Benchmark, Breakdown, Measured, shares
 from detrkit.words import amount, count
 
 _NOTHING = "–"
@@ -17,23 +17,26 @@ _NOTHING = "–"
 
 @dataclass(frozen=True)
 class _Rows:
-    """A table before it is drawn: the first column is text, the others numbers."""
+    """A table before it is drawn: the first column and those of `words` are text."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    words: Sequence[int] = ()
 
     def drawn(self) -> Table:
         """For a terminal."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for number, name in enumerate(self.head):
-            table.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
+            text = not number or number in self.words
+            table.add_column(name, justify="left" if text else "right", no_wrap=not text)
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in row))
         return table
 
     def markdown(self) -> str:
         """For a page."""
-        rule = ["---", *["--:"] * (len(self.head) - 1)]
+        text = (0, *self.words)
+        rule = ["---" if number in text else "--:" for number in range(len(self.head))]
         escaped = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(row)} |" for row in [self.head, rule, *escaped])
 
@@ -42,6 +45,11 @@ def tables(found: Benchmark) -> Iterator[Any]:
     """One row per detector, one per detector and batch size, what it means, where it ran."""
     yield _overview(found).drawn()
     yield _times(found).drawn()
+    for each in found.candidates:
+        if each.breakdown is not None:
+            for title, rows in _breakdown(each, each.breakdown):
+                yield Text(title, style="bold")
+                yield rows.drawn()
     yield Text("\n".join([*_remarks(found), *_setting(found)]), style="dim")
 
 
@@ -49,7 +57,12 @@ def markdown_text(found: Benchmark) -> str:
     """All of it as a page of Markdown."""
     remarks = [f"- {text}" for text in [*_remarks(found), *_setting(found)]]
     warnings = [f"- **warning:** {text}" for text in found.warnings]
-    blocks = [_overview(found).markdown(), _times(found).markdown(), "\n".join(remarks + warnings)]
+    blocks = [_overview(found).markdown(), _times(found).markdown()]
+    for each in found.candidates:
+        if each.breakdown is not None:
+            for title, rows in _breakdown(each, each.breakdown):
+                blocks += [f"**{title}**", rows.markdown()]
+    blocks.append("\n".join(remarks + warnings))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -116,6 +129,30 @@ def _cells(each: Measured, times: BatchTimes) -> list[str]:
     ]
 
 
+def _breakdown(each: Measured, parts: Breakdown) -> Iterator[tuple[str, _Rows]]:
+    """Where the time of a candidate goes: by layer, and by kind of operation."""
+    images = count(parts.batch, "image")
+    for name, about, rows in (
+        ("layer", "type", parts.layers),
+        ("operations", "most time in", parts.operations),
+    ):
+        if rows:
+            cells = [
+                [
+                    row.name,
+                    f"{row.milliseconds:.2f}",
+                    f"{100 * share:.1f}",
+                    f"{row.calls:g}" * (row.calls > 0),
+                    row.about,
+                ]
+                for row, share in zip(rows, shares(rows), strict=True)
+            ]
+            yield (
+                f"{each.name}: where the time goes, {images} per call",
+                _Rows([name, "ms", "%", "calls", about], cells, words=(4,)),
+            )
+
+
 def _remarks(found: Benchmark) -> list[str]:
     """How to read the numbers."""
     lines = [found.meaning]
@@ -137,6 +174,9 @@ def _remarks(found: Benchmark) -> list[str]:
     )
     if found.data is not None:
         lines.append(f"AP on {found.data}.")
+    for each in found.candidates:
+        if each.breakdown is not None:
+            lines += [f"{each.name}: {text}" for text in each.breakdown.how]
     lines += [f"{each.name}: {note}" for each in found.candidates for note in each.notes]
     return lines
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import JsonOut, Plugins, Updates
+from detrkit.cli.options import Device, JsonOut, Plugins, Updates
 
 if TYPE_CHECKING:
     from detrkit.config import Config
-    from detrkit.engine.inspect import GraphRow, ModelReport
+    from detrkit.engine.inspect import Subject
+    from detrkit.engine.layerwise.flow import ModelGraph
     from detrkit.registry import Entry
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
+
+#: Seconds that timing layers takes, unless five passes take longer.
+_SECONDS = 3.0
 
 
 def info(
@@ -47,8 +52,46 @@ def info(
             metavar="HxW", help="Input size; the config's by default.", show_default=False
         ),
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="A table of the layers.")] = False,
-    depth: Annotated[int, typer.Option(min=1, help="How deep the table of layers goes.")] = 2,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="A table of the layers: parameters, FLOPs, memory, time."),
+    ] = False,
+    depth: Annotated[
+        int, typer.Option(min=1, help="How deep the table of layers and the graph go.")
+    ] = 2,
+    sort: Annotated[
+        Optional[str],
+        typer.Option(
+            "--sort",
+            metavar="COLUMN",
+            help="The layers as a list, largest first: time, flops, parameters, memory or saved.",
+            show_default=False,
+        ),
+    ] = None,
+    csv: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--csv", metavar="FILE", help="Write the table of layers.", show_default=False
+        ),
+    ] = None,
+    timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Whether the layers are timed.")
+    ] = True,
+    training: Annotated[
+        bool,
+        typer.Option("--training", help="Measure what layers save for the backward pass as well."),
+    ] = False,
+    graph: Annotated[
+        Optional[list[Path]],
+        typer.Option(
+            "--graph",
+            metavar="FILE",
+            help="Draw the layers and the tensors between them: .svg, .pdf, .png; as text .mmd "
+            "(Mermaid), .dot, .json; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = None,
     update: Updates = None,
     plugin: Plugins = None,
     json: JsonOut = False,
@@ -56,37 +99,69 @@ def info(
     """Parameters, FLOPs and layers of a model; arguments and paper of a component.
 
     `detrkit info --all configs/` compares all models of a folder.
+    `detrkit info dfine_n_coco --layers --depth 3` says what its layers cost,
+    `detrkit info dfine_n_coco --graph n.svg` draws how they are connected.
     """
-    from pathlib import Path
-
-    from detrkit.cli.console import print_json
+    from detrkit.cli.console import err, out, print_json
+    from detrkit.errors import UsageError
     from detrkit.registry import MODULES, load_plugin
 
     for file in plugin or ():
         load_plugin(file)
+    wanted = layers or sort is not None or csv is not None or training
     if every:
-        _tell_all(target, size, update or (), config is not None or layers, json)
+        if config is not None or wanted or graph:
+            raise UsageError("--all takes neither -c nor options of layers")
+        _tell_all(target, size, update or (), json)
         return
+    if sort is not None:
+        _check_column(sort, timed, training)
+    _check_files(graph or (), csv)
+    answer: dict[str, Any] = {}
+    entry = None
     if not Path(target).exists() and target.isidentifier() and target in MODULES:
         entry = MODULES.get(target)
-        if json:
-            print_json("info", {"module": _component(entry)})
-        else:
-            _print_component(entry)
-        return
-    report = _inspect(target, config, size, update or ())
+        answer["module"] = _component(entry, json)
+        if not (wanted or graph):
+            if json:
+                print_json("info", answer)
+            return
+    subject = _subject(target, entry, config, size, device, update or ())
+    if entry is None or wanted:
+        from detrkit.cli.info_tables import layer_table, report_text
+        from detrkit.engine.inspect import inspect
+
+        seconds = _SECONDS if wanted and timed else 0.0
+        report = inspect(subject, seconds=seconds, training=training)
+        rows = None if not wanted else report.cut(depth, sort) if sort else report.rows(depth)
+        answer["model" if entry is None else "cost"] = report.to_dict(rows)
+        if csv is not None:
+            assert rows is not None
+            _write(csv, report.csv(rows))
+        if not json:
+            if entry is None:
+                report_text(report)
+            if rows is not None:
+                layer_table(report, rows, tree=sort is None)
+    if graph:
+        found = subject.graph(depth)
+        for file in graph:
+            _draw(found, file)
+        answer["graph"] = found.to_dict()
+        if not json:
+            out.print(
+                f"\nlayers to depth {depth} in {', '.join(map(str, graph))}", soft_wrap=True,
+                markup=False,
+            )  # fmt: skip
+    if csv is not None and not json:
+        err.print(f"table in {csv}", markup=False, soft_wrap=True)
     if json:
-        print_json("info", {"model": report.to_dict(depth if layers else None)})
-    else:
-        _print_report(report, depth if layers else None)
+        print_json("info", answer)
 
 
-def _tell_all(
-    folder: str, size: str | None, update: list[str] | tuple[()], more: bool, json: bool
-) -> None:
+def _tell_all(folder: str, size: str | None, update: list[str] | tuple[()], json: bool) -> None:
     """A table of all models below a folder."""
     import logging
-    from pathlib import Path
 
     from rich.markup import escape
     from rich.table import Table
@@ -94,10 +169,8 @@ def _tell_all(
     from detrkit import words
     from detrkit.cli.console import out, print_json, progress_bar
     from detrkit.engine.inspect_folder import inspect_folder
-    from detrkit.errors import ConfigError, UsageError
+    from detrkit.errors import ConfigError
 
-    if more:
-        raise UsageError("--all takes neither -c nor --layers")
     with progress_bar("counting", quiet=json) as progress:
         found = inspect_folder(Path(folder).expanduser(), _size(size), update, progress)
     for name, problem in found.problems.items():
@@ -129,22 +202,47 @@ def _tell_all(
     )
 
 
-def _inspect(
-    target: str, config: str | None, size: str | None, update: list[str] | tuple[()]
-) -> ModelReport:
-    from pathlib import Path
+def _component(entry: Entry, json: bool) -> dict[str, Any]:
+    from detrkit.cli.info_component import component, print_component
 
+    described = component(entry)
+    if not json:
+        print_component(entry, described)
+    return described
+
+
+def _subject(
+    target: str,
+    entry: Entry | None,
+    config: str | None,
+    size: str | None,
+    device: str | None,
+    update: list[str] | tuple[()],
+) -> Subject:
     from detrkit.config import load_config
-    from detrkit.engine.inspect import inspect_model
+    from detrkit.engine.inspect import Subject
     from detrkit.engine.parts import build_model
+    from detrkit.engine.runtime import choose_device
+    from detrkit.errors import UsageError
 
+    place = choose_device(device or "cpu")
+    if entry is not None:
+        if entry.traits is None:
+            raise UsageError(
+                f"{entry.name} is no module of maps; alone it has no input to be run with",
+                hint="name a config that has it: detrkit info dfine_n_coco --layers",
+            )
+        if size is not None or place.type != "cpu":
+            raise UsageError("a component is measured on a map of 40x40, on the CPU")
+        return Subject.of_component(entry)
     if Path(target).suffix in (".pth", ".pt", ".ckpt", ".safetensors"):
         from detrkit.engine.weights import open_detector
 
         loaded = open_detector(target, config)
-        return inspect_model(loaded.model, _size(size) or loaded.image_spec.size, target)
+        model = loaded.model.to(place)
+        return Subject.of(model, _size(size) or loaded.image_spec.size, target)
     cfg = load_config(target, update=update)
-    return inspect_model(build_model(cfg), _size(size) or _size_of(cfg), cfg.name)
+    return Subject.of(build_model(cfg).to(place), _size(size) or _size_of(cfg), cfg.name)
 
 
 def _size_of(cfg: Config) -> tuple[int, int]:
@@ -164,195 +262,59 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
-def _print_report(report: ModelReport, depth: int | None) -> None:
-    from rich.table import Table
+def _check_column(sort: str, timed: bool, training: bool) -> None:
+    from detrkit.engine.model_report import SORTED_BY
+    from detrkit.errors import UsageError, did_you_mean
 
-    from detrkit.cli.console import out
+    if sort not in SORTED_BY:
+        raise UsageError(
+            f"--sort {sort}: no such column{did_you_mean(sort, SORTED_BY)}",
+            hint=f"there are: {', '.join(SORTED_BY)}",
+        )
+    if sort == "time" and not timed:
+        raise UsageError("--sort time and --no-time exclude each other")
+    if sort == "saved" and not training:
+        raise UsageError("--sort saved needs --training, which measures that")
 
-    h, w = report.size
-    out.print(f"[bold]{report.name}[/], input 1 x {report.in_channels} x {h} x {w}\n")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(style="dim")
-    parts = ", ".join(f"{name} {_count(n)}" for name, n in report.parts.items())
-    table.add_row("parameters, training", _count(report.parameters), parts)
-    frozen = report.parameters - report.trainable
-    table.add_row("parameters, trainable", _count(report.trainable), f"{_count(frozen)} frozen")
-    table.add_row(
-        "parameters, deployed", _count(report.deployed), f"{report.deployed:,} of float32"
-    )
-    flops = report.flops
-    if flops.calflops is None:
-        table.add_row("FLOPs by calflops", "–", f"failed: {flops.problem}")
+
+def _check_files(graphs: list[Path] | tuple[()], csv: Path | None) -> None:
+    """Before the work: whether the files can be written, and what they are to be."""
+    from detrkit.errors import UsageError
+    from detrkit.files import cannot_write
+
+    for file in (*graphs, *([csv] if csv is not None else [])):
+        if file in graphs and file.suffix.lower() not in (*_PICTURES, *_TEXTS):
+            raise UsageError(
+                f"--graph {file}: no format ends in `{file.suffix}`",
+                hint=f"there are: {', '.join((*_PICTURES, *_TEXTS))}",
+            )
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(file, error) from error
+
+
+_PICTURES = (".svg", ".pdf", ".png")
+_TEXTS = (".mmd", ".mermaid", ".dot", ".gv", ".json")
+
+
+def _draw(graph: ModelGraph, file: Path) -> None:
+    kind = file.suffix.lower()
+    if kind in _PICTURES:
+        from detrkit.explain.figures.model_graph import draw_graph
+
+        draw_graph(graph, file)
+    elif kind == ".json":
+        from detrkit.json_output import write_json
+
+        write_json(file, "graph", graph.to_dict())
     else:
-        table.add_row(
-            "FLOPs by calflops", _count(flops.calflops),
-            f"{_count(flops.macs or 0)} multiply-adds; the number that papers print",
-        )  # fmt: skip
-    kinds = ", ".join(f"{kind} {_count(n)}" for kind, n in flops.torch_by_kind.items())
-    table.add_row("FLOPs by torch", _count(flops.torch), kinds)
-    out.print(table)
-    if flops.calflops is not None:
-        out.print(
-            f"\n[dim]Deployed model, 2 FLOPs per multiply-add. calflops does not see fused "
-            f"attention (-{_count(flops.unseen_attention)}) but counts activations, pooling,\n"
-            f"interpolation and sums (+{_count(flops.elementwise)}), which torch leaves out. "
-            "Neither counts the sampling of deformable attention.[/]"
-        )
-    for part, rows in report.graphs.items():
-        out.print(f"\n{part}")
-        out.print(_graph_table(rows))
-    if depth is not None:
-        out.print()
-        out.print(_layer_table(report, depth))
+        from detrkit.engine.layerwise.graph_text import dot, mermaid
+
+        _write(file, dot(graph) if kind in (".dot", ".gv") else mermaid(graph))
 
 
-def _graph_table(rows: list[GraphRow]) -> object:
-    from rich.markup import escape
-    from rich.table import Table
+def _write(file: Path, text: str) -> None:
+    from detrkit.files import write_bytes
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("layer", "from", "repeats"):
-        table.add_column(title, justify="right")
-    for title in ("module", "arguments", "output"):
-        table.add_column(title)
-    for title in ("parameters", "FLOPs"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(
-            str(row.index),
-            ", ".join("image" if i < 0 else str(i) for i in row.sources),
-            str(row.repeats),
-            row.module,
-            escape(", ".join(f"{name}={value}" for name, value in row.arguments.items())),
-            "x".join(map(str, row.output)),
-            _count(row.parameters) if row.parameters else "",
-            _count(row.flops) if row.flops else "",
-        )
-    return table
-
-
-def _layer_table(report: ModelReport, depth: int) -> object:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer (deployed)")
-    table.add_column("type")
-    table.add_column("output")
-    for title in ("parameters", "FLOPs", "%"):
-        table.add_column(title, justify="right")
-    total = max(report.flops.torch, 1)
-    for layer in report.layers:
-        if layer.depth > depth:
-            continue
-        name = layer.name.rsplit(".", 1)[-1] or report.name
-        shown = ["x".join(map(str, shape)) for shape in layer.output[:3]]
-        table.add_row(
-            "  " * layer.depth + name,
-            layer.kind,
-            ", ".join(shown) + (", …" if len(layer.output) > 3 else ""),
-            _count(layer.parameters) if layer.parameters else "",
-            _count(layer.flops) if layer.flops else "",
-            f"{100 * layer.flops / total:.1f}" if layer.flops else "",
-        )
-    return table
-
-
-def _count(number: int) -> str:
-    """3782693 -> "3.78 M"."""
-    for unit, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if abs(number) >= unit:
-            return f"{number / unit:.2f} {name}"
-    return str(number)
-
-
-def _component(entry: Entry) -> dict[str, Any]:
-    import inspect
-    from dataclasses import asdict
-
-    from detrkit.engine.module_catalogue import facts, measure
-
-    empty = inspect.Parameter.empty
-    return {
-        "name": entry.name,
-        "family": entry.family,
-        "arguments": {
-            name: {
-                "type": _type_of(p.annotation),
-                "required": p.default is empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL),
-                "default": None if p.default is empty else p.default,
-                "from": "component" if name in entry.inject
-                else "top-level key" if name in entry.share
-                else "module of maps" if name in entry.parts else "section",
-            }
-            for name, p in entry.parameters.items()
-        },
-        "paper": entry.paper,
-        "venue": entry.venue,
-        "traits": facts(entry) if entry.traits is not None else None,
-        "cost": asdict(measure(entry)) if entry.traits is not None else None,
-        "example": dict(entry.example) if entry.example else None,
-        "where": entry.where,
-        "documentation": inspect.getdoc(entry.factory) or "",
-    }  # fmt: skip
-
-
-def _type_of(annotation: object) -> str | None:
-    import inspect
-
-    if annotation is inspect.Parameter.empty:
-        return None
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-
-
-def _print_component(entry: Entry) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from detrkit.cli.console import out
-
-    description = _component(entry)
-    out.print(f"[bold]{entry.name}[/], {entry.family}" + (f", {entry.paper}" * bool(entry.paper)))
-    out.print(f"[dim]{escape(entry.where)}[/]\n", soft_wrap=True)
-    if description["documentation"]:
-        out.print(escape(str(description["documentation"])) + "\n")
-    table = Table(box=None, pad_edge=False)
-    for title in ("argument", "default", "type", "set by"):
-        table.add_column(title)
-    for name, argument in description["arguments"].items():
-        default = "required" if argument["required"] else repr(argument["default"])
-        where = argument["from"] if argument["from"] != "section" else ""
-        table.add_row(name, escape(default), escape(str(argument["type"] or "")), where)
-    out.print(table)
-    if entry.example:
-        out.print(f"\nexample: {escape(str(dict(entry.example)))}")
-    if entry.traits is not None:
-        _print_module_of_maps(description["traits"], description["cost"])
-
-
-def _print_module_of_maps(traits: dict[str, Any], cost: dict[str, Any]) -> None:
-    """What it asks of its input and of tools, and what it costs."""
-    from rich.markup import escape
-
-    from detrkit.cli.console import out
-
-    sizes = (
-        "any size" if traits["any_size"] else f"height and width multiples of {traits['multiple']}"
-    )
-    if traits["smallest"] > 1:
-        sizes += f", at least {traits['smallest']}"
-    lines = {
-        "input": sizes,
-        "ONNX": "yes" if traits["onnx"] else f"no: {traits['onnx_reason']}",
-        "mixed precision": f"in float32: {traits['float32']}" if traits["float32"] else "yes",
-        "parameters": f"{cost['parameters']:,}, deployed {cost['deployed']:,}",
-        "FLOPs": _count(cost["flops"]),
-        "CPU": f"{cost['milliseconds']:.2f} ms on {cost['threads']} threads",
-        "memory": f"{cost['peak_bytes'] / 1e6:.2f} MB at its peak, training keeps "
-        f"{cost['kept_bytes'] / 1e6:.2f} MB",
-        "measured with": f"{cost['arguments']} on 40x40 -> {cost['output']}",
-    }
-    out.print()
-    for name, text in lines.items():
-        out.print(f"{name:<16}{escape(text)}", soft_wrap=True)
+    write_bytes(file, text.encode("utf-8"))

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, floating-point operations, layer by layer.
+"""What a model costs: parameters, floating-point operations, memory and time, layer by layer.
 
 Two counters look at the deployed model, because each misses something:
 
@@ -14,185 +14,146 @@ attention.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from detrkit.engine.layerwise import calflops_count
+from detrkit.engine.layerwise.calflops_count import Calflops
+from detrkit.engine.layerwise.counting import Pass, run_counted, tensors_in
+from detrkit.engine.layerwise.flow import ModelGraph, model_graph
+from detrkit.engine.layerwise.kinds import by_kind
+from detrkit.engine.layerwise.running import above, totals
+from detrkit.engine.layerwise.times import LayerTimes, time_layers
+from detrkit.engine.layerwise.training import training_memory
+from detrkit.engine.model_report import Flops, GraphRow, Layer, ModelReport, Timing
+from detrkit.engine.module_catalogue import built_with_input, fuse_branches
 from detrkit.models.graph import Graph
 from detrkit.ops import onednn
-
-log = logging.getLogger("detrkit.inspect")
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One module of the deployed model.
-
-    Attributes:
-        name: dotted path; "" is the whole model.
-        kind: class name.
-        output: shapes of the tensors it returned, (1, 64, 80, 80); empty if it never ran.
-        parameters: in it and below.
-        flops: by torch's counter, in it and below.
-        depth: dots in the path, plus one; 0 is the whole model.
-    """
-
-    name: str
-    kind: str
-    output: tuple[tuple[int, ...], ...]
-    parameters: int
-    flops: int
-    depth: int
+from detrkit.registry import Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Flops:
-    """Floating-point operations of one forward pass.
+@dataclass(frozen=True)
+class Subject:
+    """A model and what it is given.
 
     Attributes:
-        calflops: by calflops, or None when it failed.
-        macs: multiply-adds by calflops.
-        torch: by torch's counter.
-        torch_by_kind: the same per kind: "convolution", "matrix product", "attention".
-        problem: why calflops failed.
-    """
-
-    calflops: int | None
-    macs: int | None
-    torch: int
-    torch_by_kind: dict[str, int] = field(default_factory=dict)
-    problem: str = ""
-
-    @property
-    def unseen_attention(self) -> int:
-        """What calflops misses, by torch's counter: multiply-adds it did not find."""
-        return 0 if self.macs is None else self.torch - 2 * self.macs
-
-    @property
-    def elementwise(self) -> int:
-        """What only calflops counts: activations, pooling, interpolation, sums."""
-        return 0 if self.calflops is None or self.macs is None else self.calflops - 2 * self.macs
-
-
-@dataclass(frozen=True, slots=True)
-class GraphRow:
-    """A row of a part that is written as a list of layers.
-
-    Attributes:
-        index: its number.
-        sources: numbers of the layers that it takes; -1: the image.
-        repeats: how often.
-        module: its name.
-        arguments: that it was built with.
-        output: shape of its map.
-        parameters, flops: as in `Layer`.
-    """
-
-    index: int
-    sources: tuple[int, ...]
-    repeats: int
-    module: str
-    arguments: dict[str, Any]
-    output: tuple[int, ...]
-    parameters: int
-    flops: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """What a model is made of and costs.
-
-    Attributes:
+        model: as it trains.
+        deployed: as it is counted, in evaluation.
+        inputs: its arguments, one image.
         name: as the user called it.
-        size: (h, w) of the input that was counted.
-        in_channels: its channels.
-        parameters: all, in training.
-        trainable: those that train.
-        deployed: of the model that runs after training.
-        parts: parameters of the direct children in training, e.g. {"backbone": …}.
-        flops: of the deployed model, one image.
-        layers: the deployed model's, in the order of the modules.
-        graphs: rows of the parts that are written as lists of layers, by the part's name.
     """
 
-    name: str
-    size: tuple[int, int]
-    parameters: int
-    trainable: int
-    deployed: int
-    parts: dict[str, int]
-    flops: Flops
-    layers: tuple[Layer, ...] = ()
-    in_channels: int = 3
-    graphs: dict[str, list[GraphRow]] = field(default_factory=dict)
+    model: nn.Module
+    deployed: nn.Module
+    inputs: tuple[Any, ...]
+    name: str = ""
 
-    def to_dict(self, depth: int | None = None) -> dict[str, Any]:
-        """Plain values for JSON; layers down to `depth`, None without."""
-        return {
-            "name": self.name,
-            "input": [1, self.in_channels, *self.size],
-            "parameters": {
-                "total": self.parameters,
-                "trainable": self.trainable,
-                "deployed": self.deployed,
-                "parts": self.parts,
-            },
-            "flops": {
-                "calflops": self.flops.calflops,
-                "calflops_macs": self.flops.macs,
-                "torch": self.flops.torch,
-                "torch_by_kind": self.flops.torch_by_kind,
-                "calflops_problem": self.flops.problem or None,
-            },
-            "graphs": {part: [asdict(row) for row in rows] for part, rows in self.graphs.items()},
-            **(
-                {"layers": [asdict(layer) for layer in self.layers if layer.depth <= depth]}
-                if depth is not None
-                else {}
-            ),
-        }
+    @classmethod
+    def of(cls, model: nn.Module, size: tuple[int, int], name: str = "") -> Subject:
+        """A model of images, unchanged.
+
+        Args:
+            model: a detector, or another one that takes images.
+            size: (h, w) of the image.
+            name: for the report.
+        """
+        deploy = getattr(model, "deploy", None)
+        deployed = copy.deepcopy(model).eval() if deploy is None else deploy()
+        channels = int(getattr(model, "in_channels", 3))
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        return cls(model, deployed, (torch.zeros(1, channels, *size, device=device),), name)
+
+    @classmethod
+    def of_component(cls, entry: Entry) -> Subject:
+        """A module of maps, as `detrkit modules` measures it.
+
+        Raises:
+            ValueError: it is none.
+        """
+        module, x, _ = built_with_input(entry)
+        deployed = copy.deepcopy(module).eval()
+        fuse_branches(deployed)
+        return cls(module, deployed, (x,), entry.name)
+
+    def as_run(self) -> nn.Module:
+        """As `infer` runs it: the norms of a detector are folded, and oneDNN is used on a CPU."""
+        deploy = getattr(self.model, "deploy", None)
+        return self.deployed if deploy is None else deploy(fold_norms=True)
+
+    def graph(self, depth: int) -> ModelGraph:
+        """Its layers and the tensors that flow between them; see `model_graph`."""
+        with onednn.left_out():
+            return model_graph(self.deployed, self.inputs, depth=depth, name=self.name)
 
 
 def inspect_model(model: nn.Module, size: tuple[int, int], name: str = "") -> ModelReport:
-    """Counts a detector.
+    """Counts a model of images; see `inspect`.
 
     Args:
         model: unchanged.
         size: (h, w) of the input.
         name: for the report.
     """
-    deploy = getattr(model, "deploy", None)
-    deployed: nn.Module = deploy() if deploy is not None else model
-    training = deployed.training
-    deployed.eval()
-    in_channels = int(getattr(model, "in_channels", 3))
-    example = torch.zeros(1, in_channels, *size, device=next(model.parameters()).device)
-    try:
-        with onednn.left_out():
-            layers, by_kind = _layers(deployed, example)
-            calflops, macs, problem = _calflops(deployed, example)
-    finally:
-        deployed.train(training)
-    return ModelReport(
-        name=name,
-        size=size,
+    return inspect(Subject.of(model, size, name))
+
+
+def inspect(subject: Subject, *, seconds: float = 0.0, training: bool = False) -> ModelReport:
+    """Counts a model.
+
+    Args:
+        subject: the model and its input.
+        seconds: of timing its layers; 0: they are not timed.
+        training: whether the memory that training saves is measured, in a pass of training.
+    """
+    model, deployed, inputs = subject.model, subject.deployed, subject.inputs
+    with onednn.left_out():
+        calflops = calflops_count.count(deployed, inputs)  # first: it fills caches of positions
+        counted = run_counted(deployed, inputs)
+    times = _times(subject, seconds) if seconds else None
+    layers = _layers(deployed, counted, calflops, times)
+    kinds = {n: type(m).__name__ for n, m in deployed.named_modules() if n in counted.calls}
+    by_operation = counted.flops_by_kind
+    report = ModelReport(
+        name=subject.name,
+        inputs=tuple(tuple(tensor.shape) for tensor in tensors_in(inputs)),
         parameters=count_parameters(model),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         deployed=count_parameters(deployed),
         parts={part: count_parameters(child) for part, child in model.named_children()},
-        flops=Flops(calflops, macs, sum(by_kind.values()), by_kind, problem),
+        flops=Flops(
+            calflops.flops,
+            calflops.macs,
+            sum(by_operation.values()),
+            by_operation,
+            calflops.problem,
+            by_kind(kinds, counted.flops, None if calflops.flops is None else calflops.own),
+        ),
         layers=layers,
-        in_channels=in_channels,
         graphs=_graphs(deployed, layers),
+        timing=None if times is None else _timing(times, inputs),
+    )
+    return replace(report, training=training_memory(model, inputs)) if training else report
+
+
+def _times(subject: Subject, seconds: float) -> LayerTimes:
+    model = subject.as_run()
+    return time_layers(model, lambda: model(*subject.inputs), seconds=seconds)
+
+
+def _timing(times: LayerTimes, inputs: Sequence[Any]) -> Timing:
+    return Timing(
+        device=str(tensors_in(inputs)[0].device),
+        threads=torch.get_num_threads(),
+        passes=times.passes,
+        plain=times.plain,
+        clocked=times.clocked,
+        clock=times.clock,
+        whole=times.whole,
     )
 
 
@@ -219,125 +180,39 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _layers(model: nn.Module, example: Tensor) -> tuple[tuple[Layer, ...], dict[str, int]]:
-    """Every module with its output shapes and operations, and the operations per kind."""
-    shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
-    first_use: dict[str, int] = {}
-    hooks = []
-    for name, module in model.named_modules():
-        hooks += [
-            module.register_forward_pre_hook(lambda *_, name=name: _note(first_use, name)),
-            module.register_forward_hook(
-                lambda _module, _inputs, output, name=name: shapes.update({name: _shapes(output)})
-            ),
-        ]
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    root = type(model).__name__
-    flops = {
-        name.removeprefix(f"{root}.") if name != root else "": sum(kinds.values())
-        for name, kinds in counter.get_flop_counts().items()
-        if name != "Global"
-    }
+def _layers(
+    model: nn.Module, counted: Pass, calflops: Calflops, times: LayerTimes | None
+) -> tuple[Layer, ...]:
+    """Every module, parents before children, siblings in the order in which they ran."""
+    own = {name: sum(kinds.values()) for name, kinds in counted.flops.items()}
+    flops = totals(own)
+    by_calflops = totals(
+        {name: sum(f for f, _ in functions.values()) for name, functions in calflops.own.items()}
+    )
+    own_times = {} if times is None else times.own
+    milliseconds = totals(own_times)
     layers = [
         Layer(
             name=name,
             kind=type(module).__name__,
-            output=shapes.get(name, ()),
+            output=counted.shapes.get(name, ()),
             parameters=count_parameters(module),
-            flops=int(_flops_of(name, module, flops)),
+            flops=flops.get(name, 0),
             depth=name.count(".") + 1 if name else 0,
+            calls=counted.calls.get(name, 0),
+            own_flops=own.get(name, 0),
+            calflops=None if calflops.flops is None else by_calflops.get(name, 0),
+            kept_bytes=counted.kept.get(name, 0),
+            peak_bytes=counted.peak.get(name),
+            milliseconds=milliseconds.get(name),
+            own_milliseconds=own_times.get(name),
         )
         for name, module in model.named_modules()
     ]
-    by_kind: dict[str, int] = {}
-    for operation, count in counter.get_flop_counts().get("Global", {}).items():
-        kind = _kind(str(operation))
-        by_kind[kind] = by_kind.get(kind, 0) + int(count)
-    return tuple(_in_order_of_use(layers, first_use)), by_kind
-
-
-def _note(first_use: dict[str, int], name: str) -> None:
-    first_use.setdefault(name, len(first_use))
-
-
-def _flops_of(name: str, module: nn.Module, flops: dict[str, int]) -> int:
-    """Operations of a module; a list of modules never runs itself, so its members count."""
-    if name in flops:
-        return flops[name]
-    prefix = f"{name}." if name else ""
-    return sum(_flops_of(f"{prefix}{n}", child, flops) for n, child in module.named_children())
-
-
-def _in_order_of_use(layers: list[Layer], first_use: dict[str, int]) -> list[Layer]:
-    """Parents before children, siblings in the order in which they ran."""
-    never = len(first_use)
+    never = len(counted.first)
     used: dict[str, int] = {}
     for layer in layers:
-        order = first_use.get(layer.name, never)
-        for parent in _path(layer.name):
-            used[parent] = min(used.get(parent, never), order)
-    return sorted(layers, key=lambda layer: [(used[p], p) for p in _path(layer.name)])
-
-
-def _path(name: str) -> list[str]:
-    """`a.b` -> ``, `a`, `a.b`."""
-    parts = name.split(".") if name else []
-    return [".".join(parts[:i]) for i in range(len(parts) + 1)]
-
-
-def _kind(operation: str) -> str:
-    """`aten.addmm` -> "matrix product"."""
-    if "attention" in operation:
-        return "attention"
-    return "convolution" if "convolution" in operation else "matrix product"
-
-
-def _shapes(output: Any) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the tensors in an output; dictionaries and lists one level deep."""
-    if isinstance(output, Tensor):
-        return (tuple(output.shape),)
-    items = output.values() if isinstance(output, dict) else output
-    if not isinstance(output, dict | list | tuple):
-        return ()
-    return tuple(tuple(item.shape) for item in items if isinstance(item, Tensor))
-
-
-def _calflops(model: nn.Module, example: Tensor) -> tuple[int | None, int | None, str]:
-    """Operations and multiply-adds by calflops, or why it failed."""
-    # It prints, and importing it imports transformers, which warns about what is not installed.
-    silence = (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()))
-    with warnings.catch_warnings(), silence[0], silence[1], _unpatched_after():
-        warnings.simplefilter("ignore")
-        try:
-            from calflops import calculate_flops
-
-            with torch.no_grad():
-                flops, macs, _ = calculate_flops(
-                    model,
-                    args=[example],
-                    print_results=False,
-                    print_detailed=False,
-                    output_as_string=False,
-                )
-        except Exception as error:  # an operation it cannot count, at any depth of its patches
-            log.debug("calflops failed", exc_info=True)
-            return None, None, f"{type(error).__name__}: {error}"
-    return int(flops), int(macs), ""
-
-
-@contextlib.contextmanager
-def _unpatched_after() -> Iterator[None]:
-    """Takes calflops' patches out of torch again, also when it fails in between."""
-    before = [(owner, dict(vars(owner))) for owner in (F, torch, torch.Tensor)]
-    try:
-        yield
-    finally:
-        for owner, names in before:
-            for name, value in names.items():
-                if vars(owner).get(name) is not value:
-                    setattr(owner, name, value)
+        order = counted.first.get(layer.name, never)
+        for each in above(layer.name):
+            used[each] = min(used.get(each, never), order)
+    return tuple(sorted(layers, key=lambda layer: [(used[p], p) for p in above(layer.name)]))

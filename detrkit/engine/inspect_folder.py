@@ -8,7 +8,8 @@ from pathlib import Path
 
 from detrkit.config import load_config
 from detrkit.config.catalogue import PARTS
-from detrkit.engine.inspect import ModelReport, inspect_model
+from detrkit.engine.inspect import inspect_model
+from detrkit.engine.model_report import ModelReport
 from detrkit.engine.parts import build_model
 from detrkit.errors import ConfigError, DetrkitError, UsageError
 

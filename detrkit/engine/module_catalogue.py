@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from detrkit.engine.tensor_memory import kept_by, peak_of
+from detrkit.engine.layerwise.memory import beside, kept_by, peak_of
 from detrkit.registry import Entry
 
 #: (C, H, W) that modules are measured at.
@@ -35,7 +35,7 @@ class Cost:
         threads: of these passes.
         peak_bytes: of tensors alive at once in such a pass, beside weights and input.
         kept_bytes: what training keeps of a forward pass for the gradients, beside weights and
-            input; float32. See `tensor_memory` for what is counted.
+            input; float32. See `layerwise.memory` for what is counted.
     """
 
     arguments: dict[str, Any]
@@ -58,19 +58,13 @@ def measure(entry: Entry) -> Cost:
     Raises:
         ValueError: it is none.
     """
-    if entry.traits is None:
-        raise ValueError(f"{entry.name} is no module of maps")
-    module, arguments = _built(entry)
-    x = _input(entry, arguments)
+    module, x, arguments = built_with_input(entry)
     learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
     kept = _kept(module, entry, arguments)
     module.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for layer in list(module.modules()):
-            convert = getattr(layer, "convert_to_deploy", None)
-            if convert is not None:
-                convert()
+        fuse_branches(module)
         deployed = sum(p.numel() for p in module.parameters())
         with FlopCounterMode(display=False) as counter:
             module(x)
@@ -80,7 +74,7 @@ def measure(entry: Entry) -> Cost:
             out = module(x)
             if turn >= _WARM_UP:
                 seconds.append(time.perf_counter() - start)
-        peak = peak_of(lambda: module(x), _beside(module, x))
+        peak = peak_of(lambda: module(x), beside(module, _listed(x)))
     return Cost(
         arguments,
         [list(y.shape) for y in _listed(out)],
@@ -101,16 +95,31 @@ def _kept(module: nn.Module, entry: Entry, arguments: dict[str, Any]) -> int:
         x.requires_grad_()
     module.train()
     given = pair[0] if isinstance(arguments["in_channels"], int) else pair
-    return kept_by(lambda: module(given), _beside(module, given)) // 2
-
-
-def _beside(module: nn.Module, x: Any) -> list[Tensor]:
-    """What lives before and after a pass."""
-    return [*module.parameters(), *module.buffers(), *_listed(x)]
+    return kept_by(lambda: module(given), beside(module, pair)) // 2
 
 
 def _listed(x: Any) -> list[Tensor]:
     return [x] if isinstance(x, Tensor) else list(x)
+
+
+def built_with_input(entry: Entry) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """A module of maps, its argument at `MEASURED_AT`, and what it was built with.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if entry.traits is None:
+        raise ValueError(f"{entry.name} is no module of maps")
+    module, arguments = _built(entry)
+    return module, _input(entry, arguments), arguments
+
+
+def fuse_branches(module: nn.Module) -> None:
+    """Turns branches of training into what is deployed, in place; in evaluation mode."""
+    for layer in list(module.modules()):
+        convert = getattr(layer, "convert_to_deploy", None)
+        if convert is not None:
+            convert()
 
 
 def facts(entry: Entry) -> dict[str, Any]:

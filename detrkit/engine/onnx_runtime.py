@@ -8,6 +8,7 @@ from the names of the layers. DEIMv2's ViTs want ImageNet's mean and deviation r
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from detrkit.engine.artefact_runtime import (
     read_metadata,
 )
 from detrkit.engine.known_classes import coco_classes, known_class_map, known_name
+from detrkit.engine.layerwise.onnx_nodes import NodeTime, time_nodes
 from detrkit.engine.runtime import RunOptions, choose_device
 from detrkit.engine.state_names import is_class_rows
 from detrkit.errors import MissingExtraError, UsageError, WeightsError, did_you_mean
@@ -77,7 +79,8 @@ class OnnxRuntime(ArtefactRuntime):
         options.warn_unused(path, ("threads", "provider"))
         provider, place = _provider(device, options.provider)
         self.name = f"ONNX Runtime, {provider}"
-        self.session = _session(path, provider, place, options.threads)
+        self._open = partial(_session, path, provider, place, options.threads)
+        self.session = self._open()
         inputs = self.session.get_inputs()
         shapes = {node.name: node.shape for node in inputs}
         check_names(path, shapes, [node.name for node in self.session.get_outputs()])
@@ -91,11 +94,28 @@ class OnnxRuntime(ArtefactRuntime):
         )
 
     def compute(self, images: Tensor, sizes: Tensor) -> Answer:
+        return self._compute(self.session, images, sizes)
+
+    def timed_nodes(self, batch: int, passes: int) -> list[NodeTime]:
+        """How long the nodes of the file take, in a session of its own, on random images.
+
+        Args:
+            batch: images of a pass.
+            passes: that count.
+        """
+        h, w = self.image_spec.size
+        images = torch.rand(batch, self.image_spec.in_channels, h, w)
+        sizes = torch.tensor([[w, h]] * batch)
+        return time_nodes(
+            self._open, lambda session: self._compute(session, images, sizes), passes=passes
+        )
+
+    def _compute(self, session: Any, images: Tensor, sizes: Tensor) -> Answer:
         given = {
             name: value.numpy().astype(self._types[name], copy=False)
             for name, value in zip(INPUTS, (images, sizes), strict=True)
         }
-        labels, boxes, scores = self.session.run(list(OUTPUTS), given)
+        labels, boxes, scores = session.run(list(OUTPUTS), given)
         return labels, boxes, scores
 
     def _undescribed(self, size: tuple[int, int], channels: int) -> tuple[ImageSpec, ClassMap]:
@@ -153,10 +173,12 @@ def _provider(device: str | torch.device | None, asked: str | None) -> tuple[str
     return short, place
 
 
-def _session(path: Path, provider: str, place: torch.device, threads: int | None) -> Any:
+def _session(
+    path: Path, provider: str, place: torch.device, threads: int | None, options: Any = None
+) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
     settings = {"device_id": place.index or 0} if place.type == "cuda" else {}

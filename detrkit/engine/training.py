@@ -89,7 +89,7 @@ def train(
         with _owned(directory):
             if is_main():
                 directory.write_start(session.config.dump(), arguments or {})
-            observers = build_observers(session, directory, console)
+            observers = build_observers(session, model, directory, console)
             trainer = build_trainer(session, model, directory, observers, distiller)
             if loaded is not None:
                 log.info("%s", loaded.describe())
@@ -220,7 +220,7 @@ def _continue(
     distiller = open_distiller(session, model, checkpoint.distiller, epoch)
     cache_pictures(session, console)
     with _owned(directory):
-        observers = build_observers(session, directory, console, epoch, step)
+        observers = build_observers(session, model, directory, console, epoch, step)
         trainer = build_trainer(session, model, directory, observers, distiller)
         trainer.resume(checkpoint)
         trainer.keeper.settle(checkpoint)

@@ -46,7 +46,7 @@ def measured(files: Path) -> dict[str, Any]:
         patch.chdir(files)
         code = main(
             ["benchmark", "torch=best.pth", "small.onnx", "one=single.onnx", "--batches", "2,1",
-             "--json", "--markdown", "new/table.md", *QUICK]
+             "--json", "--markdown", "new/table.md", "--layers", "--depth", "1", *QUICK]
         )  # fmt: skip
     assert code == 0
     found: dict[str, Any] = json.loads(written.getvalue())
@@ -79,6 +79,29 @@ def test_json(measured: dict[str, Any], files: Path) -> None:
         assert ratio["verdict"] in ("faster", "slower", "may be chance")
     assert [times["batch"] for times in single["batches"]] == [1]
     assert single["left_out"] == {"2": "the file takes 1 images per call"}
+
+
+def test_where_the_time_goes(measured: dict[str, Any], files: Path) -> None:
+    torch, onnx, _ = (candidate["breakdown"] for candidate in measured["candidates"])
+    assert torch["batch"] == onnx["batch"] == 1
+    names = [row["name"] for row in torch["layers"]]
+    assert [name for name in names if name in ("backbone", "encoder", "decoder")] == [
+        "backbone", "encoder", "decoder",
+    ]  # fmt: skip
+    assert names[-1] == "selection of detections"
+    kinds = {row["name"]: row["share"] for row in onnx["operations"]}
+    assert {"convolution", "matrix product", "activation", "selection"} <= set(kinds)
+    for part in (torch["layers"], torch["operations"], onnx["layers"], onnx["operations"]):
+        assert sum(row["share"] for row in part) == pytest.approx(1)
+    assert sum(row["milliseconds"] for row in onnx["layers"]) == pytest.approx(
+        sum(row["milliseconds"] for row in onnx["operations"])
+    )
+    assert "taken off" in torch["how"][0]
+    assert "ONNX Runtime's profiler" in onnx["how"][0]
+    text = (files / "new/table.md").read_text(encoding="utf-8")
+    assert "**torch: where the time goes, 1 image per call**" in text
+    assert re.search(r"\| backbone \| [\d.]+ \| [\d.]+ \| 1 \| HGNetv2 \|", text)
+    assert not list(files.glob("*profile*"))
 
 
 def test_markdown(measured: dict[str, Any], files: Path) -> None:
@@ -123,6 +146,7 @@ def test_tables_with_preprocessing_and_ap(run: Run, here: Path) -> None:
         (["best.pth", "--batches", "0"], 2, "at least 1"),
         (["best.pth", "--includes", "files"], 2, "choose model or all"),
         (["best.pth", "--split", "val"], 2, "--split is a part of --data"),
+        (["best.pth", "--depth", "1"], 2, "--depth is a part of --layers"),
         (["small.onnx", "--size", "96x96"], 2, "only takes images of 64x96"),
     ],
 )

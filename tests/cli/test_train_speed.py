@@ -36,12 +36,26 @@ def test_a_profile_says_where_a_step_goes(place: Path, capsys: pytest.CaptureFix
     assert Path(files["profile"]) == Path("run/profile")
     assert "one step, mean of 2" in printed.err
     table = Path("run/profile/table.txt").read_text(encoding="utf-8").splitlines()
-    parts = [line.split()[0] for line in table[:10]]
+    parts = [line.split()[0] for line in table[: table.index("")]]
     assert parts == [
-        "data", "forward", "loss", "match", "backward", "clip", "optimizer", "ema", "other", "step",
+        "data", "forward", "backbone", "encoder", "decoder", "loss", "match",
+        "backward", "losses", "decoder", "encoder", "backbone",
+        "clip", "optimizer", "ema", "other", "step",
     ]  # fmt: skip
-    share = sum(float(line.split()[3].rstrip("%")) for line in table[:9] if "match" not in line)
-    assert share == pytest.approx(100, abs=1)
+    numbers = json.loads(Path("run/profile/profile.json").read_text(encoding="utf-8"))
+    assert (numbers["kind"], numbers["steps"], numbers["device"]) == ("profile", 2, "cpu")
+    rows = numbers["parts"]
+    assert [row["name"] for row in rows] == parts
+    share = sum(row["share"] for row in rows if not row["inside"] and row["name"] != "step")
+    assert share == pytest.approx(1, abs=0.01)
+    for phase in ("forward", "backward"):
+        whole = next(row["milliseconds"] for row in rows if row["name"] == phase)
+        inside = sum(row["milliseconds"] for row in rows if row["inside"] == phase)
+        assert 0.3 * whole < inside <= whole
+    kinds = {row["name"] for row in numbers["operations"]}
+    assert {"convolution", "matrix product", "sampling", "normalization", "optimizer"} <= kinds
+    assert sum(row["share"] for row in numbers["operations"]) == pytest.approx(1)
+    assert "of a step, forward and backward" in printed.err
     with gzip.open("run/profile/trace.json.gz", "rt", encoding="utf-8") as file:
         assert json.load(file)["traceEvents"]
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import detrkit
-from detrkit.engine import inspect
 from detrkit.engine.inspect import inspect_model
 
 
@@ -77,7 +76,7 @@ def test_the_model_is_unchanged() -> None:
 def test_torch_is_unpatched_also_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     class Failing(Small):
         def forward(self, images: Tensor) -> dict[str, Tensor]:
-            if inspect.F.linear is not linear:  # only under calflops
+            if F.linear is not linear:  # only under calflops
                 raise NotImplementedError("op not supported")
             return super().forward(images)
 
@@ -103,7 +102,7 @@ def test_frozen_and_shared_parameters() -> None:
 def test_plain_values() -> None:
     report = inspect_model(Small(), (8, 6), "small")
     assert "layers" not in report.to_dict()
-    names = [layer["name"] for layer in report.to_dict(depth=1)["layers"]]
+    names = [layer["name"] for layer in report.to_dict(report.rows(1))["layers"]]
     assert names == ["", "conv", "tail", "never"]
 
 

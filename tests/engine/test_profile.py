@@ -44,7 +44,7 @@ def test_the_steps_behind_the_first(tmp_path: Path, batches: int, profiled: int)
     table = (tmp_path / "profile/table.txt").read_text(encoding="utf-8")
     assert table.startswith("forward ")
     assert "aten::mm" in table
-    assert "\nstep             10.00 ms  100.0%" in table  # ten milliseconds, as reported
+    assert "\nstep               10.00 ms  100.0%" in table  # ten milliseconds, as reported
 
 
 def test_epochs_of_one_step_cannot_be_profiled(

@@ -37,6 +37,7 @@ class Plan:
         size: (h, w) of the input; None: as each file says.
         includes: "model", or "all": preprocessing as well.
         data, split: a data set for AP; None: no AP.
+        depth: of the layers that candidates are taken apart into; None: they are not.
 
     Raises:
         UsageError: a number that makes no sense.
@@ -53,6 +54,7 @@ class Plan:
     includes: str = "model"
     data: str | None = None
     split: str | None = None
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         if self.includes not in ("model", "all"):
@@ -159,6 +161,9 @@ def benchmark(
         found.warnings += [warning] if warning else []
         found.setting["after"] = {k: v for k, v in setting().items() if k in ("mhz", "gpus")}
         for process, measured in zip(processes, found.candidates, strict=True):
+            if plan.depth is not None and measured.batches:
+                smallest = measured.batches[0].batch
+                measured.breakdown = process.ask("take_apart", smallest, plan.depth, plan.seconds)
             for name, value in process.ask("cost").items():
                 setattr(measured, name, value)
             if measured.name in quality:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from detrkit.engine.benchmarking.breakdown import Breakdown
+
 #: Draws of rounds for an interval.
 SAMPLES = 2000
 #: Share of the draws within it.
@@ -108,6 +110,7 @@ class Measured:
         file_bytes, parameters, gflops: None where not known.
         ap, ap50: on `--data`; None without it.
         notes: warnings.
+        breakdown: where its time goes; None where nobody asked.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Measured:
     ap: float | None = None
     ap50: float | None = None
     notes: list[str] = field(default_factory=list)
+    breakdown: Breakdown | None = None
 
     def at(self, batch: int) -> BatchTimes | None:
         """Its times at a batch size."""
@@ -139,6 +143,7 @@ class Measured:
         return {
             **asdict(self),
             "ratios": [{**asdict(ratio), "verdict": ratio.verdict} for ratio in self.ratios],
+            "breakdown": None if self.breakdown is None else self.breakdown.to_dict(),
         }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from detrkit.engine.benchmarking.breakdown import Breakdown
 from detrkit.engine.benchmarking.candidates import Candidate
 from detrkit.errors import DetrkitError
 
@@ -146,6 +147,19 @@ class Worker:
     def cpu_seconds(self) -> float:
         """CPU time of this process so far."""
         return time.process_time()
+
+    def take_apart(self, batch: int, depth: int, seconds: float) -> Breakdown:
+        """Where the time of a call goes, by layers down to a depth and by kind of operation."""
+        from detrkit.engine.benchmarking.taking_apart import take_apart
+
+        return take_apart(
+            self.runtime,
+            self._call(batch),
+            batch,
+            depth=depth,
+            seconds=seconds,
+            compiled=self.candidate.compiled,
+        )
 
     def cost(self) -> dict[str, Any]:
         """Bytes on disk, parameters, operations."""

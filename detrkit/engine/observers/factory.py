@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from detrkit.config.schema import RunConfig
 from detrkit.engine.distributed.group import is_main
@@ -51,6 +52,7 @@ def require_loggers(run: RunConfig) -> None:
 
 def build_observers(
     session: Session,
+    model: nn.Module,
     directory: RunDirectory,
     console: Console | None,
     first_epoch: int = 0,
@@ -60,6 +62,7 @@ def build_observers(
 
     Args:
         session: with its data.
+        model: that trains.
         directory: of the run.
         console: where progress goes; None: nowhere.
         first_epoch, first_step: where a resumed run goes on.
@@ -84,7 +87,9 @@ def build_observers(
     if trackers:
         observers.append(_tracking(trackers, session, directory, first_step))
     if run.profile:
-        observers.append(StepProfile(directory.profile, run.profile, session.device, console))
+        observers.append(
+            StepProfile(directory.profile, run.profile, session.device, console, model)
+        )
     if console is not None:
         observers.append(
             OriginLines(console, PRINT_FREQ if run.print_freq is None else run.print_freq)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detrkit.engine.module_catalogue import measure
-from detrkit.engine.tensor_memory import kept_by, peak_of
+from detrkit.engine.layerwise.memory import kept_by, peak_of
 from detrkit.registry import MODULES
 
 #: Bytes of a map.
