@@ -249,7 +249,7 @@ class CrossAttention:
         return self.image.points_back(self.layers[layer].locations[detection])
 
     def figure(self, width: str | float = "page", *, detections: int = 4) -> Figure:
-        """A row for each of the best detections, a column for each layer; points and density."""
+        """A row for each of the best detections, a column for each layer: points over density."""
         from detrkit.explain.figures.attention import draw
 
         return draw(self, width, detections)

@@ -3,9 +3,10 @@
     P = mean over images of  sum over channels of  relu(d sum_c F_c(centre) / d input)
 
 F is the layer's map. Luo et al., NeurIPS 2016, arXiv:1701.04128; as measured for RepLKNet, Ding et
-al., CVPR 2022, arXiv:2203.06717, section 4.1: the share of the input's area that the smallest
-rectangle around the centre takes which has 20, 30, 50 and 99 % of log10(P + 1). That number depends
-on the scale of P, so the same shares of P itself stand beside it.
+al., CVPR 2022, arXiv:2203.06717: the share r of the input's area that the smallest rectangle around
+the centre takes which has 20, 30, 50 and 99 % of log10(P + 1). That number depends on the scale of
+P, so the same for P itself stands beside it. As there, the centre is that of the input; that of the
+central cell is up to half a cell off where the sides of the map are even.
 """
 
 from __future__ import annotations
@@ -37,18 +38,15 @@ THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 
 @dataclass(frozen=True)
 class Rectangle:
-    """The smallest centred part of the input with a share of the contributions.
+    """The smallest part around the input's centre with a share of the contributions.
 
     Attributes:
         threshold: that share.
-        height, width: of the rectangle, in pixels; its shape is that of the input.
-        side: its side by that of the input.
+        side: its sides by those of the input, whose shape it has.
         area: its area by that of the input: RepLKNet's r.
     """
 
     threshold: float
-    height: int
-    width: int
     side: float
     area: float
 
@@ -116,8 +114,6 @@ class ReceptiveFields:
                 "layer": field.layer,
                 "values": "log10(P + 1)" if logarithmic else "P",
                 "threshold": part.threshold,
-                "height": part.height,
-                "width": part.width,
                 "side_share": round(part.side, 4),
                 "area_share": round(part.area, 4),
             }
@@ -153,18 +149,15 @@ def centred_rectangles(values: Array, thresholds: Sequence[float]) -> list[Recta
     total = float(values.sum(dtype=np.float64))
     if total <= 0:
         return []
-    # the rectangle around the centre that reaches a pixel's far corner, as a share of the side
-    y = np.abs(np.arange(height) + 0.5 - height / 2) + 0.5
-    x = np.abs(np.arange(width) + 0.5 - width / 2) + 0.5
-    reach = np.maximum(2 * y[:, None] / height, 2 * x[None] / width).clip(max=1)
+    # the part that reaches a pixel's far corner, as a share of the side
+    y = 2 * np.abs((np.arange(height) + 0.5) / height - 0.5) + 1 / height
+    x = 2 * np.abs((np.arange(width) + 0.5) / width - 0.5) + 1 / width
+    reach = np.maximum(y[:, None], x[None])
     order = np.argsort(reach, axis=None, kind="stable")
     summed = np.cumsum(values.ravel()[order], dtype=np.float64) / total
-    found = []
-    for threshold in thresholds:
-        last = min(int(np.searchsorted(summed, threshold - 1e-9)), len(order) - 1)
-        side = float(reach.ravel()[order[last]])
-        found.append(Rectangle(threshold, round(side * height), round(side * width), side, side**2))
-    return found
+    last = np.searchsorted(summed, np.asarray(thresholds) - 1e-9).clip(max=len(order) - 1)
+    sides = reach.ravel()[order[last]].tolist()
+    return [Rectangle(t, side, side**2) for t, side in zip(thresholds, sides, strict=True)]
 
 
 def receptive_field(

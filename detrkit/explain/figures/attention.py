@@ -8,7 +8,7 @@ import numpy as np
 
 from detrkit.explain.attention import CrossAttention
 from detrkit.explain.figures.overlay import overlaid, show, shrunk
-from detrkit.explain.figures.panels import Panels, color_bar, draw_detection
+from detrkit.explain.figures.panels import Panels, color_bar, draw_detection, zoom
 from detrkit.explain.figures.style import COLORS, VALUES, drawing
 from detrkit.explain.heatmap import one_at_most
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 #: Colour of each level's points, finest first; they show on the dark ends of the colour map.
 _LEVELS = (COLORS[4], COLORS[5], COLORS[3], "white")
 #: Area of a point with all the weight of its head, in square points.
-_LARGEST = 40.0
+_LARGEST = 25.0
 
 
 def draw(attention: CrossAttention, width: str | float, detections: int) -> Figure:
-    """A row for each detection: the picture, then each layer with its points and their density."""
+    """A row for each detection: the picture, then its surroundings with each layer's points."""
     count = min(detections, len(attention.found))
     layers = range(len(attention.layers))
     image = attention.image
@@ -41,6 +41,7 @@ def draw(attention: CrossAttention, width: str | float, detections: int) -> Figu
                 show(axes, overlaid(shrunk(image.picture), shrunk(values), VALUES), image.size)
                 draw_detection(axes, attention.found, row, named=False)
                 _draw_points(axes, attention, layer, row)
+                zoom(axes, attention.found.boxes_xyxy[row], image.size)
                 if row == 0:
                     axes.set_title(f"decoder layer {layer + 1}")
         _level_legend(panels.cells[0][0], attention)

@@ -31,6 +31,7 @@ def draw_energies(
             [1 + len(features.maps)] * len(kinds),
             spare=0.35,
             title_lines=2,
+            titled_rows=True,
         )
         for number, (kind, cells) in enumerate(zip(kinds, panels.cells, strict=True)):
             show(cells[0], np.asarray(shrunk(image.picture)), image.size)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _NARROWEST = 1.3
 #: Height of a panel's title, in inches for each of its lines, and the gap between panels.
 _TITLE, _GAP = 0.17, 0.05
+#: Figures of this height, in inches, have room for the name of a colour bar.
+_TALL = 1.5
 
 
 class Panels:
@@ -87,17 +89,35 @@ def draw_detection(axes: Axes, found: Detections, index: int, *, named: bool = T
         return
     color = COLORS[one.label % len(COLORS)]
     draw_box(axes, (x1, y1, x2, y2), color)
+    above, leftwards = y1 > 0.1 * height, x1 > 0.65 * width
     axes.annotate(
         f"{clean(one.name)} {one.score:.2f}",
-        (x1, y1),
-        xytext=(1, -1.5),
+        (x2 if leftwards else x1, y1),
+        xytext=(0, 1.5 if above else -1.5),
         textcoords="offset points",
-        va="top",
+        ha="right" if leftwards else "left",
+        va="bottom" if above else "top",
         fontsize=5.5,
         color="white",
         bbox={"boxstyle": "square,pad=0.15", "facecolor": color, "edgecolor": "none"},
-        annotation_clip=True,
     )
+
+
+def zoom(axes: Axes, box_xyxy: Sequence[float], size: tuple[int, int]) -> None:
+    """Shows the surroundings of a box only: a part of the picture's shape, inside it.
+
+    Args:
+        axes: of the picture, in its pixels.
+        box_xyxy: takes about half of what is shown.
+        size: (H, W) of the picture.
+    """
+    height, width = size
+    x1, y1, x2, y2 = np.clip(box_xyxy, 0, [width, height, width, height])
+    part = float(np.clip(2 * max((x2 - x1) / width, (y2 - y1) / height), 0.15, 1))
+    left = float(np.clip((x1 + x2) / 2 - part * width / 2, 0, (1 - part) * width))
+    top = float(np.clip((y1 + y2) / 2 - part * height / 2, 0, (1 - part) * height))
+    axes.set_xlim(left, left + part * width)
+    axes.set_ylim(top + part * height, top)
 
 
 def color_bar(figure: Figure, colors: str, label: str) -> None:
@@ -111,5 +131,6 @@ def color_bar(figure: Figure, colors: str, label: str) -> None:
     )  # fmt: skip
     bar.ax.set_yticklabels(["0", "1"], fontsize=6)
     bar.ax.tick_params(size=0, pad=2)
-    bar.set_label(label, fontsize=6, color=GRAY, labelpad=-4)
+    if figure.get_figheight() >= _TALL:
+        bar.set_label(label, fontsize=6, color=GRAY, labelpad=-4)
     bar.outline.set_visible(False)  # type: ignore[operator]

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from detrkit.explain.figures.canvas import framed
 from detrkit.explain.figures.features import titled
 from detrkit.explain.figures.overlay import shrunk
 from detrkit.explain.figures.panels import Panels, color_bar
-from detrkit.explain.figures.style import drawing
-from detrkit.explain.receptive_field import ReceptiveFields
+from detrkit.explain.figures.style import VALUES, drawing
+from detrkit.explain.receptive_field import ReceptiveFields, Rectangle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: From white, where nothing contributes.
-_COLORS = "viridis"
 #: Lines of the rectangles, one for each threshold.
 _LINES = ("-", "--", "-.", ":")
 
@@ -30,30 +26,31 @@ def draw(fields: ReceptiveFields, width: str | float) -> Figure:
         panels = Panels(width, size, [len(fields.fields)], spare=0.35, title_lines=2)
         for field, axes in zip(fields.fields, panels.cells[0], strict=True):
             axes.imshow(
-                shrunk(field.logarithmic), cmap=_COLORS, vmin=0, vmax=1,
+                shrunk(field.logarithmic), cmap=VALUES, vmin=0, vmax=1,
                 extent=(0, size[1], size[0], 0), interpolation="antialiased",
             )  # fmt: skip
             axes.set_axis_on()
             framed(axes)
             axes.set_title(titled(field.layer))
-            for part, line in zip(field.rectangles(), _LINES, strict=True):
-                _draw_rectangle(
-                    axes, size, part.side, line, f"{part.threshold:.0%}: r = {part.area:.1%}"
-                )
+            for part, line in zip(field.rectangles(), _LINES, strict=False):
+                _draw_rectangle(axes, size, part, line)
             axes.legend(
-                loc="upper left", fontsize=5.5, labelcolor="white", handlelength=1.6,
-                borderpad=0.1, borderaxespad=0.3, labelspacing=0.2, handletextpad=0.4,
+                loc="upper left", fontsize=5.5, labelcolor="white", handlelength=1.8, frameon=True,
+                facecolor="#440154", framealpha=0.85, edgecolor="none", fancybox=False,
+                borderpad=0.4, borderaxespad=0.0, labelspacing=0.2, handletextpad=0.5,
             )  # fmt: skip
-        color_bar(panels.figure, _COLORS, "log10(P + 1), relative")
+        color_bar(panels.figure, VALUES, "log10(P + 1), relative")
     return panels.figure
 
 
-def _draw_rectangle(axes: Axes, size: tuple[int, ...], side: float, line: str, label: str) -> None:
-    """Around the centre, of a side relative to the whole's."""
-    height, width = np.array(size) * side
-    top, left = (np.array(size) - (height, width)) / 2
+def _draw_rectangle(axes: Axes, size: tuple[int, ...], part: Rectangle, line: str) -> None:
+    top, bottom = ((0.5 + sign * part.side / 2) * size[0] for sign in (-1, 1))
+    left, right = ((0.5 + sign * part.side / 2) * size[1] for sign in (-1, 1))
     axes.plot(
-        [left, left + width, left + width, left, left],
-        [top, top, top + height, top + height, top],
-        color="white", linewidth=0.7, linestyle=line, label=label,
-    )  # fmt: skip
+        [left, right, right, left, left],
+        [top, top, bottom, bottom, top],
+        color="white",
+        linewidth=0.7,
+        linestyle=line,
+        label=f"{part.threshold:.0%}: r = {part.area:.1%}",
+    )
