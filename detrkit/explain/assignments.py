@@ -316,6 +316,8 @@ def assignments(
             batch=batch,
             device=place,
         )
+        if matches and len(truth.labels) != matches[0].queries.shape[1]:
+            raise DataError(f"{index.source}: images went away while they were matched")
         if matches and found.outputs != matches[0].outputs:
             raise UsageError(
                 f"{moment.path} has other decoder layers than {moments[0].path}",
