@@ -46,7 +46,7 @@ ENERGY_TITLES = {
     "mean": "mean |x|",
     "l2": "l2 norm",
     "max": "largest channel",
-    "pca": "first principal component",
+    "pca": "first component",
 }
 
 

@@ -302,10 +302,10 @@ def _activated(
 ) -> Iterator[tuple[str, Array]]:
     """Layer and map of each layer; of several numbers, those of a box, the mean of their maps."""
     for layer, tensor in recorded.activations.items():
-        activation = map_of(layer, tensor.detach().float(), size, prefix)
-        slopes_here = [map_of(layer, slope[layer].float(), size, prefix) for slope in slopes]
+        activation = map_of(layer, tensor.detach().float().cpu(), size, prefix)
+        slopes_here = [map_of(layer, slope[layer].float().cpu(), size, prefix) for slope in slopes]
         signed = torch.stack([METHODS[method](activation, slope) for slope in slopes_here])
-        yield layer, (signed.abs() if signless else signed.relu()).mean(0).cpu().numpy()
+        yield layer, (signed.abs() if signless else signed.relu()).mean(0).numpy()
 
 
 def _rolled(

@@ -195,8 +195,7 @@ def receptive_field(
     if not count:
         raise UsageError("no images to measure receptive fields on")
     fields = [
-        ReceptiveField(name, shapes[name], (sums[name] / count).cpu().float().numpy())
-        for name in chosen
+        ReceptiveField(name, shapes[name], (sums[name] / count).float().numpy()) for name in chosen
     ]
     return ReceptiveFields(tuple(fields), count, kind)
 
@@ -226,4 +225,4 @@ def _contributions(
             )
             if slope is None:
                 slope = torch.zeros_like(image)
-            yield name, (h, w), slope[0].relu().sum(0).double()
+            yield name, (h, w), slope[0].relu().sum(0).cpu().double()

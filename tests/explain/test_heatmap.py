@@ -178,7 +178,7 @@ def mass(maps: HeatMaps) -> tuple[float, float]:
 
 
 def test_the_mass_lies_on_the_objects(shared_data: Callable[[str], Path]) -> None:
-    """With published weights on photographs: more than three times what chance would give."""
+    """With published weights on photographs: more than twice what an even map would have there."""
     weights = reference_folder() / "weights" / "deimv2_hgnetv2_atto_coco_from_onnx.pth"
     if not weights.exists():
         pytest.skip(f"no weights at {weights}")
@@ -200,9 +200,9 @@ def test_the_mass_lies_on_the_objects_of_the_quickstart(tmp_path: Path) -> None:
     opened = detrkit.load(run.best, device="cpu")
     index = open_dataset("shapes", "val")
     shares = []
-    for path in index.paths[:20]:
+    for path in list(index.paths)[:20]:
         maps = heatmap(opened, path, conf=0.5, method="layercam")
         if maps.maps:
             shares.append(mass(maps))
     inside, area = np.mean(shares, axis=0)
-    assert inside > 1.5 * area, (inside, area)
+    assert inside > 2 * area, (inside, area)

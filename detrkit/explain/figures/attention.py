@@ -72,6 +72,6 @@ def _level_legend(axes: Axes, attention: CrossAttention) -> None:
         axes.scatter([], [], s=10, color=color, edgecolor="#444444", linewidths=0.3,
                      label=f"level {level} ({h} x {w})")  # fmt: skip
     axes.legend(
-        loc="lower left", fontsize=5, frameon=True, framealpha=0.8, handletextpad=0.1,
+        loc="best", fontsize=5, frameon=True, framealpha=0.8, handletextpad=0.1,
         borderpad=0.3, borderaxespad=0.3, labelspacing=0.2, edgecolor="none",
     )  # fmt: skip

@@ -11,6 +11,7 @@ Text stays text in SVG and PDF; equal figures make equal files.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -99,9 +100,22 @@ def drawing(*texts: str) -> Iterator[None]:
     """
     import matplotlib
 
-    with warnings.catch_warnings(), matplotlib.rc_context({**_STYLE, **matplotlib_fonts(texts)}):
-        warnings.simplefilter("ignore")  # a missing sign in a name is no matter for a warning
+    with _quiet(), matplotlib.rc_context({**_STYLE, **matplotlib_fonts(texts)}):
         yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, a missing sign or weight of a font is no matter for a warning or a line of the log."""
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def new_figure(width: str | float = "column", height: float | None = None) -> Figure:
@@ -137,8 +151,7 @@ def save(figure: Figure, path: str | Path, *, dpi: int = DPI) -> Path:
         raise UsageError(f"{path}: figures are written as {', '.join(FORMATS)}")
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
     content = io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.rc_context(_STYLE):
-        warnings.simplefilter("ignore")
+    with _quiet(), matplotlib.rc_context(_STYLE):
         figure.savefig(content, format=kind, dpi=dpi, metadata=undated[kind])
     write_bytes(path, content.getvalue())
     return path
