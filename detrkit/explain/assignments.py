@@ -12,6 +12,8 @@ of boxes that changed hands is told beside it. Within one moment numbers are the
 layers: how far the layers agree (Stable-DINO, Liu et al., ICCV 2023, arXiv:2304.04742, studies
 this) needs no such care.
 
+The longer the gap between two moments, the more changes: compare gaps of equal length.
+
 Shape legend: E moments, N images, T boxes of all images, S judged outputs.
 """
 

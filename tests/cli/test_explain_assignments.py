@@ -63,6 +63,17 @@ def test_a_training_and_its_own_data(place: Path, run: Run, tmp_path: Path) -> N
     assert answer["boxes"] > 0
 
 
+def test_one_checkpoint_has_nothing_to_compare(
+    run: Run, training: Path, data: str, tmp_path: Path
+) -> None:
+    done = run(
+        "explain", "assignments", training / "last.pth", "--data", data, "--images", 1,
+        "--pictures", 0, "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "the only checkpoint" in done.err
+
+
 def test_mistakes(run: Run, training: Path, tmp_path: Path) -> None:
     done = run("explain", "assignments", tmp_path / "gone.pth")
     assert done.code == 5
