@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +193,7 @@ def write_run(folder: Path, name: str, epochs: int = 3) -> Path:
 
 def test_checkpoints_of_a_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "deimv2_hgnet")
+    shutil.copy(run / "last.pth", run / "epoch_start.pth")  # the keeper's, no epoch's
     found = moments_of([run])
     assert [(m.epochs, m.path.name) for m in found] == [
         (1, "epoch_0001.pth"), (2, "epoch_0002.pth"), (3, "last.pth"),
@@ -201,6 +203,8 @@ def test_checkpoints_of_a_run(tmp_path: Path) -> None:
     assert [m.epochs for m in moments_of([run], averaged=False)] == [2, 3]
     files = [run / "last.pth", run / "epoch_0002.pth"]
     assert [m.epochs for m in moments_of(files)] == [2, 3]
+    files = [run / "last.pth", run / "epoch_start.pth"]
+    assert [m.path for m in moments_of(files)] == files
 
 
 def test_no_checkpoints(tmp_path: Path) -> None:
