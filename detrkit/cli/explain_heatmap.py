@@ -48,7 +48,12 @@ def heatmap(
         ),
     ] = "class",
     each: Annotated[
-        bool, typer.Option("--each", help="A map for each detection, not one for all together.")
+        bool,
+        typer.Option(
+            "--each",
+            help="A map for each detection, not one for all together. The best eight are drawn, "
+            "the .npz has all.",
+        ),
     ] = False,
     detection: Annotated[
         Optional[list[int]],
@@ -81,7 +86,7 @@ def heatmap(
     from detrkit.cli.explain_work import Work
     from detrkit.engine.derive import parse_size
     from detrkit.explain.figures.style import parse_width
-    from detrkit.explain.heatmap import check_words
+    from detrkit.explain.heatmap import NoSuchDetection, check_words
     from detrkit.explain.heatmap import heatmap as compute
 
     methods = method.split(",")
@@ -92,20 +97,25 @@ def heatmap(
     if layers:
         print_layers(detector, json)
         return
-    work = Work("heatmap", output, formats, json=json)
+    work, missing = Work("heatmap", output, formats, json=json), None
     for image in work.pictures(detector, sources):
-        maps = compute(
-            detector,
-            image,
-            method=methods,
-            layers=layer,
-            explained=of,
-            each=each,
-            detections=detection,
-            conf=conf,
-            classes=classes.split(",") if classes else None,
-            max_det=max_det,
-        )
+        try:
+            maps = compute(
+                detector,
+                image,
+                method=methods,
+                layers=layer,
+                explained=of,
+                each=each,
+                detections=detection,
+                conf=conf,
+                classes=classes.split(",") if classes else None,
+                max_det=max_det,
+            )
+        except NoSuchDetection as error:
+            missing = error
+            work.tell(image, {"image": image.path, "maps": []}, error.message)
+            continue
         if not maps.maps:
             work.tell(image, maps.to_dict(), f"nothing scores {conf:g} or more: no map")
             continue
@@ -113,4 +123,6 @@ def heatmap(
         line = ", ".join(f"{one.name} {one.score:.2f}" for one in maps.found[:4])
         more = f" and {len(maps.found) - 4} more" if len(maps.found) > 4 else ""
         work.write(image, {"": figure}, maps.save_numbers, maps.to_dict(), line + more)
+    if missing is not None and work.folder is None:
+        raise missing
     work.end(weights=weights)

@@ -40,6 +40,10 @@ EDGES = ("left", "top", "right", "bottom")
 EXPLAINED = ("class", "box", *EDGES)
 
 
+class NoSuchDetection(UsageError):
+    """A detection was asked for by its number, and there are fewer."""
+
+
 @dataclass(frozen=True)
 class HeatMap:
     """One map over the plane of the detector's input.
@@ -215,8 +219,9 @@ def heatmap(
 
     Raises:
         DataError: the image cannot be read.
-        UsageError: an exported file; an unknown method, layer, class or detection; a layer that
-            is no map; a detector without attention over the image.
+        NoSuchDetection: fewer were found than one of `detections` says.
+        UsageError: an exported file; an unknown method, layer or class; a layer that is no map; a
+            detector without attention over the image.
     """
     methods = [method] if isinstance(method, str) else list(dict.fromkeys(method))
     check_words(methods, explained)
@@ -268,7 +273,7 @@ def _targets(
     if detections is not None:
         for number in detections:
             if not 0 <= number < count:
-                raise UsageError(
+                raise NoSuchDetection(
                     f"no detection {number}: {count} were found"
                     + (f", 0 to {count - 1}" if count else ""),
                     hint="a lower --conf shows more",

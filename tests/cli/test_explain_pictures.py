@@ -153,6 +153,21 @@ def test_mistakes(args: list[str], message: str, run: Run, weights: str, place: 
     assert not (place / "explain").exists()
 
 
+def test_a_picture_without_that_detection_is_passed_over(
+    run: Run, weights: str, place: Path
+) -> None:
+    """Between the best scores of two pictures one has a detection, the other has none."""
+    args = ("-w", weights, "in/a.png", "in/猫.jpg", "--json")
+    found = json.loads(run("infer", *args, "--conf", "0", "--max-det", "1", "--no-draw").out)
+    first, second = (image["detections"][0]["score"] for image in found["images"])
+    assert first != second
+    conf = (first + second) / 2
+    result = run("explain", "heatmap", *args, "--conf", conf, "--detection", "0", "-o", "mine")
+    assert result.code == 0, result.err
+    answer = json.loads(result.out)
+    assert sorted(bool(image["maps"]) for image in answer["images"]) == [False, True]
+
+
 def test_numbers_are_those_of_the_figure(run: Run, weights: str, place: Path) -> None:
     args = ("heatmap", "-w", weights, "in/a.png", "--conf", "0", "--max-det", "1", "--json")
     answer = json.loads(run("explain", *args).out)

@@ -35,7 +35,7 @@ def assert_like(figure: Figure, name: str, folder: Path) -> None:
     if os.environ.get("DETRKIT_REDRAW"):
         REFERENCES.mkdir(exist_ok=True)
         with Image.open(drawn) as picture:
-            picture.convert("RGB").quantize(64).save(reference, optimize=True)
+            picture.convert("RGB").quantize(192).save(reference, optimize=True)
     assert reference.stat().st_size < 30_000, f"{reference} is large for a reference"
     new, old = _blurred(drawn), _blurred(reference)
     assert np.abs(np.subtract(new.shape, old.shape)).max() <= 2, (new.shape, old.shape)

@@ -106,7 +106,7 @@ def drawing(*texts: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, a missing sign or weight of a font is no matter for a warning or a line of the log."""
+    """Inside, a sign or weight that a font lacks is no matter for a warning or a line of a log."""
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
     log.setLevel(logging.ERROR)
