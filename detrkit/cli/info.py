@@ -349,6 +349,8 @@ def _print_module_of_maps(traits: dict[str, Any], cost: dict[str, Any]) -> None:
         "parameters": f"{cost['parameters']:,}, deployed {cost['deployed']:,}",
         "FLOPs": _count(cost["flops"]),
         "CPU": f"{cost['milliseconds']:.2f} ms on {cost['threads']} threads",
+        "memory": f"{cost['peak_bytes'] / 1e6:.2f} MB at its peak, training keeps "
+        f"{cost['kept_bytes'] / 1e6:.2f} MB",
         "measured with": f"{cost['arguments']} on 40x40 -> {cost['output']}",
     }
     out.print()

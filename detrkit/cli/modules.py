@@ -40,7 +40,7 @@ def modules(
         bool,
         typer.Option(
             "--measure",
-            help="Parameters, FLOPs and CPU milliseconds of modules of maps at 64x40x40.",
+            help="Parameters, FLOPs, CPU milliseconds and memory of modules of maps at 64x40x40.",
         ),
     ] = False,
     markdown: Annotated[
@@ -146,7 +146,7 @@ def _table(shown: list[Entry], costs: dict[str, Cost]) -> Any:
     for column in ("family", "name", "what", "paper"):
         table.add_column(column)
     if costs:
-        for column in ("params", "MFLOPs", "ms"):
+        for column in ("params", "MFLOPs", "ms", "peak MB", "kept MB"):
             table.add_column(column, justify="right")
     for entry in shown:
         cells = [entry.family, entry.name, summary(entry), entry.paper or ""]
@@ -158,8 +158,14 @@ def _table(shown: list[Entry], costs: dict[str, Cost]) -> Any:
 
 def _numbers(cost: Cost | None) -> list[str]:
     if cost is None:
-        return ["", "", ""]
-    return [f"{cost.parameters:,}", f"{cost.flops / 1e6:.1f}", f"{cost.milliseconds:.2f}"]
+        return [""] * 5
+    return [
+        f"{cost.parameters:,}",
+        f"{cost.flops / 1e6:.1f}",
+        f"{cost.milliseconds:.2f}",
+        f"{cost.peak_bytes / 1e6:.2f}",
+        f"{cost.kept_bytes / 1e6:.2f}",
+    ]
 
 
 def _page(shown: list[Entry], costs: dict[str, Cost]) -> str:
@@ -170,12 +176,14 @@ def _page(shown: list[Entry], costs: dict[str, Cost]) -> str:
     if costs:
         threads = next(iter(costs.values())).threads
         lines += [
-            f"Measured at 64×40×40, one image, {threads} CPU threads, fused for inference.",
+            f"Measured at 64×40×40, one image, {threads} CPU threads, fused for inference. Peak: "
+            "most bytes of tensors alive at once beside weights and input; kept: what training "
+            "holds for the gradients.",
             "",
         ]
     for family in sorted({entry.family for entry in shown}):
         heads = ["module", "paper", "venue", "sizes", "ONNX", "float32"]
-        heads += ["parameters", "MFLOPs", "ms"] if costs else []
+        heads += ["parameters", "MFLOPs", "ms", "peak MB", "kept MB"] if costs else []
         lines += [f"## {family}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         for entry in shown:
             if entry.family != family:

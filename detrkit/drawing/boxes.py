@@ -243,14 +243,16 @@ class _Label:
             (x2 - self.width, y2),  # below, at the right
             (x1, y2 - self.height),  # inside, at the bottom
         ]
-        places = [self._inside(corner, picture) for corner in corners]
         # A place that had to be moved into the picture is worth less than one at the box.
-        costs = [
-            sum(_overlap(place, other) for other in taken)
-            + (place[:2] != corner) * self.width * self.height / 2
-            for place, corner in zip(places, corners, strict=True)
-        ]
-        self.at = places[int(np.argmin(costs))]
+        cheapest = float("inf")
+        for corner in corners:
+            place = self._inside(corner, picture)
+            cost = (place[:2] != corner) * self.width * self.height / 2
+            cost += sum(_overlap(place, other) for other in taken)
+            if cost < cheapest:
+                cheapest, self.at = cost, place
+            if not cost:
+                break
         return True
 
     def _inside(self, corner: tuple[int, int], picture: tuple[int, int]) -> Rectangle:

@@ -6,7 +6,6 @@ import inspect
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from detrkit.engine.tensor_memory import kept_by, peak_of
 from detrkit.registry import Entry
 
 #: (C, H, W) that modules are measured at.
@@ -33,6 +33,9 @@ class Cost:
         flops: of a forward pass by torch's counter, two for a multiply-add.
         milliseconds: median of a forward pass on the CPU in evaluation.
         threads: of these passes.
+        peak_bytes: of tensors alive at once in such a pass, beside weights and input.
+        kept_bytes: what training keeps of a forward pass for the gradients, beside weights and
+            input; float32. See `tensor_memory` for what is counted.
     """
 
     arguments: dict[str, Any]
@@ -42,6 +45,8 @@ class Cost:
     flops: int
     milliseconds: float
     threads: int
+    peak_bytes: int
+    kept_bytes: int
 
 
 def measure(entry: Entry) -> Cost:
@@ -58,6 +63,7 @@ def measure(entry: Entry) -> Cost:
     module, arguments = _built(entry)
     x = _input(entry, arguments)
     learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    kept = _kept(module, entry, arguments)
     module.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,16 +80,37 @@ def measure(entry: Entry) -> Cost:
             out = module(x)
             if turn >= _WARM_UP:
                 seconds.append(time.perf_counter() - start)
-    outputs: Sequence[Tensor] = [out] if isinstance(out, Tensor) else out
+        peak = peak_of(lambda: module(x), _beside(module, x))
     return Cost(
         arguments,
-        [list(y.shape) for y in outputs],
+        [list(y.shape) for y in _listed(out)],
         learning,
         deployed,
         int(counter.get_total_flops()),
         round(1000 * statistics.median(seconds), 3),
         torch.get_num_threads(),
+        peak,
+        kept,
     )
+
+
+def _kept(module: nn.Module, entry: Entry, arguments: dict[str, Any]) -> int:
+    """Per image; of two, because some norms see one value of each."""
+    pair = _listed(_input(entry, arguments, 2))
+    for x in pair:
+        x.requires_grad_()
+    module.train()
+    given = pair[0] if isinstance(arguments["in_channels"], int) else pair
+    return kept_by(lambda: module(given), _beside(module, given)) // 2
+
+
+def _beside(module: nn.Module, x: Any) -> list[Tensor]:
+    """What lives before and after a pass."""
+    return [*module.parameters(), *module.buffers(), *_listed(x)]
+
+
+def _listed(x: Any) -> list[Tensor]:
+    return [x] if isinstance(x, Tensor) else list(x)
 
 
 def facts(entry: Entry) -> dict[str, Any]:
@@ -136,15 +163,15 @@ def _built(entry: Entry) -> tuple[nn.Module, dict[str, Any]]:
         return entry.factory(**example), example
 
 
-def _input(entry: Entry, arguments: dict[str, Any]) -> Any:
+def _input(entry: Entry, arguments: dict[str, Any], images: int = 1) -> Any:
     assert entry.traits is not None
     _, height, width = MEASURED_AT
     widths, sides = arguments["in_channels"], entry.traits.sides
     generator = torch.Generator().manual_seed(1)
     if isinstance(widths, int):
-        return torch.randn(1, widths, height, width, generator=generator)
+        return torch.randn(images, widths, height, width, generator=generator)
     sides = sides if len(sides) == len(widths) else sides * len(widths)
     return [
-        torch.randn(1, c, round(height * side), round(width * side), generator=generator)
+        torch.randn(images, c, round(height * side), round(width * side), generator=generator)
         for c, side in zip(widths, sides, strict=True)
     ]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detrkit.engine.allocator import keep_freed_memory
 from detrkit.engine.artefact_runtime import (
     Answer,
     ArtefactRuntime,
@@ -55,6 +56,8 @@ class ProgramRuntime(ArtefactRuntime):
         options.warn_unused(path, ("threads",))
         options.set_threads()
         place = choose_device(device)
+        if place.type == "cpu":
+            keep_freed_memory()
         exported = path.suffix.lower() == ".pt2"
         self.name = "torch.export" if exported else "TorchScript"
         opened = _open_exported if exported else _open_script

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.config import Config
+from detrkit.engine.allocator import keep_freed_memory
 from detrkit.engine.amp import Precision, cpu_computes_bf16
 from detrkit.engine.download import locate
 from detrkit.engine.parts import build_postprocessor
@@ -196,6 +197,8 @@ class TorchRuntime(Runtime):
         config: Config | None = None,
     ) -> None:
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(self.device).eval()
         self.postprocessor = postprocessor
         self.class_map = class_map

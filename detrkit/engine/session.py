@@ -18,6 +18,7 @@ from detrkit.data.dataset import DetectionDataset
 from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import Loader
 from detrkit.distillation.distiller import Distiller
+from detrkit.engine.allocator import keep_freed_memory
 from detrkit.engine.amp import Precision
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.class_matching import read_class_map
@@ -98,6 +99,8 @@ def open_session(cfg: Config) -> Session:
     """
     cfg = with_absolute_paths(cfg)
     device = own_device(cfg.run.device or None)
+    if device.type == "cpu":
+        keep_freed_memory()
     seed = cfg.run.seed
     if seed is None:
         seed = shared(lambda: secrets.randbelow(2**31))

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, did_you_mean
+
+
+class StarReLU(nn.Module):
+    """s · relu(x)² + b with learned scalars s and b. Any shape.
+
+    MetaFormer Baselines for Vision, Yu et al., TPAMI 2024, arXiv:2210.13452.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x.relu().square() + self.bias
+
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -19,6 +36,7 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "hardsigmoid": nn.Hardsigmoid,
     "hardswish": nn.Hardswish,
     "mish": nn.Mish,
+    "star_relu": StarReLU,
     "identity": nn.Identity,
 }
 

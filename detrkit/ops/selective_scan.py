@@ -12,13 +12,13 @@ which may vanish but never overflow.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detrkit.ops.kernels import kernel_for
 from detrkit.ops.precision import precise
 
 #: Steps whose states are held at once; longer sequences go piece by piece. Few fit in the caches of
@@ -50,21 +50,12 @@ def selective_scan(
     dtype = u.dtype
     u, dt, A, B, C, D, dt_bias = map(precise, (u, dt, A, B, C, D, dt_bias))
     with torch.autocast(u.device.type, enabled=False):
-        if u.is_cuda and u.dtype == torch.float32 and compiled_scan() is not None:
-            y = compiled_scan()(u, dt, A, B, C, D, delta_bias=dt_bias, delta_softplus=True)
+        kernel = kernel_for(u, "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
+        if kernel is not None:
+            y = kernel(u, dt, A, B, C, D, delta_bias=dt_bias, delta_softplus=True)
         else:
             y = _scan(u, F.softplus(dt + dt_bias[:, None]), A, B, C) + D[:, None] * u
     return y.to(dtype)
-
-
-@cache
-def compiled_scan() -> Any:
-    """The kernel of the package `mamba_ssm`, or None where it is not installed."""
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError:
-        return None
-    return selective_scan_fn
 
 
 def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ The yardstick is the forward pass that the authors' repositories measure: their 
 postprocessor after `deploy()`, float32, PyTorch's default memory format. Without a checkout ours
 stands in: the same modules, deployed as theirs are. Against it: our deployed model as `infer` runs
 it, in float32, with `--half` and (with `--compile`) with `--compile`, the exported ONNX file in
-ONNX Runtime, and, where it is installed, OpenVINO. One image of the
-config's size, two threads, random weights whose norms and affine blocks are no identities; all take
+ONNX Runtime, and, where it is installed, OpenVINO. One image of the config's size, two threads,
+random weights whose norms and affine blocks are no identities. Each has a process of its own, ours
+with the setting of `malloc` that our runtimes make (`detrkit.engine.allocator`), and all take
 turns, so that other programs slow all alike. Printed are medians, fastest, and the ratio of the
 medians to the yardstick. On a busy machine `--threads 1 --clock cpu` counts the time that was
 computed, not the time that passed.
@@ -18,21 +19,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detrkit.config import Config, load_config
+from detrkit.engine.allocator import keep_freed_memory
 from detrkit.engine.amp import cpu_computes_bf16
 from detrkit.engine.parts import build_model, build_postprocessor
 from detrkit.engine.runtime import compiled, half_precision
@@ -47,6 +52,17 @@ CONFIGS = (
     "dfine_hgnetv2_s_coco",
     "deimv2_hgnetv2_atto_coco",
     "deimv2_hgnetv2_n_coco",
+)
+AUTHORS = "authors' code"
+SIDES = (
+    AUTHORS,
+    "ours, deployed alike",
+    "ours",
+    "ours, half",
+    "ours, compiled",
+    "ONNX Runtime",
+    "OpenVINO, f32",
+    "OpenVINO, bf16",
 )
 Forward = Callable[[], object]
 
@@ -82,11 +98,6 @@ def halved(model: Detector, forward: Forward) -> Forward:
             return forward()
 
     return run
-
-
-def plain(model: Detector) -> Detector:
-    """Deployed as the authors deploy theirs, in PyTorch's memory format."""
-    return model.deploy(plain=True)
 
 
 class DefaultFormat(nn.Module):
@@ -146,57 +157,110 @@ def openvino(path: Path, images: Tensor, sizes: Tensor, threads: int, kind: str)
     return lambda: request.infer(given)
 
 
-def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
-    cfg = load_config(name)
-    assert cfg.run.eval_spatial_size is not None
-    height, width = cfg.run.eval_spatial_size
-    model, postprocessor = detector_of(cfg), build_postprocessor(cfg)
-    assert isinstance(postprocessor, PostProcessor)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, height, width, generator=generator)
-    sizes = torch.tensor([[width, height]])
-    shape = InputShape((height, width))
-    graph = DetectionGraph(exportable(model, shape), postprocessor)
-    path = folder / f"{name}.onnx"
-    write_onnx(to_onnx(trace(graph, shape), graph), path)
+@dataclass(frozen=True)
+class Case:
+    """What every side computes.
 
-    eager = DetectionGraph(DefaultFormat(plain(model)), postprocessor).eval()  # type: ignore[arg-type]
-    sides: dict[str, Forward | None] = {}
-    checkout = args.deimv2 if name.startswith("deimv2") else args.dfine
-    if checkout:
-        sides["authors' code"] = authors(checkout, name, model.state_dict(), images, sizes)
-    deployed = model.deploy(fold_norms=True)
-    usual = ours(deployed, postprocessor, images, sizes)
-    sides |= {"ours, deployed alike": partial(eager, images, sizes), "ours": usual}
-    if cpu_computes_bf16():
-        sides["ours, half"] = halved(deployed, usual)
-    if args.compile:
-        again = ours(compiled(deployed, torch.device("cpu")), postprocessor, images, sizes)  # type: ignore[arg-type]
-        sides["ours, compiled"] = again
-    sides |= {
-        "ONNX Runtime": onnx_runtime(path, images, sizes, args.threads),
-        "OpenVINO, f32": openvino(path, images, sizes, args.threads, "f32"),
-        "OpenVINO, bf16": openvino(path, images, sizes, args.threads, "bf16"),
-    }
-    if args.other and name == CONFIGS[2]:
-        sides["the authors' .onnx"] = onnx_runtime(args.other, images, sizes, args.threads)
-    forwards = {label: forward for label, forward in sides.items() if forward is not None}
-    times: dict[str, list[float]] = {label: [] for label in forwards}
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    Attributes:
+        name: of the configuration.
+        path: its ONNX file.
+        checkout: the authors' code.
+        threads: of a CPU.
+    """
+
+    name: str
+    path: Path
+    checkout: Path | None
+    threads: int
+
+    def parts(self) -> tuple[Detector, PostProcessor, Tensor, Tensor]:
+        """Model, postprocessor, one image and its size (width, height)."""
+        cfg = load_config(self.name)
+        assert cfg.run.eval_spatial_size is not None
+        height, width = cfg.run.eval_spatial_size
+        postprocessor = build_postprocessor(cfg)
+        assert isinstance(postprocessor, PostProcessor)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(1, 3, height, width, generator=generator)
+        return detector_of(cfg), postprocessor, images, torch.tensor([[width, height]])
+
+    def export(self) -> None:
+        model, postprocessor, images, _ = self.parts()
+        shape = InputShape((images.shape[2], images.shape[3]))
+        graph = DetectionGraph(exportable(model, shape), postprocessor)
+        write_onnx(to_onnx(trace(graph, shape), graph), self.path)
+
+    def forward(self, side: str) -> Forward | None:
+        """One of the sides; None where it cannot run here."""
+        model, postprocessor, images, sizes = self.parts()
+        if side == AUTHORS:
+            if self.checkout is None:
+                return None
+            return authors(self.checkout, self.name, model.state_dict(), images, sizes)
+        if side == "ours, deployed alike":
+            plain = DefaultFormat(model.deploy(plain=True))
+            eager = DetectionGraph(plain, postprocessor).eval()  # type: ignore[arg-type]
+            return partial(eager, images, sizes)
+        if side.startswith("ours"):
+            keep_freed_memory()
+            deployed = model.deploy(fold_norms=True)
+            if side == "ours, compiled":
+                deployed = compiled(deployed, torch.device("cpu"))  # type: ignore[assignment]
+            usual = ours(deployed, postprocessor, images, sizes)
+            if side != "ours, half":
+                return usual
+            return halved(deployed, usual) if cpu_computes_bf16() else None
+        if side.startswith("OpenVINO"):
+            return openvino(self.path, images, sizes, self.threads, side.split()[-1])
+        return onnx_runtime(self.path, images, sizes, self.threads)
+
+
+def serve(case: Case, side: str, clock: str, pipe: Connection) -> None:
+    """A process: says whether it can run, then takes the time of a pass for every True."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(case.threads)
+    forward = case.forward(side)
+    pipe.send(forward is not None)
+    tick = time.process_time if clock == "cpu" else time.perf_counter
     with torch.inference_mode():
-        for turn in range(args.repeats + args.warmup):
-            for label, forward in forwards.items():
-                started = clock()
-                forward()
-                if turn >= args.warmup:
-                    times[label].append(clock() - started)
+        while forward is not None and pipe.recv():
+            started = tick()
+            forward()
+            pipe.send(tick() - started)
+
+
+def compare(name: str, args: argparse.Namespace, folder: Path) -> None:
+    checkout = args.deimv2 if name.startswith("deimv2") else args.dfine
+    case = Case(name, folder / f"{name}.onnx", checkout, args.threads)
+    case.export()
+    cases = {side: case for side in SIDES if args.compile or side != "ours, compiled"}
+    if args.other and name == CONFIGS[2]:
+        cases["the authors' .onnx"] = replace(case, path=args.other)
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for side, its_case in cases.items():
+        here, there = spawn.Pipe()
+        spawn.Process(target=serve, args=(its_case, side, args.clock, there), daemon=True).start()
+        if here.recv():
+            pipes[side] = here
+    times: dict[str, list[float]] = {side: [] for side in pipes}
+    for turn in range(args.repeats + args.warmup):
+        for side, pipe in pipes.items():
+            pipe.send(True)
+            took = pipe.recv()
+            if turn >= args.warmup:
+                times[side].append(took)
+            time.sleep(0.02)  # threads that spin for more work stop
+    for pipe in pipes.values():
+        pipe.send(False)
+    height, width = load_config(name).run.eval_spatial_size or (0, 0)
     sys.stdout.write(f"{name}: {height} × {width}\n")
     slowest = statistics.median(next(iter(times.values())))
     fastest = min(next(iter(times.values())))
-    for label, measured in times.items():
+    for side, measured in times.items():
         median, best = statistics.median(measured), min(measured)
         sys.stdout.write(
-            f"  {label:24}{median * 1e3:8.1f} ms {slowest / median:6.2f} ×   "
+            f"  {side:24}{median * 1e3:8.1f} ms {slowest / median:6.2f} ×   "
             f"fastest {best * 1e3:8.1f} ms {fastest / best:6.2f} ×\n"
         )
     sys.stdout.flush()
@@ -216,8 +280,6 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=30)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    np.random.seed(0)
     with tempfile.TemporaryDirectory() as folder:
         for name in args.configs:
             compare(name, args, Path(folder))

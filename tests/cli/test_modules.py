@@ -47,6 +47,8 @@ def test_measured_table_and_page(tmp_path: Path, capsys: Any) -> None:
     # 64 -> 32 and 4 x 32 -> 64 with norms: weights, and a weight and a bias each
     assert found["cost"]["parameters"] == 64 * 32 + 128 * 64 + 2 * (32 + 64)
     assert found["cost"]["flops"] == 2 * 1600 * (64 * 32 + 128 * 64)
+    # four maps of 32 channels, the four joined, the last convolution's and its activation's
+    assert found["cost"]["peak_bytes"] == 4 * 1600 * (128 + 128 + 64 + 64)
 
 
 def test_info_says_what_a_module_asks_for(capsys: Any) -> None:

@@ -22,6 +22,32 @@ from detrkit.registry import MODULES, Entry, Traits
 ENTRIES = [entry for entry in MODULES if entry.traits is not None]
 #: Odd and different sides, for modules that take any.
 SIZE = (17, 13)
+#: Modules of all kinds that `torch.compile` is tried on.
+COMPILED = (
+    "SimAM",
+    "CoordAtt",
+    "DiverseBranchBlock",
+    "WTConv2d",
+    "DCNv2",
+    "HWD",
+    "DySample",
+    "StarBlock",
+    "RepHMS",
+    "MFM",
+    "PolaLinearAttention",
+    "ConvolutionalGLU",
+    "DynamicTanh",
+)
+#: More of them, that take longer to trace.
+COMPILED_SLOWLY = (
+    "UniRepLKNetBlock",
+    "iRMB",
+    "GDSAFusion",
+    "HyperACE",
+    "VMAMBA2Block",
+    "BiLevelRoutingAttention",
+    "DAttention",
+)
 
 
 def build(entry: Entry, seed: int = 0) -> nn.Module:
@@ -188,6 +214,35 @@ class TestContract:
                 layer.convert_to_deploy()
             near(module(x), expected, 1e-5)
         assert len(list(module.parameters())) < before
+
+
+@pytest.mark.parametrize(
+    "name", [*COMPILED, *(pytest.param(name, marks=pytest.mark.slow) for name in COMPILED_SLOWLY)]
+)
+def test_traced_it_is_the_same(name: str) -> None:
+    """As `torch.compile` takes it apart, forward and back, without making machine code."""
+    compiled_is_the_same(MODULES.get(name), "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_it_is_the_same(name: str) -> None:
+    compiled_is_the_same(MODULES.get(name), "inductor")
+
+
+def compiled_is_the_same(entry: Entry, backend: str) -> None:
+    """Outputs and gradients, in one graph."""
+    torch._dynamo.reset()
+    module, x = build(entry).eval(), watched(inputs(entry))
+    compiled = torch.compile(copy.deepcopy(module), backend=backend, fullgraph=True)
+    outputs = [listed(one(x)) for one in (module, compiled)]
+    near(*([y.detach() for y in out] for out in outputs), 1e-4)
+    leaves = [x] if isinstance(x, Tensor) else list(x)
+    expected, found = (
+        torch.autograd.grad(sum(y.sin().sum() for y in out), leaves, allow_unused=True)
+        for out in outputs
+    )
+    near([g for g in found if g is not None], [g for g in expected if g is not None], 1e-3)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from detrkit.layers.activations import StarReLU
 from detrkit.layers.conv import ConvNormAct
 from detrkit.layers.drop_path import DropPath
 from detrkit.modules.block.mona import Mona
@@ -26,18 +27,6 @@ from detrkit.modules.part import Part, build_part
 from detrkit.registry import MODULES, Traits
 
 _EXAMPLE = {"in_channels": 16, "out_channels": 24, "mixer": {"type": "Conv", "kernel_size": 3}}
-
-
-class StarReLU(nn.Module):
-    """s · relu(x)² + b with learned scalars s and b. Any shape."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * x.relu().square() + self.bias
 
 
 class StarMlp(nn.Sequential):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detrkit.layers.conv import norm_act
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
-from detrkit.ops.deform_conv import deform_taps, kernel_points
+from detrkit.ops.deform_aggregation import aggregated
 from detrkit.registry import MODULES, Traits
 
 
@@ -101,48 +101,3 @@ def check_points(channels: int, kernel_size: int, group: int) -> None:
         raise ValueError(f"kernel_size must be odd, got {kernel_size}")
     if channels % group:
         raise ValueError(f"in_channels {channels} is no multiple of group {group}")
-
-
-def aggregated(
-    value: Tensor,
-    offsets: Tensor,
-    weights: Tensor,
-    kernel_size: int,
-    stride: int = 1,
-    dilation: int = 1,
-    offset_scale: float = 1.0,
-) -> Tensor:
-    """Sums of values at moved points; zeros around keep the size at stride 1.
-
-    Args:
-        value: (B, H, W, C).
-        offsets: (B, H', W', G, k², 2), dx and dy of each point, column by column.
-        weights: (B, H', W', G, k²).
-        kernel_size: k.
-        stride, dilation: of the points' grid.
-        offset_scale: factor of grid and offsets.
-
-    Returns:
-        (B, H', W', C).
-    """
-    side = kernel_size
-    reach = dilation * (side // 2)
-    # to the operator's order: row by row, dy and dx
-    offsets = offsets.unflatten(-2, (side, side)).transpose(-3, -2).flatten(-3, -2).flip(-1)
-    weights = weights.unflatten(-1, (side, side)).transpose(-2, -1).flatten(-2)
-    if offset_scale != 1:
-        rows, columns = (points - reach for points in kernel_points(side, value, dilation))
-        grid = nn.functional.pad(rows[:, None], (0, 1)) + nn.functional.pad(
-            columns[:, None], (1, 0)
-        )
-        offsets = offset_scale * offsets + (offset_scale - 1) * grid
-    taps = deform_taps(
-        value.permute(0, 3, 1, 2),
-        offsets.flatten(3).permute(0, 3, 1, 2),
-        weights.flatten(3).permute(0, 3, 1, 2),
-        side,
-        stride,
-        reach,
-        dilation,
-    )
-    return taps.sum(2).permute(0, 2, 3, 1)

@@ -6,7 +6,8 @@ y(p) = W_out sum_k m_gk · (W_in x)_g(p + p_k + Δp_gk)
 The weights m have no softmax: they may be of any size and sign. One linear map gives offsets and
 weights. It starts at zero, so that only the output's bias comes
 through at first. As in the authors' module, whose CUDA kernel it feeds, its width is a multiple
-of 8 and the last numbers are unused; unlike there, a group may have any width.
+of 8 and the last numbers are unused; unlike there, a group may have any width. Their kernel runs
+on GPUs where the package `DCNv4` is installed and groups are multiples of 16 wide.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from detrkit.layers.conv import norm_act
 from detrkit.layers.depthwise import depthwise
-from detrkit.modules.conv.dcnv3 import aggregated, check_points
+from detrkit.modules.conv.dcnv3 import check_points
+from detrkit.ops.deform_aggregation import aggregated
 from detrkit.registry import MODULES, Traits
 
 

@@ -20,22 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.activations import StarReLU
 from detrkit.modules.conv.fadc import FrequencySelection
 from detrkit.ops.per_image import conv2d_per_image
 from detrkit.ops.spectrum import frequencies, irfft2, split_bands
 from detrkit.registry import MODULES, Traits
-
-
-class StarReLU(nn.Module):
-    """s · relu(x)² + b, both learnt; MetaFormer baselines, arXiv:2210.13452."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * x.relu().square() + self.bias
 
 
 class GlobalModulation(nn.Module):

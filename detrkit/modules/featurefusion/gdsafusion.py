@@ -7,9 +7,10 @@ w    = softmax(W_a (q · k_p) + position)         a kernel per pixel and head; q
                                                  k_p of 7×7 means of c's part
 z    = [w_5×5 * v_1, w_7×7 * v_2]                windows move inwards at the border
 z    = W BN(silu BN W v · SE(BN W z + BN D v))   D: dilated kernels beside a 7×7
-z    = l₁ s + z;  z <- M z;  z <- R z;  z <- M z          M t = l₂ t + MLP LN t, twice the same
+z    = R (l₁ s + z);  y = l₂ z + MLP LN z
 
-GRN is the response norm of ConvNeXt V2, arXiv:2301.00808. Collections lost the summand l₁ s.
+GRN is the response norm of ConvNeXt V2, arXiv:2301.00808. Collections have the last step in the
+place of the sum l₁ s + z too.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from torch import Tensor, nn
 from detrkit.layers.conv import ConvNormAct, matched
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
+from detrkit.layers.response_norm import GlobalResponseNorm
+from detrkit.layers.squeeze_excite import SqueezeExcite
 from detrkit.layers.tokens import size_of
 from detrkit.layers.windows import check_smallest
 from detrkit.modules.conv.dilated_reparam import DilatedReparamBlock
 from detrkit.ops.pooling import adaptive_average
-from detrkit.ops.precision import precise
 from detrkit.registry import MODULES, Traits
 
 #: Side of the map of context tokens.
@@ -42,33 +44,6 @@ class ResidualDepthwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x)
-
-
-class GRN(nn.Module):
-    """(γ |x_c| / mean |x| + 1) x + β, lengths over the pixels. (B, C, H, W) -> (B, C, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
-        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        length = precise(x).norm(dim=(2, 3), keepdim=True)
-        relative = (length / (length.mean(1, keepdim=True) + 1e-6)).to(x.dtype)
-        return (self.gamma * relative + 1) * x + self.beta
-
-
-class SqueezeExcite(nn.Sequential):
-    """Gates of the channels from their means. (B, C, H, W) -> (B, C, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        hidden = max(16, channels // 8)
-        super().__init__(
-            nn.Conv2d(channels, hidden, 1), nn.GELU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * super().forward(x.mean((2, 3), keepdim=True))
 
 
 def scale_of(channels: int, value: float) -> nn.Conv2d:
@@ -212,19 +187,23 @@ class GDSAFusion(nn.Module):
         self.mixed = ResidualDepthwise(width)
         self.norm = LayerNorm2d(width)
         self.value = nn.Sequential(
-            depthwise(width, 3), nn.BatchNorm2d(width), nn.GELU(), nn.Conv2d(width, c, 1), GRN(c)
+            depthwise(width, 3),
+            nn.BatchNorm2d(width),
+            nn.GELU(),
+            nn.Conv2d(width, c, 1),
+            GlobalResponseNorm(c),
         )
         self.gate = ConvNormAct(c, c, 1, act="silu")
         self.local = nn.Sequential(DilatedReparamBlock(c, kernel_size, branches), nn.BatchNorm2d(c))
         self.kernels = ContextKernels(c, context, num_heads, (smk_size, kernel_size))
         self.aggregate = ConvNormAct(c, c, 1)
-        self.excite = SqueezeExcite(c)
+        self.excite = SqueezeExcite(c, max(16, c // 8), "gelu")
         self.project = nn.Sequential(nn.BatchNorm2d(c), nn.Conv2d(c, width, 1))
-        self.shortcut: nn.Module | None = scale_of(width, ls_init_value)
+        self.shortcut = scale_of(width, ls_init_value)
         self.position = ResidualDepthwise(width)
         self.mlp = nn.Sequential(
             LayerNorm2d(width), nn.Conv2d(width, hidden, 1), nn.GELU(), ResidualDepthwise(hidden),
-            GRN(hidden), nn.Conv2d(hidden, width, 1),
+            GlobalResponseNorm(hidden), nn.Conv2d(hidden, width, 1),
         )  # fmt: skip
         self.mlp_shortcut = scale_of(width, ls_init_value)
         self.match = matched(width, self.out_channels)
@@ -232,12 +211,12 @@ class GDSAFusion(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         check_smallest(maps[0], self.smallest)
         start = self.mixed(torch.cat(list(maps), 1))
-        z = self.filtered(self.norm(start))
-        if self.shortcut is not None:
-            z = self.shortcut(start) + z
-        z = self.mlp_shortcut(z) + self.mlp(z)
-        z = self.position(z)
-        return self.match(self.mlp_shortcut(z) + self.mlp(z))
+        z = self.position(self.shortcut(start) + self.filtered(self.norm(start)))
+        return self.match(self.fed_forward(z))
+
+    def fed_forward(self, z: Tensor) -> Tensor:
+        """The last step. (B, C + C', H, W) -> (B, C + C', H, W)."""
+        return self.mlp_shortcut(z) + self.mlp(z)
 
     def filtered(self, f: Tensor) -> Tensor:
         """The dynamic convolution and its gates. (B, C + C', H, W) -> (B, C + C', H, W)."""

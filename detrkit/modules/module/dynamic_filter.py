@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.activations import StarReLU
 from detrkit.layers.windows import Side, sides_of
-from detrkit.modules.block.metaformer import PixelLinear, StarReLU
+from detrkit.modules.block.metaformer import PixelLinear
 from detrkit.ops.precision import precise
 from detrkit.ops.spectrum import irfft2, rfft2
 from detrkit.registry import MODULES, Traits

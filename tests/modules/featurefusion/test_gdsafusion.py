@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detrkit.modules.featurefusion.gdsafusion import GRN, aggregated
+from detrkit.modules.featurefusion.gdsafusion import aggregated
 from detrkit.registry import MODULES
-from tests.modules.naive import image, made, moved, per_pixel, same, sigmoid, softmax
+from tests.modules.naive import image, made, per_pixel, same, sigmoid, softmax
 
 H, W = 7, 8
 
@@ -57,13 +57,6 @@ def test_kernels_of_pixels():
             same(ours[0, head, :, i, j], softmax(part, 0))
 
 
-def test_response_norm():
-    norm, x = moved(GRN(3)), image(1, 3, 4, 5)
-    lengths = (x**2).sum((2, 3), keepdim=True).sqrt()
-    relative = lengths / (lengths.mean() + 1e-6)
-    same(norm(x), (norm.gamma * relative + 1) * x + norm.beta)
-
-
 def test_the_order_of_its_parts():
     module = made("GDSAFusion", in_channels=[8, 4], num_heads=2)
     maps = [image(1, 8, H, W), image(1, 4, H, W, seed=3)]
@@ -74,7 +67,7 @@ def test_the_order_of_its_parts():
     small, large = module.kernels(f[:, :8], f[:, 8:])
     z = torch.cat([aggregated(v[:, :4], small, 5), aggregated(v[:, 4:], large, 7)], 1)
     z = module.aggregate(z) + module.local(v)
-    first, _, last, _ = module.excite
+    _, first, _, last, _ = module.excite.gate
     means = z.mean((2, 3))[0][:, None, None]
     z = z * sigmoid(per_pixel(last, F.gelu(per_pixel(first, means))))
     z = module.project(module.gate(v) * z)
@@ -83,7 +76,6 @@ def test_the_order_of_its_parts():
         return layer.weight[None, :, 0] * t + layer.bias[:, None, None]
 
     z = scaled(module.shortcut, s) + z
-    z = scaled(module.mlp_shortcut, z) + module.mlp(z)
     z = z + module.position.conv(z)
     same(module(maps), scaled(module.mlp_shortcut, z) + module.mlp(z))
 

@@ -91,11 +91,14 @@ class Adapter:
         build: our module for a case.
         run: calls it as the reference was called.
         fill: gives it the reference's weights.
+        corrected: where the registered module departs from the published code on purpose; the
+            adapter then builds the published form of the same parts. Empty: nowhere.
     """
 
     build: Build
     run: Run = called
     fill: Fill = filled_by_shape
+    corrected: str = ""
 
 
 class PixelLinear(nn.Linear):
@@ -103,6 +106,19 @@ class PixelLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SampleNorm(nn.Module):
+    """Over (C, H, W) of each image, with a scale and a shift per channel of shape (C, 1, 1)."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[1:], eps=self.eps) * self.weight + self.bias
 
 
 def with_linear(build: Build, *names: str) -> Build:

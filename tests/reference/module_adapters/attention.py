@@ -141,7 +141,9 @@ ADAPTERS = {
     "LSKBlock": Adapter(unit_or_block("LSKUnit", "LSKBlock")),
     "DeformableLKA": Adapter(unit_or_block("DeformableLKA", "DeformableLKAAttention")),
     "MLCA": Adapter(named("MLCA", in_size="in_channels")),
-    "FSA": Adapter(fsa),
+    "FSA": Adapter(
+        fsa, corrected="no exchange of images and channels by the shift, orthonormal inverse"
+    ),
     "CDFA": Adapter(cdfa),
     "GLSA": Adapter(glsa),
     "MCA": Adapter(mca),

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.layers.activations import StarReLU
 from detrkit.layers.norm import LayerNorm2d
-from detrkit.modules.block.metaformer import StarMlp, StarReLU
+from detrkit.modules.block.metaformer import StarMlp
 from detrkit.registry import MODULES
-from tests.reference.module_adapters.adapter import Adapter, Build, called, named, tokens
+from tests.reference.module_adapters.adapter import (
+    Adapter,
+    Build,
+    PixelLinear,
+    SampleNorm,
+    called,
+    named,
+    tokens,
+)
 
 _CSP = {
     "c1": "in_channels",
@@ -34,13 +41,6 @@ def shell(name: str) -> Build:
         return named(name, drop=("module", "selfatt"), **_CSP, **fixed)(case)
 
     return build
-
-
-class PixelLinear(nn.Linear):
-    """A linear layer of the reference's shape in place of a 1×1 convolution."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
 
 
 def mona(case: Any) -> nn.Module:
@@ -85,24 +85,12 @@ def metaformer(case: Any) -> nn.Module:
         make_official(module, kwargs["dim"])
         return module
     for residual in module.sums:
-        residual.norm = AffineNorm(kwargs["dim"])
+        residual.norm = SampleNorm(kwargs["dim"])
     if isinstance(module.mlp, StarMlp):  # there with 1×1 convolutions
         width, hidden = kwargs["dim"], 4 * kwargs["dim"]
         module.mlp[0] = nn.Conv2d(width, hidden, 1, bias=False)
         module.mlp[2] = nn.Conv2d(hidden, width, 1, bias=False)
     return module
-
-
-class AffineNorm(nn.Module):
-    """The norm of the copies: over an image, weight and bias of shape (C, 1, 1)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, 1, self.weight.flatten(), self.bias.flatten(), eps=1e-6)
 
 
 class SeparableMixer(nn.Module):

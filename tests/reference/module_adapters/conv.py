@@ -85,11 +85,21 @@ def gconv(case: Any) -> nn.Module:
 
 
 class OlderSelection(FrequencySelection):
-    """The earlier form: the lowest band has a weight too, without a bound."""
+    """The earlier form: the lowest band has a weight too, without a bound.
+
+    Its low-pass filters transform the real part of the spectrum back, which is that of the even
+    part of the map. The sheet does not say so: it was found by solving for the filter that gives
+    the published outputs. On odd sides only the mean stays below the last band, which is even.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, (3, 5, 7, 9))
         self.lowest = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def bands(self, x: Tensor) -> list[Tensor]:
+        even = (x + x.flip((2, 3)).roll((1, 1), (2, 3))) / 2
+        highest, *others = super().bands(even)
+        return [x - even + highest, *others]
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.bands(x)[-1]
@@ -167,7 +177,9 @@ ADAPTERS = {
     "wdbb": Adapter(named("WideDiverseBranchBlock")),
     "deepdbb": Adapter(named("DeepDiverseBranchBlock")),
     "deconv": Adapter(plugged("DEConv", ("ouc",), dim="in_channels", inc="in_channels")),
-    "dynamic_snake_conv": Adapter(snake),
+    "dynamic_snake_conv": Adapter(
+        snake, corrected="ends accumulate and learn; each image samples itself"
+    ),
     "pconv": Adapter(named("Partial_conv3", drop=("forward",), dim="in_channels")),
     "psconv": Adapter(
         named("PSConv", c1="in_channels", c2="out_channels", k="kernel_size", s="stride")
@@ -204,11 +216,17 @@ ADAPTERS = {
             s="stride",
         )
     ),
-    "FDConv": Adapter(named("FDConv", drop=("padding",), mask_grid=64)),
+    "FDConv": Adapter(
+        named("FDConv", drop=("padding",), mask_grid=64),
+        corrected="masks of the map's own size, not stretched ones",
+    ),
     "FADC": Adapter(fadc),
     "SMPConv": Adapter(smpconv, fill=filled_with_positive_radii),
     "FourierConv": Adapter(fourier_conv),
-    "SFSConv": Adapter(sfs_conv),
+    "SFSConv": Adapter(
+        sfs_conv,
+        corrected="Fourier filters of every pair of channels; Gabor angles in degrees; dropout",
+    ),
     "MBRConv": Adapter(lambda case: named(f"MBRConv{case.variant[1]}")(case)),
     "ConvAttn": Adapter(conv_attn),
     "Converse2D": Adapter(converse),

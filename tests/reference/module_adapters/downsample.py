@@ -42,5 +42,8 @@ ADAPTERS = {
     "WaveletPool": Adapter(named("WaveletPool", in_channels=64)),
     "YOLOV7Down": Adapter(v7_down),
     "gcnet": Adapter(gcnet),
-    "lawds": Adapter(named("LAWDS", in_ch="in_channels", out_ch="out_channels", quadrants=True)),
+    "lawds": Adapter(
+        named("LAWDS", in_ch="in_channels", out_ch="out_channels", quadrants=True),
+        corrected="weights of the 2x2 cell, not of the quadrants",
+    ),
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
@@ -60,6 +62,14 @@ def pst(case: Any) -> nn.Module:
     return module
 
 
+class PluginFusion(GDSAFusion):
+    """Of the collections: the last step stands in the place of the first shortcut too."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        z = self.filtered(self.norm(self.mixed(torch.cat(list(maps), 1))))
+        return self.match(self.fed_forward(self.position(self.fed_forward(z))))
+
+
 class OverlockBlock(nn.Module):
     """The repository's block: the context is renewed from its start, and goes on."""
 
@@ -76,7 +86,7 @@ class OverlockBlock(nn.Module):
 
 
 def gdsafusion(case: Any) -> nn.Module:
-    """Plug-ins lost the first shortcut; the repository has twice the heads and one branch more."""
+    """The repository has twice the heads and one branch more."""
     if "paper" in case.variant:
         given = case.kwargs
         assert given["res_scale"]
@@ -88,12 +98,13 @@ def gdsafusion(case: Any) -> nn.Module:
         )  # fmt: skip
         return OverlockBlock(module)
     module = named("GDSAFusion", in_dim="in_channels", out_channel="out_channels")(case)
-    module.shortcut = None
+    del module.shortcut
+    module.__class__ = PluginFusion
     return module
 
 
 ADAPTERS = {
-    "GDSAFusion": Adapter(gdsafusion),
+    "GDSAFusion": Adapter(gdsafusion, corrected="the authors' first shortcut"),
     "cgfm": Adapter(named("ContextGuideFusionModule", inc="in_channels", ouc="out_channels")),
     "mfm": Adapter(named("MFM", inc="in_channels", dim="out_channels")),
     "msga": Adapter(named("MultiScaleGatedAttn", inc="in_channels", ouc="out_channels")),
@@ -101,6 +112,6 @@ ADAPTERS = {
     "mpca": Adapter(mpca),
     "DPCF": Adapter(dpcf),
     "wfu": Adapter(named("WFU", in_chn="in_channels", ou_chn="out_channels")),
-    "MSAM": Adapter(msam),
+    "MSAM": Adapter(msam, corrected="identity blocks with their ReLU"),
     "PST": Adapter(pst),
 }

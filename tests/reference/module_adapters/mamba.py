@@ -56,10 +56,13 @@ def csi(case: Any) -> nn.Module:
 
 ADAPTERS = {
     "SS2D": Adapter(ss2d),
-    "ASSM": Adapter(named("ASSM", dim="in_channels")),
-    "SAVSS": Adapter(savss),
+    "ASSM": Adapter(named("ASSM", dim="in_channels"), corrected="no noise in evaluation"),
+    "SAVSS": Adapter(savss, corrected="true inverse of the third order"),
     "MobileMamba": Adapter(
-        named("MobileMambaModule", drop=("forward_type",), dim="in_channels", kernels="kernel_size")
+        named(
+            "MobileMambaModule", drop=("forward_type",), dim="in_channels", kernels="kernel_size"
+        ),
+        corrected="no mixing of images",
     ),
     "MaIR": Adapter(vmm),
     "GLVSS": Adapter(named("GL_VSS", drop=("drop_path",), dim="in_channels")),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from detrkit.layers.conv import ConvNormAct
 from tests.reference.module_adapters.adapter import (
     Adapter,
     Build,
+    SampleNorm,
     by_variant,
     named,
     tokens_or_maps,
@@ -57,19 +57,6 @@ def with_shortcut(case: Any) -> nn.Module:
     return Shortcut(net, case.kwargs["in_features"], case.kwargs["out_features"])
 
 
-class SampleNorm(nn.Module):
-    """Over (C, H, W) of each image, with a scale and a shift per channel of shape (C, 1, 1)."""
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.layer_norm(x, x.shape[1:], eps=self.eps) * self.weight + self.bias
-
-
 def dffn_of_copies(case: Any) -> nn.Module:
     module: Any = named("DFFN", **WIDTHS)(case)
     module.norm = SampleNorm(case.kwargs["hidden_features"] // 2)
@@ -100,12 +87,14 @@ ADAPTERS = {
             other=named("ConvolutionalGLU", **WIDTHS),
         ),
         tokens_or_maps,
+        corrected="no shortcut of its own, as in the paper",
     ),
     "DFFN": Adapter(
         by_variant(
             official=with_linear(named("DFFN", **WIDTHS), "fc1", "fc2"), other=dffn_of_copies
         ),
         tokens_or_maps,
+        corrected="the norm of each pixel, as the authors",
     ),
     "FMFFN": Adapter(
         by_variant(
@@ -125,6 +114,6 @@ ADAPTERS = {
     ),
     "EFFN": Adapter(named("EFFN", drop=("ffn_expansion_factor",), dim="in_channels")),
     "SEFN": Adapter(sefn),
-    "KAN": Adapter(kan, tokens_or_maps),
+    "KAN": Adapter(kan, tokens_or_maps, corrected="the paper's denominator"),
     "EDFFN": Adapter(expanded("EDFFN")),
 }

@@ -205,7 +205,7 @@ class SequenceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.flatten(), self.bias.flatten()
-        y = F.layer_norm(x.movedim(1, 3), weight.shape, weight, bias)
+        y = F.layer_norm(x.movedim(1, 3), weight.shape, weight, bias, eps=1e-6)
         return y.movedim(3, 1)
 
 
@@ -293,7 +293,7 @@ def camixer(case: Any) -> nn.Module:
 
 ADAPTERS = {
     "FATBlock": Adapter(fat_block),
-    "camixer": Adapter(camixer),
+    "camixer": Adapter(camixer, corrected="no random choice in evaluation"),
     "DynamicFilter": Adapter(dynamic_filter),
     "ESC": Adapter(
         named(
@@ -305,8 +305,8 @@ ADAPTERS = {
         )
     ),
     "FATBlock_FASA": Adapter(named("FATBlock_FASA", drop=("out_dim", "stride"), dim="in_channels")),
-    "JDPM": Adapter(jdpm),
-    "LEGBlock": Adapter(leg_block),
+    "JDPM": Adapter(jdpm, corrected="a norm for each dilation"),
+    "LEGBlock": Adapter(leg_block, corrected="filters stay fixed"),
     "LEGM": Adapter(legm),
     "PKIModule": Adapter(pki_block),
     "RepViTBlock": Adapter(repvit),
@@ -316,9 +316,12 @@ ADAPTERS = {
     "nnWNet": Adapter(nnwnet),
     "vHeat": Adapter(vheat),
     "APBottleneck": Adapter(by_variant(PConv=pinwheel, other=ap_bottleneck)),
-    "fasterblock": Adapter(faster_block),
+    "fasterblock": Adapter(faster_block, corrected="no second shortcut around the GLU"),
     "starblock": Adapter(named("StarBlock", dim="in_channels")),
-    "DWR": Adapter(named("DWR", inc="in_channels", ouc="out_channels", dense=True)),
+    "DWR": Adapter(
+        named("DWR", inc="in_channels", ouc="out_channels", dense=True),
+        corrected="the paper's depthwise branches",
+    ),
     "mambaout": Adapter(with_linear(named("GatedCNNBlock", dim="in_channels"), "fc1", "fc2")),
     "StripBlock": Adapter(strip_block),
     "IDWB": Adapter(
@@ -330,7 +333,7 @@ ADAPTERS = {
         )
     ),
     "FCM": Adapter(fcm),
-    "ARF": Adapter(arf),
+    "ARF": Adapter(arf, corrected="masks with their sigmoid"),
     "UniRepLKBlock": Adapter(unireplk),
     "RCB": Adapter(
         named("RepConvBlock", drop=("deploy",), dim="in_channels", ls_init_value="layer_scale")

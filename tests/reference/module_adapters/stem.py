@@ -38,6 +38,6 @@ def filled_but_kept(module: nn.Module, case: Any) -> None:
 
 
 ADAPTERS = {
-    "LoG": Adapter(log_stem, fill=filled_but_kept),
+    "LoG": Adapter(log_stem, fill=filled_but_kept, corrected="LoG kernel over its absolute sum"),
     "SRFD": Adapter(named("SRFD")),
 }

@@ -188,9 +188,12 @@ ADAPTERS = {
             window_sizes="window_size",
         )
     ),
-    "FSSA": Adapter(by_variant(official_frequency=frequency, official_spatial=spatial, sum=fssa)),
+    "FSSA": Adapter(
+        by_variant(official_frequency=frequency, official_spatial=spatial, sum=fssa),
+        corrected="inverse transform over rows and columns",
+    ),
     "DilatedGCSA": Adapter(named("DilatedGCSA", dim="in_channels")),
-    "DilatedMWSA": Adapter(masked_window),
+    "DilatedMWSA": Adapter(masked_window, corrected="the mask shows the pixel itself"),
     "SHSA": Adapter(
         by_variant(
             official=named("SHSA", dim="in_channels", pdim="partial_channels"),
@@ -205,6 +208,8 @@ ADAPTERS = {
         tokens_or_maps,
     ),
     "SFA": Adapter(by_variant(official=sfa(), fork=sfa(spatial_reduction=2)), tokens_or_maps),
-    "MSLA": Adapter(msla, viewed_or_tokens),
-    "CPIA_SA": Adapter(cpia, fill=with_gate),
+    "MSLA": Adapter(msla, viewed_or_tokens, corrected="tokens and heads are transposed"),
+    "CPIA_SA": Adapter(
+        cpia, fill=with_gate, corrected="each image has its own share, at least one"
+    ),
 }
