@@ -57,8 +57,11 @@ def assignments(
 
     In two-stage detectors the number of a query is a rank that changes with every
     step: a query counts as the same where it starts from the same place of the
-    encoder's maps ("by place"). Without --data the run's validation set is used.
+    encoder's maps ("by place"). The longer the gap between two checkpoints, the more
+    changes. Without --data the run's validation set is used.
     """
+    import logging
+
     from detrkit.cli.console import err, out, print_json, progress_bar
     from detrkit.engine.evaluation import measured_index
     from detrkit.engine.weights import open_detector
@@ -70,6 +73,12 @@ def assignments(
 
     inches = parse_width(width)
     moments = moments_of(run, averaged=not raw)
+    if len(moments) == 1:
+        logging.getLogger("detrkit").warning(
+            "%s is the only checkpoint: nothing to compare; a training with --update "
+            "checkpoint_freq=1 keeps each epoch's",
+            moments[0].path,
+        )
     last = open_detector(moments[-1].path, config)
     decoder_of(last.model)
     index, name = measured_index(

@@ -12,6 +12,8 @@ of boxes that changed hands is told beside it. Within one moment numbers are the
 layers: how far the layers agree (Stable-DINO, Liu et al., ICCV 2023, arXiv:2304.04742, studies
 this) needs no such care.
 
+The longer the gap between two moments, the more changes: compare gaps of equal length.
+
 Shape legend: E moments, N images, T boxes of all images, S judged outputs.
 """
 
@@ -227,7 +229,8 @@ def instability(before: Ints, after: Ints, offsets: Ints) -> float:
 def moments_of(sources: Sequence[str | Path], *, averaged: bool = True) -> list[Moment]:
     """The checkpoints of a run, or those that are named, in the order of the training.
 
-    Of a run these are `epoch_*.pth`, `last.pth` and `best.pth`, one per epoch.
+    Of a run these are `epoch_*.pth`, `last.pth` and `best.pth`, one per epoch. Files that are named
+    are all taken; those that do not say their epoch keep the order given.
 
     Args:
         sources: the folder of a run, or files.
@@ -239,30 +242,33 @@ def moments_of(sources: Sequence[str | Path], *, averaged: bool = True) -> list[
         WeightsError: a file cannot be read.
     """
     paths = [Path(source).expanduser() for source in sources]
-    if any(path.is_dir() for path in paths):
+    is_run = any(path.is_dir() for path in paths)
+    if is_run:
         if len(paths) > 1:
             raise UsageError(
                 "give one run, or several checkpoints", hint="detrkit explain assignments RUN"
             )
-        run = RunDirectory.open(paths[0])
+        run = RunDirectory(paths[0])
         paths = [*sorted(run.path.glob("epoch_*.pth")), run.last, run.best]
         paths = [path for path in paths if path.is_file() and path != run.epoch_start]
         if not paths:
             raise UsageError(
                 f"{run.path}: no checkpoints", hint="give the folder of a run that has trained"
             )
-    found: dict[int, Moment] = {}
+    found: list[Moment] = []
     for path in paths:
         checkpoint = Checkpoint.load(path)
         if not averaged and checkpoint.ema is None and not checkpoint.can_resume:
             continue
-        found.setdefault(checkpoint.last_epoch + 1, Moment(checkpoint.last_epoch + 1, path))
+        epochs = checkpoint.last_epoch + 1
+        if not (is_run and any(moment.epochs == epochs for moment in found)):
+            found.append(Moment(epochs, path))
     if not found:
         raise UsageError(
             "none of the checkpoints holds the weights of the training itself",
             hint="leave out --raw: the averaged weights are matched then",
         )
-    return [found[epochs] for epochs in sorted(found)]
+    return sorted(found, key=lambda moment: moment.epochs)
 
 
 def assignments(
@@ -316,6 +322,8 @@ def assignments(
             batch=batch,
             device=place,
         )
+        if matches and len(truth.labels) != matches[0].queries.shape[1]:
+            raise DataError(f"{index.source}: images went away while they were matched")
         if matches and found.outputs != matches[0].outputs:
             raise UsageError(
                 f"{moment.path} has other decoder layers than {moments[0].path}",

@@ -65,6 +65,10 @@ class Decoded:
     shapes: tuple[tuple[int, int], ...]
     refined: Refined | None
 
+    def strides(self, height: int) -> tuple[float, ...]:
+        """Pixels of an input of so many rows per position, level by level."""
+        return tuple(height / h for h, _ in self.shapes)
+
     @property
     def levels(self) -> Tensor:
         """(B, Q) int64: the level of each query's place, 0 the finest."""

@@ -1,9 +1,9 @@
-"""The images of a data set as a detector's input, with what is in them."""
+"""The images of a data set as a detector's input, and what its decoder makes of them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.data.image_check import read_indexed
+from detrkit.data.image_check import check_bands, read_indexed
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.read_ahead import read_ahead
+from detrkit.engine.runtime import TorchRuntime
 from detrkit.errors import DataError
+from detrkit.explain.decoder_trace import Decoded, DecoderTrace
+from detrkit.explain.layers import network
+from detrkit.models.outputs import Outputs
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.structures import ImageSpec, Target
 
@@ -67,6 +71,55 @@ def batches_of(
             else:
                 shown.append(image)
         yield shown
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """A batch of a data set that went through a detector.
+
+    Attributes:
+        shown: its images, at least one.
+        outputs: of the model.
+        decoded: what the decoder did.
+    """
+
+    shown: list[Shown]
+    outputs: Outputs
+    decoded: Decoded
+
+
+def decoded_batches(
+    runtime: TorchRuntime,
+    index: DatasetIndex,
+    batch: int,
+    broken: list[str],
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[DecodedBatch]:
+    """Runs a detector over a data set and watches its decoder.
+
+    Args:
+        runtime: a checkpoint's.
+        index: of the data set.
+        batch: images at a time.
+        broken: gets the paths of images that cannot be read.
+        progress: called after each batch with (batches done, batches).
+
+    Raises:
+        UsageError: the decoder cannot be looked into.
+        DataError: the images have other bands than the detector takes.
+    """
+    model, spec = network(runtime), runtime.image_spec
+    check_bands(index, spec.in_channels)
+    batches = -(-len(index) // batch)
+    with DecoderTrace(model) as trace:
+        for done, shown in enumerate(batches_of(index, spec, batch, broken), 1):
+            if shown:
+                inputs = torch.stack([image.input for image in shown]).to(runtime.device)
+                with torch.inference_mode():
+                    outputs = model(inputs)
+                yield DecodedBatch(shown, outputs, trace.last)
+            if progress is not None:
+                progress(done, batches)
 
 
 def _read(index: DatasetIndex, number: int, spec: ImageSpec) -> Shown:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.data.index import DatasetIndex
-from detrkit.errors import UsageError
+from detrkit.errors import DataError, UsageError
 from detrkit.explain.decoder_trace import DecoderTrace, judged_outputs
 from detrkit.explain.images import Shown, batches_of
 from detrkit.losses.criterion import SetCriterion
@@ -77,23 +77,28 @@ class Truth:
     """The boxes that are matched, and the images that they are in.
 
     Attributes:
-        paths: of the N images that could be read.
+        index: of the N images that could be read.
         sizes: (N, 2) h, w of the pictures.
         offsets: (N + 1,) the boxes of image i are `offsets[i]:offsets[i + 1]`.
         boxes: (T, 4) cxcywh in 0–1 of the input.
         labels: (T,) class indices.
     """
 
-    paths: tuple[str, ...]
+    index: DatasetIndex
     sizes: Ints
     offsets: Ints
     boxes: Floats
     labels: Ints
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the N images."""
+        return tuple(self.index.paths)
+
+    @property
     def images(self) -> Ints:
         """(T,) image of each box."""
-        return np.repeat(np.arange(len(self.paths)), np.diff(self.offsets))
+        return np.repeat(np.arange(len(self.index)), np.diff(self.offsets))
 
 
 def match_images(
@@ -119,7 +124,7 @@ def match_images(
 
     Raises:
         UsageError: the decoder or the criterion is none of detrkit's.
-        DataError: a label that the model has no class for.
+        DataError: a label that the model has no class for; no image can be read.
     """
     if not isinstance(criterion, SetCriterion):
         raise UsageError(
@@ -143,12 +148,14 @@ def match_images(
                 )
             )  # fmt: skip
             seen += shown
+    if not parts:
+        raise DataError(f"{index.source}: none of its {len(index)} images can be read")
     truth = Truth(
-        paths=tuple(index.paths[image.number] for image in seen),
+        index=index.subset([image.number for image in seen]),
         sizes=np.array([image.size for image in seen], np.int64).reshape(-1, 2),
         offsets=np.concatenate([[0], np.cumsum([len(s.target) for s in seen])]).astype(np.int64),
-        boxes=np.concatenate([s.target.boxes_cxcywh.numpy() for s in seen] or [np.zeros((0, 4))]),
-        labels=np.concatenate([s.target.labels.numpy() for s in seen] or [np.zeros(0, np.int64)]),
+        boxes=np.concatenate([s.target.boxes_cxcywh.numpy() for s in seen]),
+        labels=np.concatenate([s.target.labels.numpy() for s in seen]),
     )
     return Matches.joined(parts), truth
 

@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.predictor import Predictor
 from detrkit.engine.runtime import Runtime
-from detrkit.explain.decoder_trace import DecoderTrace
-from detrkit.explain.images import batches_of, spread
-from detrkit.explain.layers import network, torch_runtime
+from detrkit.explain.images import decoded_batches, spread
+from detrkit.explain.layers import torch_runtime
 from detrkit.explain.ranking import ranking_of
 from detrkit.metrics import FalseDetections, Negatives
 from detrkit.metrics.over_activation import THRESHOLDS
@@ -167,49 +165,41 @@ def over_activation(
         UsageError: the detector cannot be looked into.
         DataError: no image can be read.
     """
-    runtime, model = torch_runtime(detector), network(detector)
-    postprocessor = ranking_of(runtime)
+    runtime = torch_runtime(detector)
+    postprocessor, spec = ranking_of(runtime), runtime.image_spec
     index = spread(index, limit)
-    spec = runtime.image_spec
-    check_bands(index, spec.in_channels)
     found, broken = FalseDetections(), list[str]()
-    parts: list[dict[str, npt.NDArray[Any]]] = []
+    rows: list[dict[str, npt.NDArray[Any]]] = []
     strides: tuple[float, ...] = ()
-    batches = -(-len(index) // batch)
-    with torch.inference_mode(), DecoderTrace(model) as trace:
-        for done, shown in enumerate(batches_of(index, spec, batch, broken), 1):
-            if shown:
-                outputs = model(torch.stack([image.input for image in shown]).to(runtime.device))
-                detected: list[Detections] = postprocessor.postprocess(
-                    outputs, [image.size for image in shown], spec, runtime.class_map
-                )
-                _, queries, _ = postprocessor.rank(trace.last.logits)
-                levels = trace.last.levels.gather(1, queries)
-                strides = tuple(spec.size[0] / h for h, _ in trace.last.shapes)
-                for image, answer, query, level in zip(
-                    shown, detected, queries.cpu().numpy(), levels.cpu().numpy(), strict=True
-                ):
-                    keep = answer.scores >= conf
-                    parts.append(
-                        {
-                            "boxes": _fractions(answer.boxes_xyxy[keep], image.size),
-                            "scores": answer.scores[keep],
-                            "labels": answer.labels[keep],
-                            "images": np.full(int(keep.sum()), len(found.paths)),
-                            "queries": query[keep],
-                            "levels": level[keep],
-                        }
-                    )
-                    found.add(index.paths[image.number], answer)
-            if progress is not None:
-                progress(done, batches)
+    for part in decoded_batches(runtime, index, batch, broken, progress):
+        detected: list[Detections] = postprocessor.postprocess(
+            part.outputs, [image.size for image in part.shown], spec, runtime.class_map
+        )
+        _, queries, _ = postprocessor.rank(part.decoded.logits)
+        levels = part.decoded.levels.gather(1, queries)
+        strides = part.decoded.strides(spec.size[0])
+        for image, answer, query, level in zip(
+            part.shown, detected, queries.cpu().numpy(), levels.cpu().numpy(), strict=True
+        ):
+            keep = answer.scores >= conf
+            rows.append(
+                {
+                    "boxes": _fractions(answer.boxes_xyxy[keep], image.size),
+                    "scores": answer.scores[keep],
+                    "labels": answer.labels[keep],
+                    "images": np.full(int(keep.sum()), len(found.paths)),
+                    "queries": query[keep],
+                    "levels": level[keep],
+                }
+            )
+            found.add(index.paths[image.number], answer)
     found.broken.update(dict.fromkeys(broken, "cannot be read"))
     found.at(conf)  # says so where none can be read
     return OverActivationMaps(
         negatives=Negatives(index, found),
         conf=conf,
         strides=strides,
-        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+        **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]},
     )
 
 

@@ -20,13 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detrkit.data.image_check import check_bands
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.errors import DataError
-from detrkit.explain.decoder_trace import Decoded, DecoderTrace
-from detrkit.explain.images import Shown, batches_of, spread
+from detrkit.explain.decoder_trace import Decoded, decoder_of
+from detrkit.explain.images import Shown, decoded_batches, spread
 from detrkit.explain.layers import network, torch_runtime
 from detrkit.explain.ranking import ranking_of
 from detrkit.ops.boxes import box_iou, cxcywh_to_xyxy
@@ -250,34 +249,26 @@ def queries(
         UsageError: the detector cannot be looked into.
         DataError: no image can be read.
     """
-    runtime, model = torch_runtime(detector), network(detector)
-    postprocessor = ranking_of(runtime)
+    runtime = torch_runtime(detector)
+    postprocessor, spec = ranking_of(runtime), runtime.image_spec
     index = spread(index, limit)
-    check_bands(index, runtime.image_spec.in_channels)
     rows: list[_Rows] = []
     paths: list[str] = []
     broken: list[str] = []
-    batches = -(-len(index) // batch)
-    with torch.inference_mode(), DecoderTrace(model) as trace:
-        for done, shown in enumerate(batches_of(index, runtime.image_spec, batch, broken), 1):
-            if shown:
-                model(torch.stack([image.input for image in shown]).to(runtime.device))
-                scores = postprocessor.scores(trace.last.logits)
-                rows.append(_Rows.of(trace.last, scores, shown, runtime.image_spec.extent))
-                paths += [index.paths[image.number] for image in shown]
-            if progress is not None:
-                progress(done, batches)
+    for part in decoded_batches(runtime, index, batch, broken, progress):
+        scores = postprocessor.scores(part.decoded.logits)
+        rows.append(_Rows.of(part.decoded, scores, part.shown, spec.extent))
+        paths += [index.paths[image.number] for image in part.shown]
     if not rows:
         raise DataError(f"{index.source}: none of its {len(index)} images can be read")
-    shapes = trace.last.shapes
     whole = {
         name: np.concatenate([getattr(row, name) for row in rows])
         for name in (*_PER_IMAGE, *_PER_BOX)
     }
     return QueryStatistics(
         **whole,
-        strides=tuple(runtime.image_spec.size[0] / h for h, _ in shapes),
-        learned=trace.decoder.settings.learn_query_content,
+        strides=part.decoded.strides(spec.size[0]),
+        learned=decoder_of(network(runtime)).settings.learn_query_content,
         conf=conf,
         class_map=runtime.class_map,
         paths=tuple(paths),

@@ -48,6 +48,32 @@ def test_json_of_files(run: Run, training: Path, data: str, tmp_path: Path) -> N
     assert answer["outputs"] == ["encoder", "before refinement", "layer 1", "layer 2"]
 
 
+def test_a_training_and_its_own_data(place: Path, run: Run, tmp_path: Path) -> None:
+    """All of it as users do it: train, keep each epoch, explain; the config names the data."""
+    done = run(
+        "train", "tiny.yml", "--data", "data", "--epochs", 2, "-u", "checkpoint_freq=1", "-o",
+        tmp_path / "run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    done = run("explain", "assignments", tmp_path / "run", "--json", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    answer = json.loads(done.out)
+    assert answer["epochs"] == [1, 2]
+    assert answer["data"].endswith("data, validation")
+    assert answer["boxes"] > 0
+
+
+def test_one_checkpoint_has_nothing_to_compare(
+    run: Run, training: Path, data: str, tmp_path: Path
+) -> None:
+    done = run(
+        "explain", "assignments", training / "last.pth", "--data", data, "--images", 1,
+        "--pictures", 0, "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "the only checkpoint" in done.err
+
+
 def test_mistakes(run: Run, training: Path, tmp_path: Path) -> None:
     done = run("explain", "assignments", tmp_path / "gone.pth")
     assert done.code == 5

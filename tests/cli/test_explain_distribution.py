@@ -31,14 +31,17 @@ def test_figures_and_numbers(run: Run, weights: str, photos: Path, tmp_path: Pat
     assert done.code == 0, done.err
     names = {file.name for file in (tmp_path / "out").iterdir()}
     stems = [f"猫 {photo}-{number}" for photo in range(2) for number in (1, 2)]
-    assert names == {"distribution.csv"} | {
-        f"{s}.{e}" for s in stems for e in ("svg", "png", "npz")
+    assert names == {
+        "distribution.csv",
+        *(f"猫 {photo}.npz" for photo in range(2)),
+        *(f"{stem}.{ending}" for stem in stems for ending in ("svg", "png")),
     }
-    assert len(done.out.splitlines()) == 4
+    assert len(done.out.splitlines()) == 2
     with (tmp_path / "out" / "distribution.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    with np.load(tmp_path / "out" / "猫 0-1.npz") as arrays:
+    with np.load(tmp_path / "out" / "猫 0.npz") as arrays:
         np.testing.assert_allclose(arrays["probabilities"].sum(-1), 1, atol=1e-5)
+        assert len(arrays["probabilities"]) == 2
         shifts = [float(row["shift_pixels"]) for row in rows[: arrays["shifts"].size]]
         np.testing.assert_allclose(shifts, arrays["shifts"].ravel(), atol=1e-5)
 
@@ -50,9 +53,10 @@ def test_json(run: Run, weights: str, photos: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.code == 0, done.err
     answer = json.loads(done.out)
-    assert answer["kind"] == "explain-distribution"
-    assert [Path(found["path"]).name for found in answer["detections"]] == ["猫 0.png", "猫 1.png"]
-    assert all(Path(file).is_file() for found in answer["detections"] for file in found["files"])
+    assert answer["kind"] == "distribution"
+    assert [Path(image["path"]).name for image in answer["images"]] == ["猫 0.png", "猫 1.png"]
+    assert all(len(image["detections"]) == 1 for image in answer["images"])
+    assert all(Path(file).is_file() for image in answer["images"] for file in image["figures"])
 
 
 def test_broken_pictures_are_told_at_the_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from detrkit.losses.criterion import SetCriterion
 from detrkit.models.decoders.rtdetr import RTDETRTransformer
 from detrkit.ops.boxes import cxcywh_to_xyxy, paired_iou
 from detrkit.structures import ImageSpec
-from tests.engine.bright import CLASSES, picture
+from tests.engine.bright import CLASSES
 from tests.engine.test_evaluator import write_coco
 from tests.explain.likeness import assert_like
 from tests.export.families import FAMILIES, family
@@ -192,6 +193,7 @@ def write_run(folder: Path, name: str, epochs: int = 3) -> Path:
 
 def test_checkpoints_of_a_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "deimv2_hgnet")
+    shutil.copy(run / "last.pth", run / "epoch_start.pth")  # the keeper's, no epoch's
     found = moments_of([run])
     assert [(m.epochs, m.path.name) for m in found] == [
         (1, "epoch_0001.pth"), (2, "epoch_0002.pth"), (3, "last.pth"),
@@ -201,6 +203,8 @@ def test_checkpoints_of_a_run(tmp_path: Path) -> None:
     assert [m.epochs for m in moments_of([run], averaged=False)] == [2, 3]
     files = [run / "last.pth", run / "epoch_0002.pth"]
     assert [m.epochs for m in moments_of(files)] == [2, 3]
+    files = [run / "last.pth", run / "epoch_start.pth"]
+    assert [m.path for m in moments_of(files)] == files
 
 
 def test_no_checkpoints(tmp_path: Path) -> None:
@@ -250,6 +254,18 @@ def test_the_same_weights_change_nothing(index: DatasetIndex, tmp_path: Path) ->
     assert found.restless(2)[:1] != []
 
 
+def test_images_that_cannot_be_read(index: DatasetIndex, tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    family("dfine").checkpoint.save(file)
+    Path(index.paths[1]).write_bytes(b"no image")
+    found = assignments([file], index, device="cpu")
+    assert found.truth.paths == (index.paths[0], index.paths[2], index.paths[3])
+    for path in index.paths:
+        Path(path).write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of its 4 images"):
+        assignments([file], index, device="cpu")
+
+
 def test_nothing_to_match(index: DatasetIndex, tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     family("dfine").checkpoint.save(file)
@@ -269,8 +285,9 @@ def test_checkpoints_that_do_not_belong_together(index: DatasetIndex, tmp_path: 
 def made(tmp_path: Path, moments: int = 5) -> Assignments:
     """Matches that settle: the later, the fewer boxes change hands."""
     rng = np.random.default_rng(5)
-    path = tmp_path / "photo.png"
-    picture((96, 128), (40, 20, 90, 70)).save(path)
+    folder = tmp_path / "photos"
+    folder.mkdir(exist_ok=True)
+    index = write_coco(folder, [7])
     true = np.array([[0.3, 0.4, 0.3, 0.4], [0.7, 0.6, 0.2, 0.3], [0.5, 0.8, 0.3, 0.2]], np.float32)
     outputs = ("encoder", "before refinement", "layer 1", "layer 2")
     places = np.tile(np.array([11, 25, 38]), (len(outputs), 1))
@@ -290,7 +307,7 @@ def made(tmp_path: Path, moments: int = 5) -> Assignments:
                 true + shift / 3,
             )
         )
-    truth = Truth((str(path),), np.array([[96, 128]]), np.array([0, 3]), true, np.array([0, 1, 2]))
+    truth = Truth(index, np.array([[128, 192]]), np.array([0, 3]), true, np.array([0, 1, 2]))
     moments_ = tuple(Moment(5 * (i + 1), Path(f"epoch_{i}.pth")) for i in range(moments))
     return Assignments(moments_, tuple(matches), truth, CLASSES, ImageSpec((64, 96)))
 

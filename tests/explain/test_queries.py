@@ -164,6 +164,14 @@ def test_broken_images_are_passed_over(detector: Predictor, tmp_path: Path) -> N
         queries(detector, index)
 
 
+def test_images_without_boxes(detector: Predictor, index: DatasetIndex) -> None:
+    bare = replace(index, iscrowd=np.ones(index.num_boxes, bool))
+    found = queries(detector, bare, conf=0)
+    assert len(found.first_answer) == 0
+    assert found.to_dict()["boxes"] == 0
+    found.figure("column")
+
+
 def test_the_same_images_every_time(index: DatasetIndex) -> None:
     assert list(spread(index, 2).paths) == [index.paths[0], index.paths[3]]
     assert spread(index, None) is spread(index, 9) is index

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from detrkit.data.image_check import read_indexed
 from detrkit.drawing.viewable import viewable
-from detrkit.engine.sources import load_image
 from detrkit.explain.figures.canvas import draw_box, show_picture
 from detrkit.explain.figures.style import (
     COLORS,
@@ -155,8 +155,8 @@ def pairs_figure(
         moments = (
             np.unique(np.linspace(0, count - 1, min(_PICTURES, count)).round()).astype(int).tolist()
         )
-    path = found.truth.paths[image]
-    pixels = viewable(load_image(path, found.spec.in_channels)).permute(1, 2, 0).numpy()
+    read = read_indexed(found.truth.index, image, found.spec.in_channels)
+    pixels = viewable(read.image).permute(1, 2, 0).numpy()
     columns = min(len(moments), 4 if inches >= _WIDE else 2)
     rows = -(-len(moments) // columns)
     with drawing():
