@@ -6,10 +6,11 @@
 
 The teacher is a D-FINE-S, trained first from random weights (`--teacher-config`) or tuned
 (`--weights`), or any checkpoint (`--teacher`). The student is a D-FINE-N from random weights
-(`--student`), or fine-tuned from weights of its own (`--tune`). Trained on `trainval`, measured on `test` (AP of the best epoch,
-averaged weights), as the other figures on BCCD. A row is a name and the flags of `detrkit distill`;
-"alone" is `detrkit train`. Seeds go round before rows repeat, so that a table cut short is even.
-Results are kept in `--output`, and a run that is there is not trained again.
+(`--student`), or fine-tuned from weights of its own (`--tune`). Trained on `trainval`, measured on
+`test` (AP of the best epoch, averaged weights), as the other figures on BCCD. A row is a name and
+the flags of `detrkit distill`; "alone" is `detrkit train`. Seeds go round before rows repeat, so
+that a table cut short is even. Results are kept in `--output`, and a run that is there is not
+trained again.
 """
 
 from __future__ import annotations
