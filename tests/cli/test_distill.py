@@ -81,6 +81,34 @@ def test_an_onnx_teacher(run: Run, place: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_backbone_of_timm(run: Run, place: Path) -> None:
+    """A file of timm's whole model teaches the encoder; the student stays as it is."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    torch.save(model.state_dict(), "vit.pth")
+    flags = (
+        *(
+            "--foundation",
+            "vit_tiny_patch16_224",
+            "-u",
+            "distillation.foundation.pretrained=vit.pth",
+        ),
+        *("-u", "distillation.foundation_images.size=[224,224]"),
+    )
+    result = distill(run, *flags, "--output", "by-timm")
+    assert result.code == 0, result.err
+    assert "distill_featurecosine_encoder_1, weight 1: encoder.1 -> backbone.0" in result.err
+    assert "random weights" not in result.err
+    row = json.loads((place / "by-timm" / "log.jsonl").read_text(encoding="utf-8"))
+    assert [k for k in row if k.startswith("train_distill/")] == [
+        "train_distill/featurecosine_encoder_1"
+    ]
+    assert 0 < row["train/distill"] < 2
+    student = Checkpoint.load(place / "by-timm" / "best.pth").weights
+    assert not any("adapter" in name or "vit" in name for name in student)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
