@@ -92,6 +92,16 @@ def distill(
         ),
     ] = None,
     no_preflight: Annotated[bool, typer.Option("--no-preflight", hidden=True)] = False,
+    teacher_cache: Annotated[
+        Optional[float],
+        _option(
+            "--teacher-cache",
+            panel=_TEACHER,
+            metavar="MB",
+            help="Keep its answers to pictures that come again, pixel by pixel: only for training "
+            "without random transforms.",
+        ),
+    ] = None,
     mode: Annotated[
         Optional[str],
         _option(
@@ -220,6 +230,7 @@ def distill(
         "teacher_ema": teacher_ema,
         "teacher_size": teacher_size,
         "preflight": 0 if no_preflight else preflight,
+        "cache_mb": teacher_cache,
         "mode": mode,
         "features": [_feature(text) for text in feature_loss] if feature_loss else None,
         "probes": probes,

@@ -11,6 +11,7 @@ import typer
 
 from detrkit.cli.options import (
     Device,
+    Half,
     InputSize,
     JsonOut,
     Output,
@@ -123,9 +124,7 @@ def infer(
         ),
     ] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
-    half: Annotated[
-        bool, typer.Option("--half", help="16 bits: fp16 on a GPU, bf16 on a CPU that has it.")
-    ] = False,
+    half: Half = False,
     provider: Provider = None,
     threads: Threads = None,
     size: InputSize = None,

@@ -133,6 +133,11 @@ Provider = Annotated[
     ),
 ]
 
+#: `--half`: of `detrkit.load`
+Half = Annotated[
+    bool, typer.Option("--half", help="16 bits: fp16 on a GPU, bf16 on a CPU that has it.")
+]
+
 #: `--threads N`
 Threads = Annotated[
     Optional[int],

@@ -7,7 +7,16 @@ from typing import Annotated, Optional
 
 import typer
 
-from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+from detrkit.cli.options import (
+    Device,
+    Half,
+    InputSize,
+    JsonOut,
+    Provider,
+    Threads,
+    Weights,
+    WeightsConfig,
+)
 
 log = logging.getLogger("detrkit")
 
@@ -59,6 +68,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    half: Half = False,
+    provider: Provider = None,
+    threads: Threads = None,
     size: InputSize = None,
     device: Device = None,
     json: JsonOut = False,
@@ -92,7 +104,10 @@ def serve(
         if (error.name or "detrkit").partition(".")[0] == "detrkit":
             raise
         raise MissingExtraError(error.name or "fastapi", "serve", "`detrkit serve`") from error
-    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
+    detector = load(
+        weights, config=config, device=device, size=parse_size(size) if size else None, half=half,
+        provider=provider, threads=threads,
+    )  # fmt: skip
     if token is None and not settings.is_loopback:
         log.warning(
             "whoever reaches %s may use this service; --token, or the variable DETRKIT_TOKEN, asks "

@@ -7,6 +7,7 @@
     pairing.py   which query of the student answers for which of the teacher
     probes.py    queries that both answer at the same place
     teacher.py   a frozen detector or backbone and what it says about a batch
+    cache.py     its answers to pictures that come again
     terms.py     the losses of a step
     schedule.py  when they count, and how much
     distiller.py all of it, for one training

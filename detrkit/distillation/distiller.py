@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detrkit.distillation.cache import AnswerCache
 from detrkit.distillation.names import PREFIX
 from detrkit.distillation.probes import probe_boxes
 from detrkit.distillation.schedule import Window
@@ -40,6 +42,7 @@ class Distiller:
         probes: shared queries per image.
         weight: factor on everything.
         ratio_every: steps between measurements of the gradients' ratio; 0: none.
+        cache: of the teacher's answers to pictures that come again; None: it is always asked.
         teacher, logits: while the window is open.
         factor: of the schedule, in the step in progress.
         step: of the run.
@@ -52,6 +55,7 @@ class Distiller:
     probes: int = 0
     weight: float = 1.0
     ratio_every: int = 50
+    cache: AnswerCache | None = None
     teacher: Teacher | None = None
     logits: LogitLosses | None = None
     factor: float = 0.0
@@ -71,9 +75,11 @@ class Distiller:
         if self.window.is_open(epoch):
             if self.teacher is None:
                 self.teacher, self.logits = self.open_teacher()
+            if self.cache is not None:
+                self.cache.begin_epoch()
             self.terms.train()
         elif self.teacher is not None:
-            self.teacher = self.logits = None
+            self.teacher = self.logits = self.cache = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             log.info("distillation is over: the teacher is freed")
@@ -145,7 +151,10 @@ class Distiller:
     ) -> dict[str, Tensor]:
         assert self.teacher is not None
         factor = self.weight * self.factor
-        answers = self.teacher(batch.images)
+        teacher: Callable[[Tensor], Answers] = self.teacher
+        if self.cache is not None:
+            teacher = partial(self.cache.ask, self.teacher)
+        answers = teacher(batch.images)
         boxes = [target.boxes_cxcywh for target in batch.targets]
         found = {}
         for module in self.terms:

@@ -67,6 +67,8 @@ class Distillation:
         adapter_lr: rate of the adapters; None: the optimizer's own.
         preflight: validation images on which the teacher is measured before the run; 0: none.
         ratio_every: steps between two measurements of the gradients' ratio; 0: none.
+        cache_mb: main memory of a process for the teacher's answers to pictures that come again,
+            pixel by pixel: for training without random transforms; 0: none.
     """
 
     teacher: str | None = None
@@ -88,6 +90,7 @@ class Distillation:
     adapter_lr: float | None = None
     preflight: int = 500
     ratio_every: int = 50
+    cache_mb: float = 0.0
 
     def __post_init__(self) -> None:
         if self.weights is None and self.foundation is None:
@@ -113,9 +116,14 @@ class Distillation:
                 "distillation: shared queries (probes) need a checkpoint as teacher, and mode "
                 "logit or both"
             )
-        if self.weight < 0 or self.probes < 0 or self.preflight < 0 or self.ratio_every < 0:
+        numbers = ("weight", "probes", "preflight", "ratio_every", "cache_mb")
+        if any(getattr(self, name) < 0 for name in numbers):
+            raise ConfigError(f"distillation: {', '.join(numbers)} must not be negative")
+        if self.probes and self.cache_mb:
             raise ConfigError(
-                "distillation: weight, probes, preflight and ratio_every must not be negative"
+                "distillation: shared queries (probes) are drawn anew in every step: there is no "
+                "answer to keep (cache_mb)",
+                hint="leave one of them out",
             )
         for number, feature in enumerate(self.features or ()):
             _known(f"features[{number}]", feature, _FEATURE_KEYS, ("loss",))

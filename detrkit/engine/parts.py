@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from detrkit.config import Config, build, build_component
-from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.download import fetch, is_url
 from detrkit.engine.randomness import seed_everything
 from detrkit.engine.recognise import component
-from detrkit.engine.weights import load_weights
+from detrkit.engine.weights import load_weights, read_state
 from detrkit.errors import ConfigError, WeightsError
 from detrkit.registry import MODULES
 from detrkit.structures import ImageSpec
@@ -88,7 +87,7 @@ def load_pretrained_backbone(model: nn.Module) -> None:
     `local_model_dir`, `pretrained_part` (the module that the file is for, if not the whole
     backbone), `pretrained_partial` (whether only what fits is wanted), `pretrained_hint` (how
     users get the file or do without). One whose library brings its own weights returns them
-    from `pretrained_state()`.
+    from `pretrained_state()`, and knows a file's names by `pretrained_names(state)`.
 
     Raises:
         WeightsError: they cannot be found or downloaded, or do not fit.
@@ -106,7 +105,9 @@ def load_pretrained_backbone(model: nn.Module) -> None:
         return
     else:
         path = _pretrained_file(backbone)
-        state, source = Checkpoint.load(path).weights, str(path)
+        state, source = read_state(path), str(path)
+        if renamed := getattr(backbone, "pretrained_names", None):
+            state = renamed(state)
     report = load_weights(getattr(backbone, "pretrained_part", backbone), state, source=source)
     # the classifier on top of the ImageNet model is of no use here
     log.info("backbone: %d tensors from %s", len(report.copied), source)

@@ -23,6 +23,7 @@ import torch
 
 from detrkit.errors import DetrkitError, MissingExtraError, UsageError
 from detrkit.export.graph import STRIDE, DetectionGraph, InputShape
+from detrkit.export.lowering import LOWEST, WRITTEN, lower
 from detrkit.export.metadata import KEY, Metadata
 from detrkit.files import write_bytes
 
@@ -33,6 +34,8 @@ log = logging.getLogger("detrkit")
 
 #: Version of the operators; see above.
 OPSET = 20
+#: The last that PyTorch writes.
+HIGHEST = 23
 
 _SLICE = re.compile(r"\.slice\([^)]*\)")
 
@@ -99,15 +102,17 @@ def to_onnx(
     Args:
         program: of `trace`.
         graph: what was traced.
-        opset: version of the operators, at least 17.
+        opset: version of the operators, 17 to 23.
         simplify: fold what is constant, with onnxsim.
 
     Raises:
         UsageError: there is no such opset.
         MissingExtraError: onnxscript, which PyTorch's exporter needs, is missing.
     """
-    if not 17 <= opset <= 23:
-        raise UsageError(f"--opset {opset}: must be 17 to 23", hint=f"the default is {OPSET}")
+    if not LOWEST <= opset <= HIGHEST:
+        raise UsageError(
+            f"--opset {opset}: must be {LOWEST} to {HIGHEST}", hint=f"the default is {OPSET}"
+        )
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -117,7 +122,7 @@ def to_onnx(
             program,
             (),
             dynamo=True,
-            opset_version=opset,
+            opset_version=max(opset, WRITTEN),
             input_names=graph.input_names,
             output_names=graph.output_names,
             verbose=False,
@@ -125,7 +130,7 @@ def to_onnx(
     assert converted is not None
     model: ModelProto = converted.model_proto
     found = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if found != opset:
+    if found != max(opset, WRITTEN):
         raise UsageError(
             f"--opset {opset}: this PyTorch ({torch.__version__}) writes opset {found}",
             hint="leave --opset out",
@@ -134,6 +139,8 @@ def to_onnx(
     if simplify:
         model = simplified(model)
         _name_nodes(model)
+    if opset < WRITTEN:
+        lower(model)
     _tidy(model)
     return model
 

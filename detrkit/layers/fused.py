@@ -21,11 +21,16 @@ from detrkit.ops import onednn
 _NAMES: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "swish"}
 
 
+#: Shapes of input whose packed kernels are kept: batches of a service have several. Each kernel is
+#: as large as the weights.
+_SHAPES = 4
+
+
 class FusedConv2d(nn.Conv2d):
     """A convolution with the activation behind it. (B, in, H, W) -> (B, out, H', W')."""
 
     act: nn.Module
-    _packed: tuple[object, Tensor] | None = None
+    _packed: tuple[tuple[object, Tensor], ...] = ()
 
     @classmethod
     def of(cls, conv: nn.Conv2d, act: nn.Module) -> FusedConv2d:
@@ -43,13 +48,16 @@ class FusedConv2d(nn.Conv2d):
         return out
 
     def _kernel(self, x: Tensor) -> Tensor:
-        """The kernel for images of this size: that of the latest call, if it is the same."""
+        """The kernel for images of this size and number; those of the latest few are kept."""
         dtype = onednn.computes_in(x) or x.dtype
         key = (x.shape, dtype, *_state_of(self.weight))
-        packed = self._packed  # other threads may put theirs there
-        if packed is None or packed[0] != key:
-            packed = self._packed = (key, onednn.packed_kernel(self, x.shape, dtype))
-        return packed[1]
+        kept = self._packed  # other threads may put theirs there
+        for known, kernel in kept:
+            if known == key:
+                return kernel
+        kernel = onednn.packed_kernel(self, x.shape, dtype)
+        self._packed = ((key, kernel), *kept[: _SHAPES - 1])
+        return kernel
 
     def __getstate__(self) -> dict[str, Any]:
         # what copies and files hold is the kernel itself

@@ -45,6 +45,7 @@ def test_a_student_and_its_run(run: Run, place: Path, teacher: Path) -> None:
     """The authors' flags; the run says what it learned from, and `compare` repeats it."""
     flags = ("--data", "data", "--epochs", 1)
     given = ("-sc", "tiny.yml", "-tc", "tiny.yml", "-tw", teacher.name, "--probes", 4)
+    given += ("--no-teacher-ema", "--teacher-size", "student")
     more = ("--feature-loss", "CWD:encoder.0=5", "--feature-loss", "FGD", "--class-loss",
             "QualityFocal", "--logit-layers", "all")  # fmt: skip
     result = run("distill", *given, *flags, *more, "--output", "distilled", "--json")
@@ -56,6 +57,8 @@ def test_a_student_and_its_run(run: Run, place: Path, teacher: Path) -> None:
     assert row["train_distill/cwd_encoder_0"] > 0
     config = yaml.safe_load((place / "distilled" / "config.yml").read_text(encoding="utf-8"))
     assert config["distillation"]["weights"] == str(teacher)
+    assert config["distillation"]["teacher_ema"] is False
+    assert config["distillation"]["teacher_size"] == "student"
     assert config["distillation"]["logit"] == {"classes": "QualityFocal", "layers": "all"}
 
     assert run("train", "tiny.yml", *flags, "--output", "alone").code == 0
@@ -78,6 +81,34 @@ def test_an_onnx_teacher(run: Run, place: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_backbone_of_timm(run: Run, place: Path) -> None:
+    """A file of timm's whole model teaches the encoder; the student stays as it is."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    torch.save(model.state_dict(), "vit.pth")
+    flags = (
+        *(
+            "--foundation",
+            "vit_tiny_patch16_224",
+            "-u",
+            "distillation.foundation.pretrained=vit.pth",
+        ),
+        *("-u", "distillation.foundation_images.size=[224,224]"),
+    )
+    result = distill(run, *flags, "--output", "by-timm")
+    assert result.code == 0, result.err
+    assert "distill_featurecosine_encoder_1, weight 1: encoder.1 -> backbone.0" in result.err
+    assert "random weights" not in result.err
+    row = json.loads((place / "by-timm" / "log.jsonl").read_text(encoding="utf-8"))
+    assert [k for k in row if k.startswith("train_distill/")] == [
+        "train_distill/featurecosine_encoder_1"
+    ]
+    assert 0 < row["train/distill"] < 2
+    student = Checkpoint.load(place / "by-timm" / "best.pth").weights
+    assert not any("adapter" in name or "vit" in name for name in student)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
@@ -91,6 +122,8 @@ def test_an_onnx_teacher(run: Run, place: Path) -> None:
         ("-tw teacher.pth --feature-loss CWD:encoder=x", 2, "`x` is no weight"),
         ("-tw teacher.pth --start-epoch 4", 3, "no epoch is left"),
         ("-tw teacher.pth --probes -1", 3, "must not be negative"),
+        ("-tw teacher.pth --teacher-cache -1", 3, "must not be negative"),
+        ("-tw teacher.pth --teacher-cache 9 --probes 4", 3, "there is no answer to keep"),
         ("-tw teacher.pth --mode feature --probes 4", 3, "shared queries (probes) need"),
         ("-tw teacher.pth --logit-queries 0", 3, "must be at least 1, got 0"),
         ("-tw teacher.pth --logit-layers first", 3, "last or all, got 'first'"),

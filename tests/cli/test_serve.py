@@ -16,7 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
+from detrkit.engine.onnx_runtime import OnnxRuntime
+from detrkit.engine.predictor import Predictor
+from detrkit.engine.runtime import TorchRuntime
 from tests.cli.conftest import Run
 from tests.engine.bright import small_detector
 from tests.engine.test_onnx_runtime import write as write_onnx
@@ -74,6 +78,31 @@ def test_serves_a_checkpoint(tmp_path: Path) -> None:
     assert len(found["detections"]) == len(expected) > 0
     for one, other in zip(found["detections"], expected, strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def test_options_of_the_runtime(
+    onnx: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of `infer`: number format and threads of a checkpoint, provider of a file."""
+    import detrkit.serving.server as server
+
+    detectors: list[Predictor] = []
+    monkeypatch.setattr(server, "serve", lambda detector, *_: detectors.append(detector))
+    monkeypatch.setattr("detrkit.engine.runtime.cpu_computes_bf16", lambda: True)
+    threads = torch.get_num_threads()
+    weights = small_detector(tmp_path / "best.pth")
+    try:
+        options = ("--half", "--threads", threads + 1)
+        assert run("serve", "-w", weights, "-d", "cpu", *options).code == 0
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    assert run("serve", "-w", onnx, "-d", "cpu", "--provider", "cpu").code == 0
+    checkpoint, file = (detector.runtime for detector in detectors)
+    assert isinstance(checkpoint, TorchRuntime)
+    assert checkpoint.precision.amp == "bf16"
+    assert isinstance(file, OnnxRuntime)
+    assert file.session.get_providers() == ["CPUExecutionProvider"]
 
 
 def test_the_last_requests_are_answered(onnx: Path) -> None:
@@ -219,6 +248,8 @@ class TestRefusals:
             (["--token", "ключ"], "printable ASCII"),
             (["--port", "70000"], "65535"),
             (["--size", "big"], "big"),
+            (["--provider", "abacus"], "abacus"),
+            (["--threads", "0"], "--threads"),
         ],
     )
     def test_options(self, onnx: Path, run: Run, options: list[str], said: str) -> None:

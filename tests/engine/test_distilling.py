@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import shutil
 import signal
 import sys
+import time
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from detrkit.data.dataset import DetectionDataset
+from detrkit.distillation.teacher import Answers, DetectorTeacher
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.engine.derive import TrainFlags, load_with_flags
-from detrkit.engine.distilling.opening import open_distiller
+from detrkit.engine.distilling.opening import open_distiller, settings_of
+from detrkit.engine.distilling.teachers import Opener
 from detrkit.engine.distributed.group import rank
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.run_dir import RunDirectory
@@ -37,6 +46,14 @@ DISTILL = (
     *("--feature-loss", "MGD", "--feature-loss", "CWD:backbone", "--probes", "6"),
     *("--stop-epoch", "3", "--distill-decay", "linear", "-u", "distillation.ratio_every=2"),
     *("-u", "checkpoint_freq=1"),
+)
+#: Every epoch brings the same pictures, in another order.
+FIXED = (
+    "train_dataloader.dataset.transforms.policy=null",
+    "train_dataloader.dataset.transforms.ops=[{type: Resize, size: [64, 64]}, "
+    "{type: ConvertPILImage, dtype: float32, scale: true}, "
+    "{type: ConvertBoxes, fmt: cxcywh, normalize: true}]",
+    "train_dataloader.collate_fn.base_size_repeat=null",
 )
 
 
@@ -70,9 +87,9 @@ def test_a_killed_run_ends_with_the_same_bits(server: Server) -> None:
     assert [key for key in whole if not equal(whole[key], found[key])] == []
 
 
-def gone_on(server: Server, epoch: int) -> list[str]:
-    """What differs where a copy of `whole` goes on from the end of an epoch."""
-    whole, folder = server.folder / "whole", server.folder / f"from-{epoch}"
+def gone_on(server: Server, epoch: int, name: str = "whole") -> list[str]:
+    """What differs where a copy of a run goes on from the end of an epoch."""
+    whole, folder = server.folder / name, server.folder / f"{name}-from-{epoch}"
     shutil.copytree(whole, folder)
     for name in ("last.pth", "curves.png", "detections.jpg"):
         (folder / name).unlink()
@@ -124,6 +141,15 @@ def test_a_run_behind_its_window_needs_no_teacher(server: Server) -> None:
         teacher.with_suffix(".away").rename(teacher)
 
 
+def test_answers_from_memory_resume_to_the_same_bits(server: Server) -> None:
+    """The resumed run begins with an empty memory."""
+    fixed = [word for update in FIXED for word in ("-u", update)]
+    flags = (*DISTILL[:7], "--teacher-cache", "100", "-u", "checkpoint_freq=1", *fixed)
+    assert server.run(*flags, "--output", "kept") == 0, server.log
+    assert "100 % of the pictures of an epoch are answered from memory" in "".join(server.log)
+    assert gone_on(server, 2, "kept") == []
+
+
 def session(folder: Path, *update: str, **more: Any) -> Session:
     weights = {} if "foundation" in more else {"weights": str(folder / "teacher" / "best.pth")}
     distillation = {**weights, **more}
@@ -165,6 +191,123 @@ def test_the_teacher_is_measured_first(server: Server, caplog: pytest.LogCapture
         open_distiller(opened, model)
     assert "on 2 validation images" in caplog.text
     assert "no better than the student" in caplog.text  # one epoch teaches nothing
+
+
+def opened_teacher(opened: Session, *stages: str) -> DetectorTeacher:
+    settings = settings_of(opened.config)
+    assert settings is not None
+    opener = Opener(settings, opened)
+    opener.stages = stages
+    teacher, _ = opener()
+    assert isinstance(teacher, DetectorTeacher)
+    return teacher
+
+
+def test_behind_the_window_the_teacher_is_gone(server: Server, tmp_path: Path) -> None:
+    opened = session(server.folder, stop_epoch=1, preflight=2, cache_mb=10)
+    trainer = trainer_of(opened, tmp_path)
+    assert trainer.distiller is not None
+    trainer.train_epoch(trainer.plan.at(0))
+    teacher = trainer.distiller.teacher
+    assert isinstance(teacher, DetectorTeacher)
+    tensors = [weakref.ref(x) for x in teacher.model.state_dict(keep_vars=True).values()]
+    del teacher
+    trainer.state.next_epoch()
+    gc.disable()  # what nothing holds is gone at once, not at some time
+    try:
+        trainer.train_epoch(trainer.plan.at(1))
+    finally:
+        gc.enable()
+    assert tensors
+    assert not any(x() is not None for x in tensors)
+    assert trainer.distiller.cache is None
+
+
+def test_the_next_batch_is_loaded_while_the_teacher_computes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher that answers only when it has been."""
+    loaded = multiprocessing.Value("i", 0)
+    load = DetectionDataset.load
+
+    def counted(self: DetectionDataset, *arguments: Any) -> Any:
+        sample = load(self, *arguments)
+        with loaded.get_lock():
+            loaded.value += 1
+        return sample
+
+    monkeypatch.setattr(DetectionDataset, "load", counted)
+    opened = session(server.folder, "train_dataloader.num_workers=1", preflight=0)
+    trainer = trainer_of(opened, tmp_path)
+    assert trainer.distiller is not None
+    trainer.distiller.begin_epoch(0)
+    teacher = trainer.distiller.teacher
+    assert teacher is not None
+    there: list[bool] = []
+
+    class Patient:
+        def __call__(self, images: Tensor) -> Answers:
+            wanted = opened.train.batch_size * min(len(there) + 2, len(opened.train))
+            given_up = time.monotonic() + 20
+            while loaded.value < wanted and time.monotonic() < given_up:
+                time.sleep(0.01)
+            there.append(loaded.value >= wanted)
+            return teacher(images)
+
+        def at(self, boxes_cxcywh: Tensor) -> Answers:
+            return teacher.at(boxes_cxcywh)
+
+    trainer.distiller.teacher = Patient()
+    trainer.train_epoch(trainer.plan.at(0))
+    assert there == [True] * len(opened.train)
+    assert len(there) > 2
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_which_weights_of_the_teacher(server: Server, averaged: bool) -> None:
+    file = server.folder / "teacher" / "last.pth"
+    saved = Checkpoint.load(file)
+    assert saved.model is not None
+    assert saved.ema is not None
+    name = "decoder.enc_score_head.weight"
+    own, mean = saved.model[name], saved.ema["module"][name]
+    assert not torch.equal(own, mean)
+    teacher = opened_teacher(session(server.folder, weights=str(file), teacher_ema=averaged))
+    assert torch.equal(teacher.model.state_dict()[name], mean if averaged else own)
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.bfloat16), ("off", torch.float32)])
+def test_the_teacher_computes_as_the_run_does(server: Server, amp: str, dtype: torch.dtype) -> None:
+    teacher = opened_teacher(session(server.folder, f"amp={amp}"), "encoder.0")
+    kinds = set()
+    for module in teacher.model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, inputs, output: kinds.add(output.dtype))
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    answers = teacher(images)
+    assert kinds == {dtype}
+    assert answers.logits is not None
+    assert answers.boxes is not None
+    for answer in (answers.logits, answers.boxes, answers.maps["encoder.0"]):
+        assert answer.dtype == torch.float32
+        assert answer.isfinite().all()
+        assert not answer.requires_grad
+
+
+def test_the_teacher_gets_images_as_it_was_trained_on(server: Server) -> None:
+    """A student's batch, without any normalisation, for a teacher of ImageNet's colours."""
+    file = server.folder / "normalised.pth"
+    saved = Checkpoint.load(server.folder / "teacher" / "best.pth")
+    assert saved.image_spec is not None
+    spec = replace(saved.image_spec, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    replace(saved, image_spec=spec).save(file)
+    opened = session(server.folder, "amp=off", weights=str(file))
+    teacher = opened_teacher(opened)
+    seen: list[Tensor] = []
+    teacher.model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0]))
+    pixels = torch.randint(0, 256, (2, 3, 64, 64)).float()
+    teacher(opened.image_spec.normalized(pixels))
+    torch.testing.assert_close(seen[0], spec.normalized(pixels), rtol=1e-4, atol=1e-5)
 
 
 def test_losses_of_another_kind(server: Server) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
@@ -16,6 +17,7 @@ from detrkit.errors import DetrkitError, UsageError
 from detrkit.export.graph import DetectionGraph, InputShape, exportable
 from detrkit.export.half import halved
 from detrkit.export.int8 import quantized
+from detrkit.export.lowering import lower
 from detrkit.export.metadata import KEY, Metadata
 from detrkit.export.onnx import describe, to_onnx, trace, write_onnx
 from tests.export.families import CLASSES, FAMILIES, SIZE, assert_same, family, inputs, run_onnx
@@ -243,10 +245,85 @@ def test_wrong_shapes() -> None:
         InputShape(SIZE, batch=0)
 
 
-def test_opset() -> None:
+#: Those that are not the default; each family takes seconds.
+OPSETS = [
+    pytest.param("deimv2_hgnet", 17),
+    pytest.param("deimv2_hgnet", 23),
+    *(
+        pytest.param(name, opset, marks=pytest.mark.slow)
+        for name in FAMILIES
+        for opset in (17, 18, 19, 21, 22, 23)
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "opset"), OPSETS)
+def test_other_opsets(name: str, opset: int) -> None:
+    one = family(name)
+    shape = InputShape(SIZE)
+    graph = DetectionGraph(exportable(one.detector, shape), one.postprocessor)
+    model = to_onnx(trace(graph, shape), graph, opset=opset)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    given = inputs(2)
+    with torch.no_grad():
+        assert_same(run_onnx(model, *given), one.graph()(*given))
+
+
+def test_opsets_that_there_are() -> None:
     graph = DetectionGraph(family("deimv2_hgnet").detector, None)
-    with pytest.raises(UsageError, match="17 to 23"):
-        to_onnx(None, graph, opset=11)  # type: ignore[arg-type]
+    for opset in (11, 24):
+        with pytest.raises(UsageError, match="17 to 23"):
+            to_onnx(None, graph, opset=opset)  # type: ignore[arg-type]
+
+
+def lowered(*nodes: Any, rank: int = 4, **axes: list[int]) -> Any:
+    """A graph of opset 18 for x (1, 2, 6, 6), in opset 17."""
+    helper = onnx.helper
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2, 6, 6))],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"] * rank)],
+            [numpy_helper.from_array(np.array(a, np.int64), n) for n, a in axes.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=8,
+    )
+    lower(model)
+    return model
+
+
+def test_new_forms_become_old_ones() -> None:
+    node = onnx.helper.make_node
+    model = lowered(
+        node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2),
+        node("Add", ["a", "b"], ["c"]),
+        node("ReduceMean", ["c", "last"], ["y"], keepdims=0, noop_with_empty_axes=0),
+        rank=2,
+        last=[2, 3],
+    )
+    assert not model.graph.initializer
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    x = np.random.default_rng(0).random((1, 2, 6, 6), np.float32)
+    (found,) = session.run(None, {"x": x})
+    assert found.shape == (1, 1)
+    np.testing.assert_allclose(found, x.sum(1, keepdims=True).mean((2, 3)), rtol=1e-5)
+
+
+def test_what_opset_17_cannot_say() -> None:
+    node = onnx.helper.make_node
+    for wrong in (
+        node("Mish", ["x"], ["y"]),
+        node("Resize", ["x", "", "s"], ["y"], mode="linear", antialias=1),
+    ):
+        with pytest.raises(UsageError, match="--opset 17: this model cannot be written"):
+            lowered(wrong, s=[1, 1, 2, 2])
+    with pytest.raises(UsageError, match="--opset 17: this model cannot be written"):
+        lowered(
+            node("Split", ["x"], ["y", "b", "c", "d"], axis=2, num_outputs=4),
+        )
 
 
 def test_fp16_cannot_hold_everything() -> None:

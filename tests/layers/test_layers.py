@@ -398,6 +398,31 @@ def test_fused_convolutions_answer_the_same(act: str | None, groups: int) -> Non
 
 @torch.no_grad()
 @pytest.mark.usefixtures("fused_layers")
+def test_kernels_of_a_few_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that alternate in size pack nothing anew, and no more than a few are kept."""
+    layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    fused = copy.deepcopy(layer)
+    use_onednn(fused)
+    packed: list[int] = []
+    pack = onednn.packed_kernel
+
+    def counted(conv: nn.Conv2d, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        packed.append(shape[0])
+        return pack(conv, shape, dtype)
+
+    monkeypatch.setattr(onednn, "packed_kernel", counted)
+    batches = {count: torch.rand(count, 3, 6, 5) for count in range(1, 7)}
+    for count in (1, 2, 1, 3, 2, 1, 4, 3, 1):
+        assert torch.allclose(fused(batches[count]), layer(batches[count]), atol=1e-6)
+    assert packed == [1, 2, 3, 4]
+    for count in (5, 6, 1):
+        assert torch.allclose(fused(batches[count]), layer(batches[count]), atol=1e-6)
+    assert packed == [1, 2, 3, 4, 5, 6, 1]
+    assert len(fused[0]._packed) == 4
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("fused_layers")
 def test_fused_products_answer_the_same() -> None:
     attention = MSDeformableAttention(8, 2, 2, 3, project=True)
     nn.init.normal_(attention.value_proj.bias)

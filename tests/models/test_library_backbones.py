@@ -6,12 +6,14 @@ import copy
 import io
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from detrkit.engine.parts import load_pretrained_backbone
 from detrkit.errors import ConfigError, MissingExtraError, WeightsError
 from detrkit.models.backbones.timm import TimmBackbone
 from detrkit.models.backbones.torchvision import TorchvisionBackbone
@@ -207,6 +209,28 @@ def test_timm_brings_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(WeightsError, match=r"resnet10t.*no route to host"):
         backbone.pretrained_state()
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [("resnet10t", "pth"), ("convnext_atto", "pth"), ("vit_tiny_patch16_224", "safetensors")],
+)
+def test_a_file_of_timms_whole_model(name: str, ending: str, tmp_path: Path) -> None:
+    """As timm publishes it, with the classifier; extractors have other names inside."""
+    timm = pytest.importorskip("timm")
+    state = timm.create_model(name, pretrained=False).state_dict()
+    file = tmp_path / f"model.{ending}"
+    if ending == "pth":
+        torch.save(state, file)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(state, file)
+    backbone = TimmBackbone(name, return_idx=[-1], pretrained=str(file))
+    model = nn.Module()
+    model.backbone = backbone
+    load_pretrained_backbone(model)
+    loaded = backbone.pretrained_names(state)
+    for key, value in backbone.model.state_dict().items():
+        assert torch.equal(value, loaded[key]), key
 
 
 def test_timm_models_without_weights() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from detrkit.config import Config, build
+from detrkit.distillation.cache import AnswerCache
 from detrkit.distillation.distiller import Distiller
 from detrkit.distillation.layout import MapPair
 from detrkit.distillation.settings import Distillation
@@ -87,6 +88,7 @@ def open_distiller(
         probes=settings.probes,
         weight=settings.weight,
         ratio_every=settings.ratio_every,
+        cache=AnswerCache(settings.cache_mb) if settings.cache_mb else None,
     )
     if saved is None and not quiet:
         _announce(settings, opener, layout, distiller)

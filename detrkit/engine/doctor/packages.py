@@ -59,6 +59,36 @@ FEATURES = (
         others=("safetensors", "transformers"),
     ),
     Feature("timm", "timm", "backbones of timm", "detrkit[timm]"),
+    Feature(
+        "openvino",
+        "openvino",
+        "`export --openvino`, running .xml files",
+        "detrkit[openvino]",
+        compiled=True,
+    ),
+    Feature("nncf", "nncf", "int8 for OpenVINO", "detrkit[openvino]"),
+    Feature(
+        "tensorrt",
+        "tensorrt",
+        "`export --trt`, running .engine files",
+        "detrkit[trt]",
+        compiled=True,
+    ),
+    Feature(
+        "serve", "fastapi", "`serve`", "detrkit[serve]", others=("uvicorn", "python_multipart")
+    ),
+    Feature("video", "av", "videos and streams in `infer`", "detrkit[video]", compiled=True),
+    Feature("track", "trackers", "`infer --track`", "detrkit[track]", others=("supervision",)),
+    Feature("wandb", "wandb", "Weights & Biases", "detrkit[loggers]"),
+    Feature("mlflow", "mlflow", "MLflow", "detrkit[loggers]", others=("sqlalchemy", "alembic")),
+    Feature(
+        "multiband",
+        "tifffile",
+        "TIFF of several bands",
+        "detrkit[multiband]",
+        others=("imagecodecs",),
+    ),
+    Feature("fiftyone", "fiftyone", "`eval --fiftyone`", "detrkit[fiftyone]"),
 )
 
 
@@ -75,10 +105,12 @@ def version_of(feature: Feature) -> str:
         module = importlib.import_module(feature.module)
         if hasattr(module, "__version__"):
             return str(module.__version__)
+    name = feature.module.partition(".")[0]
     try:
-        return importlib.metadata.version(feature.module.partition(".")[0])
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # another name than the module's
+        owners = importlib.metadata.packages_distributions().get(name, ())
+        return importlib.metadata.version(owners[0]) if owners else "of unknown version"
 
 
 def check_feature(feature: Feature, version: Callable[[Feature], str]) -> Check:

@@ -33,7 +33,8 @@ class TimmBackbone(nn.Module):
         name: timm's name, with or without a tag: "convnext_tiny", "convnext_tiny.in12k_ft_in1k".
         return_idx: levels of the feature pyramid, as timm's `out_indices`; negative ones count
             from the coarsest. Most models have strides 2 to 32, or 4 to 32.
-        pretrained: whether training from scratch starts with timm's weights; or a file of them.
+        pretrained: whether training from scratch starts with timm's weights; or a file of them,
+            of the extractor or of the whole model.
         freeze_norm: batch norms become constants.
         options: further arguments of `timm.create_model`, such as `{drop_path_rate: 0.1}`, or
             `{strict_img_size: false}` for Swin at sizes other than its own.
@@ -115,6 +116,19 @@ class TimmBackbone(nn.Module):
                 "--update TimmBackbone.pretrained=FILE",
             ) from error
         return dict(model.state_dict())
+
+    def pretrained_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A file of timm's whole model in the names of `pretrained_part`.
+
+        timm's extractors keep the model in `model.`, or call `stages_0` what it calls `stages.0`.
+        """
+        own = self.model.state_dict().keys()
+
+        def name_here(name: str) -> str:
+            known = (name, f"model.{name}", name.replace(".", "_", 1))
+            return next((each for each in known if each in own), name)
+
+        return {name_here(name): value for name, value in state.items()}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B, in, H, W) -> maps (B, C_i, H/s_i, W/s_i), finest first."""

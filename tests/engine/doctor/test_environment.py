@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from detrkit.engine.doctor.packages import FEATURES, Feature
 from detrkit.engine.doctor.report import Check, Status
 from detrkit.engine.doctor.torch_facts import Gpu, TorchFacts, nvidia_driver
 from detrkit.engine.machine import Machine
+from tests.conftest import REPOSITORY
 
 GIB = 1 << 30
 CPU = TorchFacts("2.9.1", "0.24.1", cpu_capability="AVX2", threads=4)
@@ -290,10 +292,22 @@ def test_opencv_without_libgl() -> None:
 
 def test_versions_of_what_is_installed() -> None:
     assert packages.version_of(Feature("numpy", "numpy", "", "numpy")).count(".") >= 1
+    named_otherwise = Feature("yaml", "yaml", "", "PyYAML")
+    assert packages.version_of(named_otherwise) == importlib.metadata.version("PyYAML")
     with pytest.raises(ModuleNotFoundError, match="no_such_module_at_all"):
         packages.version_of(Feature("n", "no_such_module_at_all", "", "n"))
     with pytest.raises(ModuleNotFoundError, match="nor_this"):
         packages.version_of(Feature("numpy", "numpy", "", "numpy", others=("nor_this",)))
+
+
+def test_every_extra_is_listed() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = {line.partition(" =")[0] for line in section.splitlines() if " = [" in line}
+    listed = {feature.install for feature in FEATURES}
+    others = {"dev", "fonts"}  # of those who work on detrkit, and `check_font`
+    assert {f"detrkit[{extra}]" for extra in extras - others} <= listed
+    assert len(extras) > 8
 
 
 def test_a_compiled_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

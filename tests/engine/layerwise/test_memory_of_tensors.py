@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detrkit.engine.module_catalogue import measure
 from detrkit.engine.layerwise.memory import kept_by, peak_of
+from detrkit.engine.module_catalogue import measure
 from detrkit.registry import MODULES
 
 #: Bytes of a map.
