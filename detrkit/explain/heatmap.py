@@ -279,9 +279,9 @@ def _targets(
                     hint="a lower --conf shows more",
                 )
         return list(dict.fromkeys(detections))
-    if not count:
-        return []
-    return list(range(count)) if each else [None]
+    if each or not count:
+        return list(range(count))
+    return [None]
 
 
 def _slopes(

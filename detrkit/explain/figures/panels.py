@@ -133,4 +133,4 @@ def color_bar(figure: Figure, colors: str, label: str) -> None:
     bar.ax.tick_params(size=0, pad=2)
     if figure.get_figheight() >= _TALL:
         bar.set_label(label, fontsize=6, color=GRAY, labelpad=-4)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
