@@ -39,9 +39,9 @@ def forking_launcher(command: Sequence[str], *options: int) -> Launcher:
 @cache
 def _server() -> str:
     """The socket of this process's server, which ends when this process does."""
-    folder = tempfile.TemporaryDirectory(prefix="detrkit-")
+    place = f"{tempfile.mkdtemp(prefix='detrkit-')}/socket"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.forked.server", f"{folder.name}/socket"],
+        [sys.executable, "-m", "tests.forked.server", place],
         cwd=_REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(_REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
@@ -49,12 +49,7 @@ def _server() -> str:
         text=True,
         start_new_session=True,  # Ctrl-C is for the tests
     )
-
-    def end() -> None:
-        process.communicate()
-        folder.cleanup()
-
-    atexit.register(end)
+    atexit.register(process.communicate)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    return f"{folder.name}/socket"
+    return place

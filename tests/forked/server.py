@@ -13,12 +13,14 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import tests.engine.distributed.preload  # noqa: F401
@@ -33,7 +35,7 @@ HEAVY = (
 
 
 def main() -> None:
-    """Serves until stdin ends."""
+    """Serves until stdin ends; the folder of the socket goes with it."""
     for name in HEAVY:
         importlib.import_module(name)
     listener = socket.socket(socket.AF_UNIX)
@@ -48,6 +50,7 @@ def main() -> None:
             if one is sys.stdin:
                 for process, _ in running.values():
                     _kill(process)
+                shutil.rmtree(Path(sys.argv[1]).parent)
                 return
             if one is listener:
                 client = listener.accept()[0]
