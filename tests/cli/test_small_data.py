@@ -43,6 +43,7 @@ def test_patience_ends_a_run_and_everyone_says_so(place: Path, run: Run) -> None
     assert "for 4 epochs" in out
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_run_that_ended_early_is_finished(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = [*TRAIN, "--epochs", "9", *STILL, "--patience", "1", "--json", "-o", "early"]
     command += ["-u", "train_dataloader.collate_fn.stop_epoch=null"]  # no last stage
