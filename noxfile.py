@@ -50,6 +50,9 @@ def slow(session: nox.Session) -> None:
 def _pytest(session: nox.Session, *options: str) -> None:
     """Pytest in a process per core, four at most; each file stays in one, for its fixtures.
 
+    Files run in the order of their names: the trainings of `cli` and `engine` first. xdist would
+    begin with the files of most tests and end with the longest ones, each on a core of its own.
+
     Only with the plugins that are named: one that something else has installed may warn in its own
     way (pytest-benchmark does of several processes), and a warning is an error here.
     """
@@ -58,7 +61,7 @@ def _pytest(session: nox.Session, *options: str) -> None:
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     plugins = [part for name in PYTEST_PLUGINS for part in ("-p", name)]
-    shared = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+    shared = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
     session.run("pytest", *plugins, *shared, *options, *session.posargs, env=env)
 
 

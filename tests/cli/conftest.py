@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from detrkit.cli.app import main
+from detrkit.engine.curves import draw_curves
 from tests.conftest import REPOSITORY
 from tests.engine.bright import small_detector
+from tests.engine.plain import plain_curves
 from tests.engine.test_evaluator import write_coco as write_four
 from tests.engine.tiny_data import write_coco, write_config
+from tests.forked import forking_launcher
 
 
 class Result(NamedTuple):
@@ -24,6 +27,20 @@ class Result(NamedTuple):
 
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_curves() -> Iterator[None]:
+    """A training in this process leaves a plain picture as its curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detrkit.engine.curves.draw_curves", plain_curves)
+        yield
+
+
+@pytest.fixture
+def drawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves are drawn as they are for users."""
+    monkeypatch.setattr("detrkit.engine.curves.draw_curves", draw_curves)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +70,12 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, as the working folder."""
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of `--nproc` and `--auto-resume` are forked, which spares them an import."""
+    monkeypatch.setattr("detrkit.engine.distributed.launch.Launcher", forking_launcher)
 
 
 @pytest.fixture

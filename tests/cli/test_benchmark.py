@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from detrkit.engine.amp import cpu_computes_bf16
+from detrkit.engine.benchmarking import measure
 from tests.cli.conftest import Run
 from tests.engine.bright import small_detector
+from tests.engine.distributed.processes import METHOD
 from tests.engine.exported import metadata, write_onnx
 from tests.engine.tiny_data import write_coco
 
@@ -33,16 +39,34 @@ def here(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return files
 
 
+@contextmanager
+def forking() -> Iterator[None]:
+    """Processes of candidates are forked, which spares each an import of torch."""
+
+    def get_context(method: str) -> Any:
+        assert method == "spawn"
+        return multiprocessing.get_context(METHOD)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "multiprocessing", SimpleNamespace(get_context=get_context))
+        yield
+
+
+@pytest.fixture
+def forked_candidates() -> Iterator[None]:
+    with forking():
+        yield
+
+
 @pytest.fixture(scope="module")
 def measured(files: Path) -> dict[str, Any]:
     """What is measured once, as JSON; the Markdown lies in `table.md`."""
-    import contextlib
     import io
 
     from detrkit.cli.app import main
 
     written = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(written):
+    with forking(), pytest.MonkeyPatch.context() as patch, redirect_stdout(written):
         patch.chdir(files)
         code = main(
             ["benchmark", "torch=best.pth", "small.onnx", "one=single.onnx", "--batches", "2,1",
@@ -115,6 +139,7 @@ def test_markdown(measured: dict[str, Any], files: Path) -> None:
     assert "the file takes 1 images per call" in text
 
 
+@pytest.mark.usefixtures("forked_candidates")
 def test_tables_with_preprocessing_and_ap(run: Run, here: Path) -> None:
     write_coco(here / "data", train=1, val=2, size=(64, 64))
     for file in (here / "data/annotations").iterdir():
@@ -136,10 +161,17 @@ def test_tables_with_preprocessing_and_ap(run: Run, here: Path) -> None:
     assert "AP on data, val" in result.out
 
 
+def test_a_process_that_is_spawned_says_what_is_wrong(run: Run, here: Path) -> None:
+    result = run("benchmark", "absent.pth", *QUICK)
+    assert result.code == 5
+    assert "absent.pth: " in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.usefixtures("forked_candidates")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["absent.pth"], 5, "absent.pth: "),
         (["dfine_q_coco"], 3, "dfine_q_coco: "),
         (["best.pth", "best.pth"], 2, "two candidates are called best.pth"),
         (["best.pth", "--batches", "1,x"], 2, "expected numbers"),

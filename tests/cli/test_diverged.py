@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from PIL import Image
 from detrkit.engine.checkpoint import Checkpoint
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_data import write_coco, write_config
+from tests.forked import detrkit
 
 #: A criterion and a backbone layer of the user's.
 PLUGIN = """
@@ -50,7 +49,7 @@ class Cracked(torch.nn.Module):
 @MODULES.register()
 class FragileHGNet(HGNetv2):
     def __init__(self, first: int, last: int):
-        super().__init__("B0", return_idx=[2, 3], use_lab=True, pretrained=False)
+        super().__init__("Atto", return_idx=[1, 2], use_lab=True, pretrained=False)
         self.crack = Cracked(first, last)
 
     def forward(self, images):
@@ -81,9 +80,8 @@ def place(tmp_path: Path) -> Path:
 
 def train(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "detrkit", "train", "tiny.yml", *DATA, *arguments],
+        [*detrkit(), "train", "tiny.yml", *DATA, *arguments],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         encoding="utf-8",
         check=False,

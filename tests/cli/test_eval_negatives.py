@@ -79,6 +79,7 @@ def test_without_negatives_there_is_none(
     assert "False detections" not in check(html, links=True).text
 
 
+@pytest.mark.usefixtures("forked")
 def test_several_processes_find_the_same(
     weights: str, data: str, negatives: Path, capfd: Any
 ) -> None:

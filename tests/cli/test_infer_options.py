@@ -22,6 +22,7 @@ from detrkit.data.detect import open_dataset
 from detrkit.data.faults import FaultKind
 from tests.conftest import REPOSITORY
 from tests.engine.bright import picture, small_detector
+from tests.forked import detrkit
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ class TestStdin:
     @pytest.mark.skipif(os.name == "nt", reason="signals of Windows")
     def test_ctrl_c_while_nothing_comes(self, weights: str) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "detrkit", "infer", "-w", weights, "--device", "cpu", "-",
+            [*detrkit(), "infer", "-w", weights, "--device", "cpu", "-",
              "-o", "out", "--batch", "1"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},

@@ -21,6 +21,7 @@ from tests.conftest import REPOSITORY
 from tests.engine.bright import picture, small_detector
 from tests.engine.media.test_live import Mjpeg, Quiet, server
 from tests.engine.moving import read_back, rotate_mp4, write_video
+from tests.forked import detrkit
 
 pytest.importorskip("av")
 
@@ -240,7 +241,7 @@ def test_ctrl_c_finishes_the_video(weights: str, place: Path) -> None:
     write_video(place / "long.mp4", 600)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "detrkit", "infer", "-w", weights, "--device", "cpu",
+        [*detrkit(), "infer", "-w", weights, "--device", "cpu",
          "long.mp4", "-o", "out", "--batch", "1"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from tests.engine.bright import small_detector
 from tests.engine.test_evaluator import write_coco as write_bright_coco
 from tests.engine.tiny_data import write_coco, write_config
 from tests.engine.toy import equal
+from tests.forked import detrkit
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -102,6 +103,7 @@ def test_a_mistake_of_all_is_told_once(place: Path, capfd: pytest.CaptureFixture
     assert len(errors(err)) == 1
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_dies_is_replaced(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = [*train("death", "death"), "--nproc", "2", "--auto-resume", "--json"]
     assert run(place, *arguments) == 0
@@ -123,6 +125,7 @@ def test_a_finished_run_is_left_alone(place: Path, capfd: pytest.CaptureFixture[
     assert (place / "whole" / "last.pth").read_bytes() == before
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_in_one_process_is_told_once(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,7 +313,7 @@ def test_tasks_of_srun(tmp_path: Path, measured: list[str], in_folder: Starter) 
         "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "0", "MASTER_PORT": str(free_port()),
     }  # fmt: skip
-    command = [sys.executable, "-m", "detrkit", *measured, "ours.json"]
+    command = [*detrkit(), *measured, "ours.json"]
     tasks = [
         in_folder(tmp_path, command, **job, SLURM_PROCID=str(n), SLURM_LOCALID=str(n))
         for n in range(2)

@@ -43,6 +43,7 @@ def test_patience_ends_a_run_and_everyone_says_so(place: Path, run: Run) -> None
     assert "for 4 epochs" in out
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_run_that_ended_early_is_finished(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = [*TRAIN, "--epochs", "9", *STILL, "--patience", "1", "--json", "-o", "early"]
     command += ["-u", "train_dataloader.collate_fn.stop_epoch=null"]  # no last stage
@@ -119,7 +120,7 @@ def test_rates_by_layer_reach_the_log(place: Path, run: Run) -> None:
     assert "layer decay 0.5: the backbone's rates are" in err
     row = json.loads(Path("layers/log.jsonl").read_text().splitlines()[0])
     rates = {key: value for key, value in row.items() if key.startswith("lr/backbone")}
-    assert rates["lr/backbone_stage_3"] == pytest.approx(rates["lr/backbone_stage_4"] / 2)
+    assert rates["lr/backbone_stage_2"] == pytest.approx(rates["lr/backbone_stage_3"] / 2)
     assert rates["lr/backbone_stem"] == pytest.approx(rates["lr/backbone_stage_1"] / 2)
 
 
@@ -133,6 +134,7 @@ def test_sampling(place: Path, run: Run, sampling: str) -> None:
     assert json.loads(out)["trained_epochs"] == 2
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_processes_agree(place: Path, run: Run) -> None:
     code, _, err = run(
         *TRAIN, "--epochs", "9", *STILL, "--patience", "1", "--freeze", "backbone",

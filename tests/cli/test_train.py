@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from detrkit.engine.checkpoint import Checkpoint
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_data import write_coco, write_config
 from tests.engine.toy import equal
+from tests.forked import detrkit
 
 EPOCHS = 4
 
@@ -46,10 +47,12 @@ def run(folder: Path, *arguments: str) -> int:
         os.chdir(before)
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str, program: Sequence[str] = (sys.executable, "-m", "detrkit")
+) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "detrkit", *arguments],
+        [*program, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -119,7 +122,8 @@ def test_the_best_checkpoint_needs_nothing_else(place: Path) -> None:
 @pytest.fixture(scope="module")
 def killed(place: Path) -> Path:
     """A run that kill -9 hit in the middle of its second or third epoch."""
-    process = start(place, "train", "tiny.yml", "--data", "data", "--output", "killed", "-j", "1")
+    train = ("train", "tiny.yml", "--data", "data", "--output", "killed", "-j", "1")
+    process = start(place, *train, program=detrkit())
     last, pictures = place / "killed" / "last.pth", place / "killed" / "log.jsonl"
     wait_for(lambda: last.is_file() and len(pictures.read_text().splitlines()) >= 1, process)
     time.sleep(0.5)  # anywhere in an epoch

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from detrkit.cli.app import main
 from detrkit.engine.trainer import Trainer
 from tests.cli.conftest import Run
 from tests.conftest import REPOSITORY
 from tests.engine.fake_trackers import FakeMLflow, FakeWandB, install
+from tests.forked import detrkit
 
 ONE = ("train", "tiny.yml", "--data", "data", "--epochs", "1", "-o")
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_the_summary_names_the_best_epoch_and_every_file(place: Path, run: Run) -> None:
     code, out, err = run("train", "tiny.yml", "--data", "data", "--epochs", "2", "-o", "whole")
     assert code == 0
@@ -30,6 +33,8 @@ def test_the_summary_names_the_best_epoch_and_every_file(place: Path, run: Run) 
     assert re.match(r"\d+:\d\d for 2 epochs", lines["time"])
     for name in ("run", "weights", "last", "log", "table", "curves", "detections", "batches"):
         assert Path(lines[name]).exists()
+    with Image.open(lines["curves"]) as curves:
+        assert min(curves.size) > 500  # drawn
     assert lines["tensorboard"] == "tensorboard --logdir whole"
     assert lines["next"] == "detrkit infer -w whole/best.pth IMAGE"
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", out + err)
@@ -134,14 +139,14 @@ def test_resume_continues_the_loggers_run_or_goes_on_without(
     assert "which is not installed; the run goes on without" in err
 
 
-def in_terminal(folder: Path, code: list[str], **environment: str) -> tuple[int, bytes]:
-    """Runs Python with all three streams in a terminal of 100 columns."""
+def in_terminal(folder: Path, command: list[str], **environment: str) -> tuple[int, bytes]:
+    """Runs a command with all three streams in a terminal of 100 columns."""
     import pty
 
     ours, theirs = pty.openpty()
     cleared = ("NO_COLOR", "CI", "FORCE_COLOR", "TTY_COMPATIBLE")
     process = subprocess.Popen(
-        [sys.executable, *code],
+        command,
         cwd=folder,
         env={
             **{k: v for k, v in os.environ.items() if k not in cleared},
@@ -172,14 +177,14 @@ _STYLED = "from detrkit.cli import console; console.say('warning', 'text', 'bold
     [({}, False), ({"NO_COLOR": "1"}, True), ({"CI": "true"}, True), ({"TERM": "dumb"}, True)],
 )
 def test_who_gets_plain_text(tmp_path: Path, environment: dict[str, str], plain: bool) -> None:
-    code, seen = in_terminal(tmp_path, ["-c", _STYLED], **environment)
+    code, seen = in_terminal(tmp_path, [sys.executable, "-c", _STYLED], **environment)
     assert code == 0
     assert (b"\x1b" not in seen) == plain
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
 def test_a_run_without_colours_writes_lines_only(folder: Path) -> None:
-    code, seen = in_terminal(folder, ["-m", "detrkit", *ONE, "terminal"], NO_COLOR="1")
+    code, seen = in_terminal(folder, [*detrkit(), *ONE, "terminal"], NO_COLOR="1")
     assert code == 0, seen.decode()
     text = seen.decode().replace("\r\n", "\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
@@ -189,7 +194,7 @@ def test_a_run_without_colours_writes_lines_only(folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
 def test_a_run_in_a_terminal_shows_a_bar(folder: Path) -> None:
-    code, seen = in_terminal(folder, ["-m", "detrkit", *ONE, "bar"])
+    code, seen = in_terminal(folder, [*detrkit(), *ONE, "bar"])
     assert code == 0, seen.decode()
     assert b"\x1b[?25l" in seen  # the cursor hides while the bar moves
     assert seen.rfind(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")  # and comes back

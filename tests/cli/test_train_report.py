@@ -106,7 +106,8 @@ def test_damaged_detections_are_a_warning(run: Path, capsys: Any) -> None:
 
 def test_a_picture_of_curves_that_is_damaged_is_left_out(run: Path) -> None:
     assert read_curves(run / "curves.png") is not None
-    (run / "curves.png").write_bytes((run / "curves.png").read_bytes()[:500])
+    whole = (run / "curves.png").read_bytes()
+    (run / "curves.png").write_bytes(whole[: len(whole) // 2])
     assert read_curves(run / "curves.png") is None
     (run / "curves.png").unlink()
     assert read_curves(run / "curves.png") is None

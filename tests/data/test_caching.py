@@ -104,14 +104,14 @@ def test_a_cache_changes_no_batch(
 ) -> None:
     """For any number of workers, seed, epoch and first batch."""
     break_image(path, 3)
-    for seed in (0, 5):
+    for seed, workers in ((0, (0, 1, 3)), (5, (0,))):
         plain = make_data(path, recipe, max_side=max_side)
         cached = make_data(path, recipe, max_side=max_side)
         cache(cached, kind, tmp_path / "c")
         assert cached.store is not None
         assert len(cached.store) == COUNT - 1
         loaders = [make_loader(plain, recipe, seed=seed)]
-        loaders += [make_loader(cached, recipe, seed=seed, num_workers=n) for n in (0, 1, 3)]
+        loaders += [make_loader(cached, recipe, seed=seed, num_workers=n) for n in workers]
         for epoch, start in ((0, 0), (1, 0), (2, 1)):
             batches = []
             for loader in loaders:

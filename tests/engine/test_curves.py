@@ -70,6 +70,21 @@ def test_one_run() -> None:
     assert set(lines(found["Learning rate"])) == {"backbone", "encoder\ndecoder"}
 
 
+def test_distillation_and_images_without_targets() -> None:
+    more = {
+        "train_distill/class": 0.5,
+        "train_distill/cwd_encoder_0": 2.0,
+        "train/distill_gradient_ratio": 0.3,
+        "val/oa_fppi": 1.5,
+        "val/oa_clean_rate": 0.25,
+    }
+    found = panels(RunCurves("run", [row(0, **more), row(1)]))
+    assert lines(found["Distillation"]) == {"class": ([1], [0.5]), "cwd encoder 0": ([1], [2.0])}
+    assert lines(found["Gradient: distillation by detection"])["ratio of norms"] == ([1], [0.3])
+    assert lines(found["False detections, images without targets"])["per image"] == ([1], [1.5])
+    assert lines(found["Images without targets"]) == {"share without detections": ([1], [0.25])}
+
+
 def test_a_run_without_validation_shows_what_there_is() -> None:
     rows = [{"epoch": 0, "train/loss": 3.0, "lr": 1e-4, "best": True}]
     assert list(panels(RunCurves("x", rows))) == ["Training loss, all terms", "Learning rate"]

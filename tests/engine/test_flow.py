@@ -22,6 +22,11 @@ PLAIN = (
     "train_dataloader.dataset.transforms.ops="
     "[{type: Resize, size: [64, 64]}, {type: ConvertPILImage}, {type: ConvertBoxes}]"
 )
+#: D-FINE-N's own backbone, instead of a smaller one.
+N = (
+    *("HGNetv2.name=B0", "HGNetv2.return_idx=[2,3]", "HybridEncoder.in_channels=[512,1024]"),
+    *("HybridEncoder.feat_strides=[16,32]", "DFINETransformer.feat_strides=[16,32]"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def session(place: Path, *update: str, **flags: object) -> Session:
 def test_one_batch_can_be_learned(place: Path, tmp_path: Path) -> None:
     """Forward, matching, losses, gradients, clipping and optimizer, all together."""
     opened = session(
-        place, PLAIN, "train_dataloader.dataset.transforms.policy=null", batch=4, lr=1e-3
+        place, PLAIN, *N, "train_dataloader.dataset.transforms.policy=null", batch=4, lr=1e-3
     )
     model, _ = start_model(opened)
     trainer = build_trainer(opened, model, RunDirectory(tmp_path))

@@ -72,6 +72,14 @@ def family(name: str, *more: str) -> Family:
         "num_top_queries=20",
         *more,
     ]
+    if name in ("dfine", "deim"):  # the smallest backbone: each node takes its time to export
+        update += [
+            "HGNetv2.name=Atto",
+            "HGNetv2.return_idx=[1,2]",
+            "HybridEncoder.in_channels=[256,256]",
+            "HybridEncoder.feat_strides=[8,16]",
+            "DFINETransformer.feat_strides=[8,16]",
+        ]
     if name == "deimv2_vit":
         update += ["DINOv3STAs.interaction_indexes=[0,1,2]"]
     cfg = load_config(_CONFIGS[name], update=update, overrides={"image_size": list(SIZE)})
