@@ -76,6 +76,27 @@ def readme(session: nox.Session) -> None:
         session.run("bash", "-euo", "pipefail", "-c", block, external=True)
 
 
+@nox.session
+def gallery(session: nox.Session) -> None:
+    """Runs the commands of the README's gallery; its pictures go to `.github/gallery`."""
+    from PIL import Image
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- gallery -->\s*```bash\n(.*?)```", text, flags=re.S)
+    place = Path(session.create_tmp()) / "run"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    with session.chdir(place):
+        session.run("bash", "-euo", "pipefail", "-c", block, external=True)
+    shown = ROOT / ".github/gallery"
+    shown.mkdir(parents=True, exist_ok=True)
+    for name in re.findall(r"\.github/gallery/([\w-]+)\.png", text):
+        made = sorted((place / "gallery").glob(f"{name}*/*.png")) or [place / f"gallery/{name}.png"]
+        with Image.open(made[0]) as picture:
+            picture.thumbnail((1400, 1400))
+            picture.convert("RGB").quantize(128).save(shown / f"{name}.png", optimize=True)
+
+
 @nox.session(venv_backend="venv", venv_params=["--system-site-packages"])
 def wheel(session: nox.Session) -> None:
     """Builds the wheel, installs it beside the packages that are already here, and starts it."""

@@ -29,7 +29,7 @@ class Result(NamedTuple):
 Run = Callable[..., Result]
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def no_curves() -> Iterator[None]:
     """A training in this process leaves a plain picture as its curves."""
     with pytest.MonkeyPatch.context() as patch:

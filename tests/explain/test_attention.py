@@ -194,7 +194,7 @@ def test_parts_without_attention() -> None:
 
 @pytest.mark.parametrize(
     ("name", "part", "grid", "prefix"),
-    [("dfine", "encoder", (2, 3), 0), ("deimv2_vit", "backbone", (4, 6), 1)],
+    [("dfine", "encoder", (4, 6), 0), ("deimv2_vit", "backbone", (4, 6), 1)],
 )
 def test_attention_among_places(name: str, part: str, grid: tuple[int, int], prefix: int) -> None:
     model = network(detector(name))
