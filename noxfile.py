@@ -90,11 +90,15 @@ def gallery(session: nox.Session) -> None:
         session.run("bash", "-euo", "pipefail", "-c", block, external=True)
     shown = ROOT / ".github/gallery"
     shown.mkdir(parents=True, exist_ok=True)
-    for name in re.findall(r"\.github/gallery/([\w-]+)\.png", text):
-        made = sorted((place / "gallery").glob(f"{name}*/*.png")) or [place / f"gallery/{name}.png"]
-        with Image.open(made[0]) as picture:
+    for name in re.findall(r"\.github/gallery/([\w-]+)\.webp", text):
+        folder = place / "gallery" / name
+        named = [
+            file for file in (folder / f"{name}.png", folder.with_suffix(".png")) if file.exists()
+        ]
+        shortest = sorted(folder.glob("*.png"), key=lambda file: len(file.name))
+        with Image.open([*named, *shortest][0]) as picture:
             picture.thumbnail((1400, 1400))
-            picture.convert("RGB").quantize(128).save(shown / f"{name}.png", optimize=True)
+            picture.convert("RGB").save(shown / f"{name}.webp", quality=90, method=6)
 
 
 @nox.session(venv_backend="venv", venv_params=["--system-site-packages"])
