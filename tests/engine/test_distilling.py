@@ -223,6 +223,7 @@ def test_behind_the_window_the_teacher_is_gone(server: Server, tmp_path: Path) -
     assert trainer.distiller.cache is None
 
 
+@pytest.mark.slow  # a forked loader process may hang beside the threads of other tests
 def test_the_next_batch_is_loaded_while_the_teacher_computes(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
