@@ -267,9 +267,7 @@ def check_words(methods: Sequence[str], explained: str) -> None:
             )
 
 
-def _targets(
-    count: int, each: bool, detections: Sequence[int] | None
-) -> Sequence[int | None]:
+def _targets(count: int, each: bool, detections: Sequence[int] | None) -> Sequence[int | None]:
     if detections is not None:
         for number in detections:
             if not 0 <= number < count:
