@@ -104,6 +104,16 @@ class DetectionDataset(Dataset[Sample]):
         """
         return torch.zeros(len(self.index), dtype=torch.uint8).share_memory_()
 
+    def part(self, index: DatasetIndex) -> DetectionDataset:
+        """Some of its images, read and transformed as it does."""
+        return DetectionDataset(
+            index,
+            self.transforms,
+            training=self.training,
+            seed=self.seed,
+            in_channels=self.in_channels,
+        )
+
     def extend(self, more: DatasetIndex) -> None:
         """Adds images behind its own, of the same classes; before the first one is read."""
         assert "broken" not in self.__dict__

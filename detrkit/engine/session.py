@@ -30,7 +30,7 @@ from detrkit.engine.distributed.group import is_main, own_device, rank, shared, 
 from detrkit.engine.distributed.replicas import replicated, unwrapped
 from detrkit.engine.divergence import Policy
 from detrkit.engine.ema import ModelEMA
-from detrkit.engine.evaluator import Evaluator
+from detrkit.engine.evaluator import EvalLoader, Evaluator
 from detrkit.engine.freezing import freeze
 from detrkit.engine.judging import Judge
 from detrkit.engine.keeper import Keeper
@@ -298,14 +298,33 @@ def build_evaluator(session: Session) -> Evaluator | None:
     """The evaluator on the validation data; None without any."""
     if session.val is None:
         return None
+    return evaluator_on(
+        session,
+        session.val,
+        session.val.dataset.index,
+        yolo_metrics=session.config.run.yolo_metrics,
+    )
+
+
+def evaluator_on(
+    session: Session, loader: EvalLoader, index: DatasetIndex, **options: bool
+) -> Evaluator:
+    """An evaluator of a session's models.
+
+    Args:
+        session: with its data.
+        loader: batches, prepared as the session's.
+        index: their ground truth.
+        options: `keep` and `yolo_metrics` of the evaluator.
+    """
     return Evaluator(
-        loader=session.val,
-        index=session.val.dataset.index,
+        loader=loader,
+        index=index,
         image_spec=session.image_spec,
         postprocessor=build_postprocessor(session.config),
         device=session.device,
         class_map=session.class_map,
-        yolo_metrics=session.config.run.yolo_metrics,
+        **options,
     )
 
 

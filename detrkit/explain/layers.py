@@ -44,11 +44,6 @@ class Layer:
     kind: str
     shape: tuple[int, ...]
 
-    @property
-    def is_map(self) -> bool:
-        """Whether it is a feature map (B, C, h, w)."""
-        return len(self.shape) == 4
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {"name": self.name, "kind": self.kind, "shape": list(self.shape)}

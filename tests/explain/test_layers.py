@@ -66,8 +66,6 @@ def test_layers_in_the_order_of_the_image(model: nn.Module) -> None:
     ]
     assert (layers[1].kind, layers[1].shape) == ("Conv2d", (1, 4, 4, 6))
     assert (layers[-1].kind, layers[-1].shape) == ("Lists", (1, 4, 2, 6))
-    assert layers[-1].is_map
-    assert not layers[3].is_map
 
 
 def test_layers_are_chosen_by_name_pattern_and_module(model: nn.Module) -> None:

@@ -7,15 +7,13 @@ import logging
 import torch
 from torch import nn
 
-from detrkit.data.dataset import DetectionDataset
 from detrkit.distillation.settings import Distillation
 from detrkit.distillation.teacher import AsDetector
 from detrkit.engine.data_sets import loader_of
 from detrkit.engine.distilling.teachers import Opener
 from detrkit.engine.distributed.group import copy_from_main
 from detrkit.engine.evaluator import Evaluator
-from detrkit.engine.parts import build_postprocessor
-from detrkit.engine.session import Session
+from detrkit.engine.session import Session, evaluator_on
 from detrkit.words import count
 
 log = logging.getLogger("detrkit")
@@ -60,18 +58,7 @@ def _part_of_validation(session: Session, most: int) -> Evaluator:
     assert session.val is not None
     dataset = session.val.dataset
     index = dataset.index.spread(most)
-    part = DetectionDataset(
-        index,
-        dataset.transforms,
-        training=False,
-        seed=session.seed,
-        in_channels=dataset.in_channels,
+    loader = loader_of(
+        session.config, "val_dataloader", dataset.part(index), session.seed, session.device
     )
-    return Evaluator(
-        loader=loader_of(session.config, "val_dataloader", part, session.seed, session.device),
-        index=index,
-        image_spec=session.image_spec,
-        postprocessor=build_postprocessor(session.config),
-        device=session.device,
-        class_map=session.class_map,
-    )
+    return evaluator_on(session, loader, index)

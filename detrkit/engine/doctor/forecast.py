@@ -18,16 +18,13 @@ from typing import Any
 from torch import Tensor
 
 from detrkit.data.collate import BatchImageCollateFunction
-from detrkit.data.dataset import DetectionDataset
 from detrkit.data.loader import build_loader
 from detrkit.engine.batch_size import climb, fitting_batch, memory_limit, predicted
 from detrkit.engine.data_sets import loader_of
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.doctor.report import in_short
-from detrkit.engine.evaluator import Evaluator
 from detrkit.engine.machine import Machine
-from detrkit.engine.parts import build_postprocessor
-from detrkit.engine.session import Session
+from detrkit.engine.session import Session, evaluator_on
 from detrkit.engine.step_probe import StepCost, StepProbe, attempt, largest_size
 from detrkit.errors import DetrkitError
 
@@ -276,21 +273,9 @@ def validation_seconds(session: Session, probe: StepProbe) -> float:
     dataset = session.val.dataset
     chosen = min(len(dataset), VALIDATED)
     index = dataset.index.subset(range(chosen))
-    few = DetectionDataset(
-        index,
-        dataset.transforms,
-        training=False,
-        seed=session.seed,
-        in_channels=dataset.in_channels,
-    )
-    evaluator = Evaluator(
-        loader=build_loader(few, batch_size=min(session.val.batch_size, chosen), shuffle=False),
-        index=index,
-        image_spec=session.image_spec,
-        postprocessor=build_postprocessor(session.config),
-        device=session.device,
-        class_map=session.class_map,
-    )
+    size = min(session.val.batch_size, chosen)
+    loader = build_loader(dataset.part(index), batch_size=size, shuffle=False)
+    evaluator = evaluator_on(session, loader, index)
     model = unwrapped(probe.trainer.model)
     evaluator.run(model)  # the first pass chooses kernels
     started = time.perf_counter()

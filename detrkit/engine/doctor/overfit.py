@@ -24,11 +24,9 @@ from detrkit.data.index import DatasetIndex
 from detrkit.data.loader import build_loader
 from detrkit.engine.data_sets import transforms_of
 from detrkit.engine.doctor.report import Check, ok, problem
-from detrkit.engine.evaluator import Evaluator
-from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.randomness import fixed_order
 from detrkit.engine.schedules import ConstantCurve, LRSchedule
-from detrkit.engine.session import Session, session_of
+from detrkit.engine.session import Session, evaluator_on, session_of
 from detrkit.engine.step_probe import StepProbe, training_boxes
 from detrkit.errors import DataError, TrainingDiverged
 from detrkit.ops.boxes import box_iou
@@ -294,15 +292,7 @@ class _Exam:
     def __init__(self, session: Session, index: DatasetIndex, batch: Batch) -> None:
         self.batch = batch
         self.device = session.device
-        self.evaluator = Evaluator(
-            loader=[batch],
-            index=index,
-            image_spec=session.image_spec,
-            postprocessor=build_postprocessor(session.config),
-            device=session.device,
-            class_map=session.class_map,
-            keep=True,
-        )
+        self.evaluator = evaluator_on(session, [batch], index, keep=True)
         self.index = index
 
     def take(self, model: nn.Module) -> tuple[float, int]:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: Okabe and Ito's colours, which the colour-blind can tell apart, for kinds of things.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
-#: Colour maps, even to the eye: for values from low to high, and for values around zero.
-VALUES, SIGNED = "viridis", "RdBu_r"
+#: Colour map, even to the eye, for values from low to high.
+VALUES = "viridis"
 #: Of edges, ticks and secondary text.
 GRAY = "#666666"
 
