@@ -307,7 +307,12 @@ def build_evaluator(session: Session) -> Evaluator | None:
 
 
 def evaluator_on(
-    session: Session, loader: EvalLoader, index: DatasetIndex, **options: bool
+    session: Session,
+    loader: EvalLoader,
+    index: DatasetIndex,
+    *,
+    yolo_metrics: bool = False,
+    keep: bool = False,
 ) -> Evaluator:
     """An evaluator of a session's models.
 
@@ -315,7 +320,7 @@ def evaluator_on(
         session: with its data.
         loader: batches, prepared as the session's.
         index: their ground truth.
-        options: `keep` and `yolo_metrics` of the evaluator.
+        yolo_metrics, keep: of the evaluator.
     """
     return Evaluator(
         loader=loader,
@@ -324,7 +329,8 @@ def evaluator_on(
         postprocessor=build_postprocessor(session.config),
         device=session.device,
         class_map=session.class_map,
-        **options,
+        yolo_metrics=yolo_metrics,
+        keep=keep,
     )
 
 
