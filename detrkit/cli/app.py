@@ -82,6 +82,13 @@ settings = Settings()
 class Command(TyperCommand):
     """A command that also takes the authors' spellings and the global flags."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        parameter: Any  # options and arguments of Typer's, which alone have `show_default`
+        for parameter in self.params:
+            if parameter.default is None and parameter.show_default is True:
+                parameter.show_default = False  # some Typers print "[default: None]"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = {flag for parameter in self.params for flag in parameter.opts}
         args = take_global_flags(args, {f for f in GLOBAL_FLAGS if f not in own})

@@ -21,7 +21,6 @@ def benchmark(
             help="Checkpoints and exported files; names of the catalogue (random weights). "
             "NAME=PATH names one; PATH+half, PATH+compile, PATH+provider=openvino set options "
             "of one. The others are compared with the first.",
-            show_default=False,
         ),
     ],
     batches: Annotated[
@@ -52,8 +51,7 @@ def benchmark(
     ] = 5.0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that these are shared out to.")] = 10,
     repeats: Annotated[
-        Optional[int],
-        typer.Option(min=1, help="Timed calls per turn, instead of --seconds.", show_default=False),
+        Optional[int], typer.Option(min=1, help="Timed calls per turn, instead of --seconds.")
     ] = None,
     layers: Annotated[
         bool,
@@ -62,14 +60,11 @@ def benchmark(
         ),
     ] = False,
     depth: Annotated[
-        Optional[int],
-        typer.Option(min=1, help="How deep --layers goes; default 2.", show_default=False),
+        Optional[int], typer.Option(min=1, help="How deep --layers goes; default 2.")
     ] = None,
     markdown: Annotated[
         Optional[Path],
-        typer.Option(
-            "--markdown", metavar="FILE", help="Write the tables as Markdown.", show_default=False
-        ),
+        typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown."),
     ] = None,
     json: JsonOut = False,
 ) -> None:

@@ -23,7 +23,6 @@ def compare(
             metavar="INPUT",
             help="Folders of runs; folders or metrics.json of `eval -o`; COCO results files "
             "with --data. NAME=PATH names one. The first is the baseline.",
-            show_default=False,
         ),
     ],
     data: Data = None,
@@ -37,7 +36,6 @@ def compare(
             metavar="DIR",
             help="Write compare.html, curves.png, metrics.csv, classes.csv, table.md, table.tex "
             "and compare.json into this folder.",
-            show_default=False,
         ),
     ] = None,
     samples: Annotated[

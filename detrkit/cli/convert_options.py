@@ -16,13 +16,9 @@ DataSet = Annotated[
     typer.Argument(
         metavar="SRC",
         help="A data set: COCO JSON, data.yaml, or a COCO, YOLO, Pascal VOC or CrowdHuman folder.",
-        show_default=False,
     ),
 ]
-Folder = Annotated[
-    Path,
-    typer.Option("-o", "--output", metavar="DIR", help="Folder to write.", show_default=False),
-]
+Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write.")]
 CocoOut = Annotated[
     Path,
     typer.Option(
@@ -30,16 +26,12 @@ CocoOut = Annotated[
         "--output",
         metavar="PATH",
         help="Folder that gets annotations/instances_<split>.json, or a .json file for one split.",
-        show_default=False,
     ),
 ]
 Images = Annotated[
     Optional[Path],
     typer.Option(
-        "--images",
-        metavar="DIR",
-        help="Where the images are, if not in a usual place around SRC.",
-        show_default=False,
+        "--images", metavar="DIR", help="Where the images are, if not in a usual place around SRC."
     ),
 ]
 Lists = Annotated[
@@ -48,7 +40,6 @@ Lists = Annotated[
         "--list",
         metavar="SPLIT=NAME",
         help="Which list or file is which split, e.g. [bold]--list train=trainval[/]; repeatable.",
-        show_default=False,
     ),
 ]
 Ratios = Annotated[
@@ -58,7 +49,6 @@ Ratios = Annotated[
         metavar="R,R[,R]",
         help="Divide all images anew: 0.8,0.2 (train, val), 8,1,1 (and test) or train=9,test=1. "
         "Without it, the splits of SRC stay.",
-        show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Equal seeds choose equal images.")]
@@ -72,7 +62,6 @@ GroupBy = Annotated[
         metavar="REGEX",
         help="Images whose file names match the same text stay together: "
         r"[bold]'([^/]+)_\d+'[/] for frames such as clip7_0001.jpg.",
-        show_default=False,
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a former result.")]
@@ -131,9 +120,7 @@ BringImages = Annotated[
 OdgtFiles = Annotated[
     Path,
     typer.Argument(
-        metavar="SRC",
-        help="annotation_train.odgt, or the folder with the .odgt files.",
-        show_default=False,
+        metavar="SRC", help="annotation_train.odgt, or the folder with the .odgt files."
     ),
 ]
 WhichBox = Annotated[
@@ -145,7 +132,6 @@ Objects365Folder = Annotated[
         metavar="SRC",
         help="Folder with train/zhiyuan_objv2_train.json, val/zhiyuan_objv2_val.json and the "
         "images.",
-        show_default=False,
     ),
 ]
 ValImages = Annotated[
@@ -171,17 +157,10 @@ Quality = Annotated[
 ]
 Workers = Annotated[
     Optional[int],
-    typer.Option(
-        "--workers",
-        metavar="N",
-        min=0,
-        help="Processes; one per core by default.",
-        show_default=False,
-    ),
+    typer.Option("--workers", metavar="N", min=0, help="Processes; one per core by default."),
 ]
 Renames = Annotated[
-    Optional[list[str]],
-    typer.Option("--rename", metavar="OLD=NEW", help="Repeatable.", show_default=False),
+    Optional[list[str]], typer.Option("--rename", metavar="OLD=NEW", help="Repeatable.")
 ]
 Merges = Annotated[
     Optional[list[str]],
@@ -189,21 +168,14 @@ Merges = Annotated[
         "--merge",
         metavar="NEW=OLD,OLD",
         help="Several classes become one, a present or a new one; repeatable.",
-        show_default=False,
     ),
 ]
 Kept = Annotated[
     Optional[list[str]],
-    typer.Option(
-        "--keep",
-        metavar="NAME,NAME",
-        help="Drop all other classes, by their new names.",
-        show_default=False,
-    ),
+    typer.Option("--keep", metavar="NAME,NAME", help="Drop all other classes, by their new names."),
 ]
 Dropped = Annotated[
-    Optional[list[str]],
-    typer.Option("--drop", metavar="NAME,NAME", help="Drop classes.", show_default=False),
+    Optional[list[str]], typer.Option("--drop", metavar="NAME,NAME", help="Drop classes.")
 ]
 MapFile = Annotated[
     Optional[Path],
@@ -211,17 +183,11 @@ MapFile = Annotated[
         "--map",
         metavar="FILE",
         help="YAML or JSON: a line [bold]old: new[/] for each change, null to drop.",
-        show_default=False,
     ),
 ]
 FirstId = Annotated[
     Optional[int],
-    typer.Option(
-        "--first-id",
-        metavar="N",
-        help="Number the classes anew from N, without gaps.",
-        show_default=False,
-    ),
+    typer.Option("--first-id", metavar="N", help="Number the classes anew from N, without gaps."),
 ]
 DropEmpty = Annotated[
     bool, typer.Option("--drop-empty", help="Drop images that lose all of their boxes.")
@@ -235,18 +201,13 @@ NewRatios = Annotated[
     ),
 ]
 DataSets = Annotated[
-    list[Path],
-    typer.Argument(metavar="SRC SRC…", help="Data sets of any format.", show_default=False),
+    list[Path], typer.Argument(metavar="SRC SRC…", help="Data sets of any format.")
 ]
 Count = Annotated[
-    Optional[int],
-    typer.Option(
-        "-n", "--count", metavar="N", min=1, help="Images of each split.", show_default=False
-    ),
+    Optional[int], typer.Option("-n", "--count", metavar="N", min=1, help="Images of each split.")
 ]
 Fraction = Annotated[
-    Optional[float],
-    typer.Option("--fraction", metavar="F", help="Of each split.", show_default=False),
+    Optional[float], typer.Option("--fraction", metavar="F", help="Of each split.")
 ]
 PerClass = Annotated[
     Optional[int],
@@ -255,6 +216,5 @@ PerClass = Annotated[
         metavar="N",
         min=1,
         help="Images until each class is in N of them, or in all it has.",
-        show_default=False,
     ),
 ]

@@ -30,14 +30,10 @@ def dataset_analyze(
         typer.Argument(
             metavar="ANN",
             help="Data set: a COCO JSON file, a data.yaml, or a folder of COCO, YOLO or VOC.",
-            show_default=False,
         ),
     ],
     split: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="train|val|test", help="Only this part; default all.", show_default=False
-        ),
+        Optional[str], typer.Option(metavar="train|val|test", help="Only this part; default all.")
     ] = None,
     images: Annotated[
         bool,
@@ -52,7 +48,6 @@ def dataset_analyze(
             "--config",
             metavar="CFG",
             help="Judge for this model: its input, queries, batch and epochs.",
-            show_default=False,
         ),
     ] = None,
     size: Annotated[
@@ -60,7 +55,6 @@ def dataset_analyze(
         typer.Option(
             metavar="HxW",
             help="Judge for this input, e.g. 640 or 480x640; the config's by default, else 640.",
-            show_default=False,
         ),
     ] = None,
     top: Annotated[
@@ -71,7 +65,6 @@ def dataset_analyze(
         typer.Option(
             metavar="FILE.html",
             help="Write a report with charts, and thumbnails with --images, in one file.",
-            show_default=False,
         ),
     ] = None,
     json: JsonOut = False,

@@ -14,9 +14,9 @@ from detrkit.cli.train_options import ClassMapFile, LaunchOptions, TrainOptions
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
 # ruff: noqa: UP045
 
-_teacher = partial(typer.Option, rich_help_panel="Teacher", show_default=False)
-_learned = partial(typer.Option, rich_help_panel="What is learned", show_default=False)
-_when = partial(typer.Option, rich_help_panel="When", show_default=False)
+_teacher = partial(typer.Option, rich_help_panel="Teacher")
+_learned = partial(typer.Option, rich_help_panel="What is learned")
+_when = partial(typer.Option, rich_help_panel="When")
 
 
 @spread
@@ -25,9 +25,7 @@ def distill(
     cfg: Annotated[
         Optional[str],
         typer.Argument(
-            metavar="CFG",
-            help="The student: a YAML file, or a name that `detrkit models` lists.",
-            show_default=False,
+            metavar="CFG", help="The student: a YAML file, or a name that `detrkit models` lists."
         ),
     ] = None,
     student: Annotated[Optional[str], typer.Option("-sc", "--student", hidden=True)] = None,

@@ -35,18 +35,13 @@ def doctor(
         typer.Argument(
             metavar="CFG",
             help="A YAML file, or a name that `detrkit models` lists; none: the machine only.",
-            show_default=False,
         ),
     ] = None,
     data: Data = None,
     weights: Annotated[
         Optional[str],
         typer.Option(
-            "-w",
-            "--weights",
-            metavar="FILE|URL",
-            help="Weights that the run would start from.",
-            show_default=False,
+            "-w", "--weights", metavar="FILE|URL", help="Weights that the run would start from."
         ),
     ] = None,
     class_map: ClassMapFile = None,
@@ -58,8 +53,7 @@ def doctor(
         typer.Option("--overfit", help="Also learn one batch by heart: the proof of the wiring."),
     ] = False,
     steps: Annotated[
-        Optional[int],
-        typer.Option(min=1, metavar="N", help="Steps of --overfit, at most.", show_default=False),
+        Optional[int], typer.Option(min=1, metavar="N", help="Steps of --overfit, at most.")
     ] = None,
     fix: Annotated[
         bool,

@@ -48,13 +48,7 @@ class _Wanted:
 def eval(
     weights: Annotated[
         Optional[str],
-        typer.Option(
-            "-w",
-            "--weights",
-            metavar="FILE",
-            help="A checkpoint or an exported file.",
-            show_default=False,
-        ),
+        typer.Option("-w", "--weights", metavar="FILE", help="A checkpoint or an exported file."),
     ] = None,
     data: Data = None,
     split: Split = None,
@@ -64,7 +58,6 @@ def eval(
             "--predictions",
             metavar="FILE.json",
             help="Instead of weights: detections as COCO results.",
-            show_default=False,
         ),
     ] = None,
     annotations: Annotated[
@@ -73,7 +66,6 @@ def eval(
             "--annotations",
             metavar="PATH",
             help="What --predictions are measured against: a COCO file; its images are not read.",
-            show_default=False,
         ),
     ] = None,
     negatives: Annotated[
@@ -82,7 +74,6 @@ def eval(
             "--negatives",
             metavar="DIR",
             help="Also count false detections on these images, in which there is nothing to find.",
-            show_default=False,
         ),
     ] = None,
     config: Annotated[
@@ -92,7 +83,6 @@ def eval(
             "--config",
             metavar="CFG",
             help="For weights that carry no config and are not recognised; or for its data.",
-            show_default=False,
         ),
     ] = None,
     backend: Annotated[
@@ -101,7 +91,6 @@ def eval(
             metavar="hotcoco|pycocotools|detrkit",
             help="What counts COCO's numbers; all give the same ones. hotcoco by default, detrkit "
             "where it is not installed.",
-            show_default=False,
         ),
     ] = None,
     full: Annotated[
@@ -116,16 +105,12 @@ def eval(
             "--output-dir",
             metavar="DIR",
             help="Write report.html and metrics.json, all numbers, into this folder.",
-            show_default=False,
         ),
     ] = None,
     predictions_out: Annotated[
         Optional[Path],
         typer.Option(
-            "--predictions-out",
-            metavar="FILE.json",
-            help="Write all detections as COCO results.",
-            show_default=False,
+            "--predictions-out", metavar="FILE.json", help="Write all detections as COCO results."
         ),
     ] = None,
     review_out: Annotated[
@@ -135,7 +120,6 @@ def eval(
             metavar="FILE.json",
             help="Write the images whose labels the model doubts as a COCO file for annotation "
             "tools, with the boxes that it would add.",
-            show_default=False,
         ),
     ] = None,
     fiftyone: Annotated[
@@ -144,7 +128,6 @@ def eval(
             "--fiftyone",
             metavar="NAME",
             help="Make a FiftyOne data set of boxes and detections; needs `detrkit[fiftyone]`.",
-            show_default=False,
         ),
     ] = None,
     batch: PassSize = 8,

@@ -27,7 +27,6 @@ def assignments(
             metavar="RUN|FILE…",
             help="The folder of a run, or its checkpoints. --update checkpoint_freq=1 lets a "
             "training keep each epoch's.",
-            show_default=False,
         ),
     ],
     data: Data = None,

@@ -36,7 +36,6 @@ def erf(
             min=1,
             metavar="N",
             help="How many; 20 of normal noise without SOURCE, with it all pictures.",
-            show_default=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,

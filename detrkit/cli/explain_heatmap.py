@@ -56,10 +56,7 @@ def heatmap(
     detection: Annotated[
         Optional[list[int]],
         typer.Option(
-            min=0,
-            metavar="N",
-            help="A map for this detection only; 0 is the best. Repeatable.",
-            show_default=False,
+            min=0, metavar="N", help="A map for this detection only; 0 is the best. Repeatable."
         ),
     ] = None,
     per_layer: Annotated[

@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 #: `SOURCE…`; empty where `--layers` is all that is wanted: `checked_sources` says so.
 Sources = Annotated[
     Optional[list[str]],
-    typer.Argument(
-        metavar="SOURCE…",
-        help="Images, folders, patterns in quotes ('shots/*.jpg').",
-        show_default=False,
-    ),
+    typer.Argument(metavar="SOURCE…", help="Images, folders, patterns in quotes ('shots/*.jpg')."),
 ]
 
 
@@ -45,7 +41,6 @@ Formats = Annotated[
     typer.Option(
         "--format",
         help="png by default; svg and pdf for a paper, their text stays text; repeatable.",
-        show_default=False,
     ),
 ]
 DEFAULT_FORMATS = (Format.png,)
@@ -64,7 +59,6 @@ OutputFolder = Annotated[
         "--output-dir",
         metavar="DIR",
         help="Where to write; explain/NAME by default, and a new number where that exists.",
-        show_default=False,
     ),
 ]
 #: `--layers`: lists what `--layer` takes; `print_layers` does it.
@@ -79,7 +73,6 @@ LayerNames = Annotated[
         metavar="NAME",
         help="A name of `--layers`, a pattern ('backbone.stages.*'), or backbone, encoder, "
         "decoder; repeatable.",
-        show_default=False,
     ),
 ]
 

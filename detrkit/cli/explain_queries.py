@@ -34,15 +34,12 @@ def queries(
             metavar="DIR",
             help="Images in which there is nothing to find: map where false detections sit. "
             "Alone, or with --data.",
-            show_default=False,
         ),
     ] = None,
     conf: Conf = 0.3,
     limit: Annotated[
         Optional[int],
-        typer.Option(
-            min=1, metavar="N", help="At most so many images, evenly spread.", show_default=False
-        ),
+        typer.Option(min=1, metavar="N", help="At most so many images, evenly spread."),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Single queries that are drawn.")] = 20,
     batch: PassSize = 8,

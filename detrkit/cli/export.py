@@ -43,19 +43,14 @@ def export(
     batch: Annotated[
         Optional[int],
         _input(
-            "--batch",
-            min=1,
-            metavar="N",
-            help="Take N images in a call; any number by default.",
-            show_default=False,
+            "--batch", min=1, metavar="N", help="Take N images in a call; any number by default."
         ),
     ] = None,
     raw: Annotated[
         bool, _input("--raw", help="The decoder's logits and boxes instead of detections.")
     ] = False,
     opset: Annotated[
-        Optional[int],
-        _input("--opset", metavar="17…23", help="Of ONNX; 20 by default.", show_default=False),
+        Optional[int], _input("--opset", metavar="17…23", help="Of ONNX; 20 by default.")
     ] = None,
     simplify: Annotated[bool, _input("--simplify/--no-simplify", help="With onnxsim.")] = True,
     half: Annotated[
@@ -73,7 +68,6 @@ def export(
             "--images",
             metavar="DIR",
             help="Pictures to compare on; else those of --data, else generated ones.",
-            show_default=False,
         ),
     ] = None,
     data: Data = None,
@@ -92,16 +86,13 @@ def export(
     max_batch: Annotated[int, _tensorrt(min=1, help="Images in a call at most.")] = 8,
     workspace: Annotated[
         Optional[float],
-        _tensorrt(
-            min=0, metavar="GIB", help="GPU memory for kernels; all by default.", show_default=False
-        ),
+        _tensorrt(min=0, metavar="GIB", help="GPU memory for kernels; all by default."),
     ] = None,
     timing_cache: Annotated[
         Optional[Path],
         _tensorrt(
             metavar="FILE",
             help="What was measured, read and written; beside the engine by default.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:

@@ -41,7 +41,6 @@ def infer(
             metavar="SOURCE…",
             help="Images, videos, folders, patterns in quotes ('shots/*.jpg'), cameras (0), "
             "addresses (rtsp://…, http://…); - reads paths from stdin.",
-            show_default=False,
         ),
     ],
     weights: Weights,
@@ -53,7 +52,6 @@ def infer(
         typer.Option(
             metavar="FILE|NAME,NAME…",
             help="Other names for the classes, all of them: a list, or a file.",
-            show_default=False,
         ),
     ] = None,
     max_det: MaxDet = 300,
@@ -63,7 +61,6 @@ def infer(
             metavar="KIND,KIND…",
             help="What to write: pictures, video, jsonl, coco, yolo, csv, crops, mot. By default "
             "jsonl, pictures of pictures and videos of videos.",
-            show_default=False,
         ),
     ] = None,
     draw: Annotated[
@@ -75,16 +72,12 @@ def infer(
             min=4,
             metavar="N",
             help="Of the letters, in pixels; by default the picture's size tells.",
-            show_default=False,
         ),
     ] = None,
     line_width: Annotated[
         Optional[int],
         typer.Option(
-            min=1,
-            metavar="N",
-            help="Of the boxes, in pixels; by default the picture's size tells.",
-            show_default=False,
+            min=1, metavar="N", help="Of the boxes, in pixels; by default the picture's size tells."
         ),
     ] = None,
     slice_: Annotated[
@@ -93,7 +86,6 @@ def infer(
             "--slice",
             metavar="N|HxW",
             help="Small objects: detect on tiles of so many pixels as well.",
-            show_default=False,
         ),
     ] = None,
     overlap: Annotated[
@@ -105,15 +97,11 @@ def infer(
             metavar="NAME",
             help="Follow objects: bytetrack, botsort, ocsort, sort, cbiou. --conf is the score "
             "that begins a track.",
-            show_default=False,
         ),
     ] = None,
     frame_step: Annotated[int, typer.Option(min=1, help="Every which frame of a video.")] = 1,
     limit: Annotated[
-        Optional[int],
-        typer.Option(
-            min=1, metavar="N", help="End after so many images and frames.", show_default=False
-        ),
+        Optional[int], typer.Option(min=1, metavar="N", help="End after so many images and frames.")
     ] = None,
     stream_timeout: Annotated[
         float,

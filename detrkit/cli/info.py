@@ -29,7 +29,6 @@ def info(
             metavar="CFG|WEIGHTS|MODULE|DIR",
             help="A config or a name that `detrkit models` lists; a checkpoint; a component "
             "that `detrkit modules` lists; with --all a folder.",
-            show_default=False,
         ),
     ],
     every: Annotated[
@@ -38,19 +37,10 @@ def info(
     ] = False,
     config: Annotated[
         Optional[str],
-        typer.Option(
-            "-c",
-            "--config",
-            metavar="CFG",
-            help="For weights that carry no config.",
-            show_default=False,
-        ),
+        typer.Option("-c", "--config", metavar="CFG", help="For weights that carry no config."),
     ] = None,
     size: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="HxW", help="Input size; the config's by default.", show_default=False
-        ),
+        Optional[str], typer.Option(metavar="HxW", help="Input size; the config's by default.")
     ] = None,
     layers: Annotated[
         bool,
@@ -65,14 +55,10 @@ def info(
             "--sort",
             metavar="COLUMN",
             help="The layers as a list, largest first: time, flops, parameters, memory or saved.",
-            show_default=False,
         ),
     ] = None,
     csv: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--csv", metavar="FILE", help="Write the table of layers.", show_default=False
-        ),
+        Optional[Path], typer.Option("--csv", metavar="FILE", help="Write the table of layers.")
     ] = None,
     timed: Annotated[
         bool, typer.Option("--time/--no-time", help="Whether the layers are timed.")
@@ -88,7 +74,6 @@ def info(
             metavar="FILE",
             help="Draw the layers and the tensors between them: .svg, .pdf, .png; as text .mmd "
             "(Mermaid), .dot, .json; repeatable.",
-            show_default=False,
         ),
     ] = None,
     device: Device = None,

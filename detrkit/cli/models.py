@@ -27,7 +27,6 @@ def models(
         typer.Argument(
             metavar="NAME",
             help="Only names that contain this; one model's own name shows everything about it.",
-            show_default=False,
         ),
     ] = None,
     family: Annotated[
@@ -35,7 +34,6 @@ def models(
         typer.Option(
             metavar="FAMILY",
             help="Only this family: rtdetrv2, dfine, deim_rtdetrv2, deim_dfine, deimv2.",
-            show_default=False,
         ),
     ] = None,
     json: JsonOut = False,

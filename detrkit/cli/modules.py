@@ -19,22 +19,14 @@ if TYPE_CHECKING:
 
 def modules(
     family: Annotated[
-        Optional[str],
-        typer.Argument(metavar="[FAMILY]", help="As --family.", show_default=False),
+        Optional[str], typer.Argument(metavar="[FAMILY]", help="As --family.")
     ] = None,
     of_family: Annotated[
         Optional[str],
-        typer.Option(
-            "--family",
-            help="Only this family, e.g. backbone, loss, attention, conv.",
-            show_default=False,
-        ),
+        typer.Option("--family", help="Only this family, e.g. backbone, loss, attention, conv."),
     ] = None,
     search: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="WORD", help="Only with this in name, title or paper.", show_default=False
-        ),
+        Optional[str], typer.Option(metavar="WORD", help="Only with this in name, title or paper.")
     ] = None,
     measure: Annotated[
         bool,
@@ -44,10 +36,7 @@ def modules(
         ),
     ] = False,
     markdown: Annotated[
-        Optional[Path],
-        typer.Option(
-            metavar="FILE", help="Write the table of modules as a page.", show_default=False
-        ),
+        Optional[Path], typer.Option(metavar="FILE", help="Write the table of modules as a page.")
     ] = None,
     plugin: Plugins = None,
     json: JsonOut = False,

@@ -18,12 +18,7 @@ import typer
 
 #: `CFG`: a YAML file or a name of the catalogue, e.g. `quickstart`, `dfine_n_coco`.
 ConfigArg = Annotated[
-    str,
-    typer.Argument(
-        metavar="CFG",
-        help="A YAML file, or a name that `detrkit models` lists.",
-        show_default=False,
-    ),
+    str, typer.Argument(metavar="CFG", help="A YAML file, or a name that `detrkit models` lists.")
 ]
 
 #: `-u a.b=c`, repeatable; pass on as `load_config(..., update=update or ())`.
@@ -34,7 +29,6 @@ Updates = Annotated[
         "--update",
         metavar="KEY=VALUE…",
         help="Set a value of the config, e.g. [bold]optimizer.lr=1e-4[/]; repeatable.",
-        show_default=False,
     ),
 ]
 
@@ -42,10 +36,7 @@ Updates = Annotated[
 Plugins = Annotated[
     Optional[list[Path]],
     typer.Option(
-        "--plugin",
-        metavar="FILE.py",
-        help="A Python file that registers components; repeatable.",
-        show_default=False,
+        "--plugin", metavar="FILE.py", help="A Python file that registers components; repeatable."
     ),
 ]
 
@@ -53,10 +44,9 @@ Plugins = Annotated[
 Weights = Annotated[
     str,
     typer.Option(
-        "-w", "--weights", metavar="FILE", help="A checkpoint of detrkit or of the authors.",
-        show_default=False,
+        "-w", "--weights", metavar="FILE", help="A checkpoint of detrkit or of the authors."
     ),
-]  # fmt: skip
+]
 
 #: `--size HxW`: the input of weights at use; `detrkit.engine.derive.parse_size` reads it.
 InputSize = Annotated[
@@ -65,7 +55,6 @@ InputSize = Annotated[
         "--size",
         metavar="HxW",
         help="Input of the model, where it is not to be that of the weights: 640 or 480x640.",
-        show_default=False,
     ),
 ]
 
@@ -76,7 +65,6 @@ Data = Annotated[
         "--data",
         metavar="PATH",
         help="Data set: a COCO, YOLO or Pascal VOC folder or file; detected.",
-        show_default=False,
     ),
 ]
 
@@ -84,10 +72,7 @@ Data = Annotated[
 Split = Annotated[
     Optional[str],
     typer.Option(
-        "--split",
-        metavar="train|val|test",
-        help="Part of --data; val by default, else test.",
-        show_default=False,
+        "--split", metavar="train|val|test", help="Part of --data; val by default, else test."
     ),
 ]
 
@@ -95,12 +80,7 @@ Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score.
 MaxDet = Annotated[int, typer.Option("--max-det", min=1, help="At most so many per image.")]
 Classes = Annotated[
     Optional[str],
-    typer.Option(
-        "--classes",
-        metavar="NAME,NAME…",
-        help="Only these classes, by name or number.",
-        show_default=False,
-    ),
+    typer.Option("--classes", metavar="NAME,NAME…", help="Only these classes, by name or number."),
 ]
 
 #: `--batch N` where nothing is trained.
@@ -110,10 +90,9 @@ PassSize = Annotated[int, typer.Option("--batch", min=1, help="Images per forwar
 Device = Annotated[
     Optional[str],
     typer.Option(
-        "-d", "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the best one by default.",
-        show_default=False,
+        "-d", "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; the best one by default."
     ),
-]  # fmt: skip
+]
 
 #: `--json`: one versioned object on stdout (`console.print_json`), nothing else there.
 JsonOut = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -121,9 +100,7 @@ JsonOut = Annotated[bool, typer.Option("--json", help="Print one JSON object and
 #: `-o/--output`: a file or folder; `--output-dir` is the authors' spelling.
 Output = Annotated[
     Optional[Path],
-    typer.Option(
-        "-o", "--output", "--output-dir", metavar="PATH", help="Where to write.", show_default=False
-    ),
+    typer.Option("-o", "--output", "--output-dir", metavar="PATH", help="Where to write."),
 ]
 
 WeightsConfig = Annotated[
@@ -133,7 +110,6 @@ WeightsConfig = Annotated[
         "--config",
         metavar="CFG",
         help="For weights that carry no config and are not recognised.",
-        show_default=False,
     ),
 ]
 
@@ -144,7 +120,6 @@ Provider = Annotated[
         "--provider",
         metavar="NAME",
         help="ONNX Runtime's: cpu, cuda, tensorrt, openvino; OpenVINO's: cpu, gpu, npu, auto.",
-        show_default=False,
     ),
 ]
 
@@ -155,13 +130,7 @@ Half = Annotated[
 
 #: `--threads N`
 Threads = Annotated[
-    Optional[int],
-    typer.Option(
-        "--threads",
-        min=1,
-        help="Of the CPU; as many as cores by default.",
-        show_default=False,
-    ),
+    Optional[int], typer.Option("--threads", min=1, help="Of the CPU; as many as cores by default.")
 ]
 
 

@@ -13,9 +13,7 @@ import typer
 
 Devices = Annotated[
     Optional[str],
-    typer.Option(
-        "--devices", metavar="0,1", help="GPUs to run on, one process each.", show_default=False
-    ),
+    typer.Option("--devices", metavar="0,1", help="GPUs to run on, one process each."),
 ]
 Nproc = Annotated[
     Optional[int],
@@ -23,7 +21,6 @@ Nproc = Annotated[
         "--nproc",
         metavar="N",
         help="Processes on this machine: the first N GPUs, or with --device cpu.",
-        show_default=False,
     ),
 ]
 AutoResume = Annotated[

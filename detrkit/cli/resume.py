@@ -20,10 +20,7 @@ from detrkit.cli.train_options import Accumulate, Cache, Workers
 
 def resume(
     run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|CKPT", help="Folder of a run, or a checkpoint in it.", show_default=False
-        ),
+        str, typer.Argument(metavar="RUN|CKPT", help="Folder of a run, or a checkpoint in it.")
     ],
     data: Data = None,
     device: Device = None,

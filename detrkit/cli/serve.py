@@ -39,7 +39,6 @@ def serve(
             metavar="TEXT",
             help="Ask clients for this as `Authorization: Bearer TEXT`; in the variable other "
             "users of the machine do not see it.",
-            show_default=False,
             show_envvar=True,
         ),
     ] = None,
@@ -62,10 +61,7 @@ def serve(
     cors: Annotated[
         Optional[list[str]],
         typer.Option(
-            "--cors",
-            metavar="ORIGIN",
-            help="A page of another site that may ask; repeatable.",
-            show_default=False,
+            "--cors", metavar="ORIGIN", help="A page of another site that may ask; repeatable."
         ),
     ] = None,
     half: Half = False,

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 ValFraction = Annotated[
     Optional[float],
-    typer.Option(
-        metavar="0-1",
-        help="Hold this share of the training images out to validate on.",
-        show_default=False,
-    ),
+    typer.Option(metavar="0-1", help="Hold this share of the training images out to validate on."),
 ]
 Epochs = Annotated[
     Optional[int],
@@ -72,7 +68,6 @@ Cache = Annotated[
     typer.Option(
         metavar="ram|disk|off",
         help="Decode all images once, before the run, and keep them. Changes no result.",
-        show_default=False,
     ),
 ]
 CacheSize = Annotated[
@@ -80,7 +75,6 @@ CacheSize = Annotated[
     typer.Option(
         metavar="N",
         help="Shrink training images in the cache to at most N pixels; small objects suffer.",
-        show_default=False,
     ),
 ]
 ClassMapFile = Annotated[
@@ -89,7 +83,6 @@ ClassMapFile = Annotated[
         "--class-map",
         metavar="FILE",
         help="Lines `my class: their class` (a name, a number or null), where names do not tell.",
-        show_default=False,
     ),
 ]
 Loggers = Annotated[
@@ -98,7 +91,6 @@ Loggers = Annotated[
         "--logger",
         metavar="NAME",
         help="Also log to wandb or mlflow (`pip install 'detrkit\\[loggers]'`); repeatable.",
-        show_default=False,
     ),
 ]
 
@@ -107,7 +99,6 @@ Report = Annotated[
     typer.Option(
         "--report/--no-report",
         help="End with report.html and metrics.json on the best epoch (default).",
-        show_default=False,
     ),
 ]
 
@@ -115,17 +106,12 @@ _small_data = partial(typer.Option, rich_help_panel="Small and uneven data")
 _negatives = partial(typer.Option, rich_help_panel="Images without targets")
 _speed = partial(typer.Option, rich_help_panel="Speed")
 Patience = Annotated[
-    Optional[int],
-    _small_data(
-        metavar="N", help="End the run after N epochs without a better one.", show_default=False
-    ),
+    Optional[int], _small_data(metavar="N", help="End the run after N epochs without a better one.")
 ]
 BestMetric = Annotated[
     Optional[str],
     _small_data(
-        metavar="NAME",
-        help="What makes an epoch the best: AP (default), AP50, APs, AR100, …",
-        show_default=False,
+        metavar="NAME", help="What makes an epoch the best: AP (default), AP50, APs, AR100, …"
     ),
 ]
 Freeze = Annotated[
@@ -133,7 +119,6 @@ Freeze = Annotated[
     _small_data(
         metavar="PART",
         help="Keep the weights of a part, e.g. backbone or backbone.stem; repeatable.",
-        show_default=False,
     ),
 ]
 FreezeBN = Annotated[
@@ -141,7 +126,6 @@ FreezeBN = Annotated[
     _small_data(
         "--freeze-bn/--no-freeze-bn",
         help="Keep weights and statistics of batch norms: for batches of few images.",
-        show_default=False,
     ),
 ]
 LayerDecay = Annotated[
@@ -149,23 +133,18 @@ LayerDecay = Annotated[
     _small_data(
         metavar="0-1",
         help="Learning rate of each stage of the backbone, as a part of the next one's.",
-        show_default=False,
     ),
 ]
 Sampling = Annotated[
     Optional[str],
     _small_data(
-        metavar="repeat_factor|class_balanced",
-        help="Show images of rare classes more often.",
-        show_default=False,
+        metavar="repeat_factor|class_balanced", help="Show images of rare classes more often."
     ),
 ]
 Negatives = Annotated[
     Optional[str],
     _negatives(
-        metavar="DIR",
-        help="Images without targets to learn from, against false detections.",
-        show_default=False,
+        metavar="DIR", help="Images without targets to learn from, against false detections."
     ),
 ]
 EvalNegatives = Annotated[
@@ -173,7 +152,6 @@ EvalNegatives = Annotated[
     _negatives(
         metavar="DIR",
         help="Other images without targets: false detections on them are counted every epoch.",
-        show_default=False,
     ),
 ]
 Compile = Annotated[
@@ -181,7 +159,6 @@ Compile = Annotated[
     _speed(
         "--compile/--no-compile",
         help="Compile backbone and encoder; the first steps take minutes, the others less time.",
-        show_default=False,
     ),
 ]
 ChannelsLast = Annotated[
@@ -189,16 +166,11 @@ ChannelsLast = Annotated[
     _speed(
         "--channels-last/--no-channels-last",
         help="Memory format; by default what is faster on the device.",
-        show_default=False,
     ),
 ]
 Profile = Annotated[
     Optional[int],
-    _speed(
-        metavar="N",
-        help="Profile N steps: a trace and a table of where the time goes.",
-        show_default=False,
-    ),
+    _speed(metavar="N", help="Profile N steps: a trace and a table of where the time goes."),
 ]
 
 

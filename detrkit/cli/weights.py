@@ -24,13 +24,9 @@ Source = Annotated[
         metavar="FILE",
         help="A checkpoint, a .safetensors file, a folder of Hugging Face transformers, a URL, or "
         "hf://organisation/name.",
-        show_default=False,
     ),
 ]
-Out = Annotated[
-    Path,
-    typer.Option("-o", "--output", metavar="PATH", help="Where to write.", show_default=False),
-]
+Out = Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="Where to write.")]
 
 
 class Form(str, Enum):
@@ -54,7 +50,6 @@ def inspect(
             "--config",
             metavar="CFG",
             help="Compare with the model of this config, tensor by tensor.",
-            show_default=False,
         ),
     ] = None,
     json: JsonOut = False,
@@ -97,8 +92,7 @@ def convert(
         Form,
         typer.Option(
             help="authors: a .pth for detrkit and the authors' code. hf: a folder for Hugging Face "
-            "transformers. safetensors: one file without code, by the authors' names.",
-            show_default=False,
+            "transformers. safetensors: one file without code, by the authors' names."
         ),
     ],
     config: WeightsConfig = None,

@@ -63,6 +63,15 @@ def test_every_command_explains_itself_without_torch(name: str) -> None:
     assert f"detrkit {name}" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["train", "export"])
+def test_an_option_without_a_default_shows_none(name: str) -> None:
+    """Some versions of Typer print "[default: None]" unless they are told not to."""
+    shown = {p.name: p.show_default for p in app._load(name, "").params if p.default is None}
+    assert not [option for option, default in shown.items() if default is True]
+    if name == "export":
+        assert str(shown["tolerance"]).startswith("0.005; fp16")
+
+
 def test_module_and_version() -> None:
     result = fresh("--version")
     assert (result.returncode, result.stdout.strip()) == (0, f"detrkit {detrkit.__version__}")
