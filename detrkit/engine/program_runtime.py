@@ -21,6 +21,7 @@ from detrkit.engine.artefact_runtime import (
     check_file,
     read_metadata,
 )
+from detrkit.engine.openmp import end_team
 from detrkit.engine.runtime import RunOptions, choose_device
 from detrkit.errors import UsageError, WeightsError
 from detrkit.export.metadata import KEY, Metadata
@@ -76,6 +77,7 @@ class ProgramRuntime(ArtefactRuntime):
                 raise UsageError(f"{path} only takes images of {h}x{w} (height x width)")
             shape = (None, None, *metadata.image_spec.size)
         super().__init__(path, place, shape, metadata, size)
+        end_team()  # that of loading: another thread may be the one that predicts
 
     def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         with torch.inference_mode():
