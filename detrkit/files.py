@@ -107,6 +107,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def make_folder(folder: Path) -> Path:
+    """Makes a folder, and those above it, where it is not there yet.
+
+    Raises:
+        DetrkitError: it cannot be made, or a file is in its place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files that processes left which were killed while they wrote.
 

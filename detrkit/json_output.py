@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 
 #: Version of the objects; raised when a key changes its meaning.
 JSON_VERSION = 1
@@ -45,7 +45,7 @@ def write_json(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
         DetrkitError: the file cannot be written.
     """
     content = json_text(kind, payload).encode()
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, content)
 
 
 def _plain(value: Any) -> Any:

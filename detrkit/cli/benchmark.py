@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -81,15 +81,13 @@ def benchmark(
 
     With --data each file's AP is measured as well, by the same evaluation as `eval`.
     """  # fmt: skip
-    from functools import partial
-
     from detrkit.cli.benchmark_tables import markdown_text, tables
-    from detrkit.cli.console import err, out, print_json, progress_bar
+    from detrkit.cli.console import err, out, print_json, progress_bar, say
     from detrkit.engine.benchmarking import Plan, parse
     from detrkit.engine.benchmarking import benchmark as measure
     from detrkit.engine.derive import parse_size
     from detrkit.errors import UsageError
-    from detrkit.files import cannot_write, write_atomically
+    from detrkit.files import make_folder, write_bytes
 
     try:
         sizes = [int(number) for number in batches.split(",")]
@@ -116,16 +114,12 @@ def benchmark(
         split=split,
         depth=(depth or 2) if layers else None,
     )
-    if markdown is not None:  # said at once, not after the work
-        try:
-            markdown.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(markdown, error) from error
+    if markdown is not None:  # what cannot be written is said at once, not after the work
+        make_folder(markdown.parent)
     with progress_bar("taking turns", quiet=json) as progress:
         found = measure(candidates, plan, progress)
     if markdown is not None:
-        content = markdown_text(found).encode("utf-8", "replace")
-        write_atomically(markdown, partial(_put, content))
+        write_bytes(markdown, markdown_text(found).encode("utf-8", "replace"))
     if json:
         print_json("benchmark", {**found.to_dict(), "markdown": markdown})
         return
@@ -134,12 +128,6 @@ def benchmark(
             out.print()
         out.print(part, soft_wrap=isinstance(part, str), markup=False)
     for text in found.warnings:
-        from detrkit.cli.console import say
-
         say("warning", text, "bold yellow")
     if markdown is not None:
         err.print(f"tables in {markdown}", markup=False, soft_wrap=True)
-
-
-def _put(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)

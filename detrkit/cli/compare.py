@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -58,7 +57,7 @@ def compare(
     """
     from detrkit.cli.console import err, out, print_json, progress_bar
     from detrkit.errors import UsageError
-    from detrkit.files import cannot_write
+    from detrkit.files import make_folder
 
     if len(inputs) < 2:
         raise UsageError(
@@ -66,11 +65,8 @@ def compare(
         )
     if split is not None and data is None:
         raise UsageError("--split is a part of --data, which is not given")
-    if output is not None:  # said at once, not after the work
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(output, error) from error
+    if output is not None:  # what cannot be written is said at once, not after the work
+        make_folder(output)
 
     import logging
 
@@ -103,7 +99,7 @@ def _write(found: Comparison, folder: Path) -> None:
     from detrkit.engine.comparison import tables
     from detrkit.engine.comparison.page import page
     from detrkit.engine.curves import RunCurves, draw_curves
-    from detrkit.files import write_atomically
+    from detrkit.files import write_atomically, write_bytes
     from detrkit.json_output import write_json
 
     runs = [RunCurves(m.name, m.entry.rows) for m in found.models if m.entry.rows]
@@ -115,12 +111,8 @@ def _write(found: Comparison, folder: Path) -> None:
         "table.tex": tables.latex(found),
     }
     for name, text in contents.items():
-        write_atomically(folder / name, partial(_put, text.encode("utf-8", "replace")))
+        write_bytes(folder / name, text.encode("utf-8", "replace"))
     write_json(folder / "compare.json", "compare", found.to_dict())
     if curves is not None:
         write_atomically(folder / "curves.png", lambda file: curves.save(file, format="PNG"))
-    write_atomically(folder / "compare.html", partial(_put, page(found, curves).encode()))
-
-
-def _put(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
+    write_bytes(folder / "compare.html", page(found, curves).encode())

@@ -122,11 +122,11 @@ def _setup(config: str | None, size: str | None) -> TrainingSetup:
 
 def _write(file: Path, findings: Findings, advice: Sequence[Advice], top: int, parts: Any) -> None:
     from detrkit.analysis.html import report
-    from detrkit.files import write_atomically
+    from detrkit.files import make_folder, write_bytes
 
     content = report(findings, advice, top=top, parts=parts).encode()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda handle: handle.write(content))
+    make_folder(file.parent)
+    write_bytes(file, content)
 
 
 def _print(findings: Findings, advice: Sequence[Advice], top: int) -> None:

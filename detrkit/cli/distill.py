@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import JsonOut, Output, Plugins, Updates
-from detrkit.cli.processes import RESTARTS, AutoResume, MaxRestarts, run_in_processes
 from detrkit.cli.spread import spread
 from detrkit.cli.train import run as _run
-from detrkit.cli.train_options import ClassMapFile, TrainOptions
+from detrkit.cli.train_options import ClassMapFile, LaunchOptions, TrainOptions
 
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
 # ruff: noqa: UP045
 
-_TEACHER, _LEARNED, _WHEN = "Teacher", "What is learned", "When"
-
-
-def _option(*names: str, panel: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(
-        *names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False
-    )
+_teacher = partial(typer.Option, rich_help_panel="Teacher", show_default=False)
+_learned = partial(typer.Option, rich_help_panel="What is learned", show_default=False)
+_when = partial(typer.Option, rich_help_panel="When", show_default=False)
 
 
 @spread
@@ -38,55 +33,49 @@ def distill(
     student: Annotated[Optional[str], typer.Option("-sc", "--student", hidden=True)] = None,
     teacher: Annotated[
         Optional[str],
-        _option(
+        _teacher(
             "-tc",
             "--teacher",
-            panel=_TEACHER,
             metavar="CFG",
             help="Configuration of the teacher, where its weights carry none.",
         ),
     ] = None,
     teacher_weights: Annotated[
         Optional[str],
-        _option(
+        _teacher(
             "-tw",
             "--teacher-weights",
-            panel=_TEACHER,
             metavar="FILE|URL",
             help="A checkpoint of any of our detectors, or with --mode logit an ONNX file.",
         ),
     ] = None,
     teacher_ema: Annotated[
         Optional[bool],
-        _option(
+        _teacher(
             "--teacher-ema/--no-teacher-ema",
-            panel=_TEACHER,
             help="The averaged weights of the teacher, as by default, or its own.",
         ),
     ] = None,
     teacher_size: Annotated[
         Optional[str],
-        _option(
+        _teacher(
             "--teacher-size",
-            panel=_TEACHER,
             metavar="own|student",
             help="Resize the batch to the teacher's input (own), or let it see the student's.",
         ),
     ] = None,
     foundation: Annotated[
         Optional[str],
-        _option(
+        _teacher(
             "--foundation",
-            panel=_TEACHER,
             metavar="NAME",
             help="A frozen backbone of timm instead of a detector; aligns the encoder with it.",
         ),
     ] = None,
     preflight: Annotated[
         Optional[int],
-        _option(
+        _teacher(
             "--preflight",
-            panel=_TEACHER,
             metavar="N",
             help="Measure the teacher first, on at most N validation images (500); 0: do not.",
         ),
@@ -94,9 +83,8 @@ def distill(
     no_preflight: Annotated[bool, typer.Option("--no-preflight", hidden=True)] = False,
     teacher_cache: Annotated[
         Optional[float],
-        _option(
+        _teacher(
             "--teacher-cache",
-            panel=_TEACHER,
             metavar="MB",
             help="Keep its answers to pictures that come again, pixel by pixel: only for training "
             "without random transforms.",
@@ -104,18 +92,16 @@ def distill(
     ] = None,
     mode: Annotated[
         Optional[str],
-        _option(
+        _learned(
             "--mode",
-            panel=_LEARNED,
             metavar="feature|logit|both",
             help="Feature maps, detections, or both (default).",
         ),
     ] = None,
     feature_loss: Annotated[
         Optional[list[str]],
-        _option(
+        _learned(
             "--feature-loss",
-            panel=_LEARNED,
             metavar="NAME[:STAGE[=WEIGHT]]",
             help="CWD, MGD, PKD (default), FGD, ForegroundL2, FeatureMSE or FeatureCosine; of "
             "encoder (default), backbone, encoder.1, …; repeatable.",
@@ -123,68 +109,58 @@ def distill(
     ] = None,
     class_loss: Annotated[
         Optional[str],
-        _option(
+        _learned(
             "--class-loss",
-            panel=_LEARNED,
             metavar="SigmoidKL|QualityFocal",
             help="Of the class scores of paired queries.",
         ),
     ] = None,
     logit_queries: Annotated[
         Optional[int],
-        _option(
+        _learned(
             "--logit-queries",
-            panel=_LEARNED,
             metavar="N",
             help="The teacher's N best queries of an image get one of the student's each (100).",
         ),
     ] = None,
     logit_layers: Annotated[
         Optional[str],
-        _option(
+        _learned(
             "--logit-layers",
-            panel=_LEARNED,
             metavar="last|all",
             help="Layers of the student's decoder that learn detections.",
         ),
     ] = None,
     probes: Annotated[
         Optional[int],
-        _option(
+        _learned(
             "--probes",
-            panel=_LEARNED,
             metavar="N",
             help="N queries of an image that both models answer at the same place.",
         ),
     ] = None,
     distill_weight: Annotated[
-        Optional[float],
-        _option("--distill-weight", panel=_LEARNED, metavar="W", help="Factor on all of it (1)."),
+        Optional[float], _learned("--distill-weight", metavar="W", help="Factor on all of it (1).")
     ] = None,
     start_epoch: Annotated[
-        Optional[int],
-        _option("--start-epoch", panel=_WHEN, metavar="N", help="First epoch with it, from 0."),
+        Optional[int], _when("--start-epoch", metavar="N", help="First epoch with it, from 0.")
     ] = None,
     stop_epoch: Annotated[
         Optional[int],
-        _option(
+        _when(
             "--stop-epoch",
-            panel=_WHEN,
             metavar="N",
             help="First epoch without it again; the teacher is then freed.",
         ),
     ] = None,
     warmup: Annotated[
         Optional[float],
-        _option(
-            "--distill-warmup", panel=_WHEN, metavar="EPOCHS", help="Over which it rises from 0."
-        ),
+        _when("--distill-warmup", metavar="EPOCHS", help="Over which it rises from 0."),
     ] = None,
     decay: Annotated[
         Optional[str],
-        _option(
+        _when(
             "--distill-decay",
-            panel=_WHEN,
             metavar="none|linear|cosine",
             help="How it falls to 0 towards its last epoch.",
         ),
@@ -196,12 +172,8 @@ def distill(
         ),
     ] = None,
     class_map: ClassMapFile = None,
-    output: Output = None,
-    auto_resume: AutoResume = False,
-    max_restarts: MaxRestarts = RESTARTS,
-    update: Updates = None,
-    plugin: Plugins = None,
-    json: JsonOut = False,
+    *,
+    launch: LaunchOptions,
 ) -> None:
     """Train a student with a teacher: any two of our detectors.
 
@@ -216,13 +188,6 @@ def distill(
     chosen = cfg or student
     if chosen is None:
         raise UsageError("no student", hint="detrkit distill STUDENT.yml --teacher-weights FILE")
-    numbers = run_in_processes(
-        options.devices,
-        options.nproc,
-        device=options.device,
-        auto_resume=auto_resume,
-        max_restarts=max_restarts,
-    )
     logit = {"classes": class_loss, "queries": logit_queries, "layers": logit_layers}
     values: dict[str, Any] = {
         "teacher": teacher,
@@ -247,17 +212,7 @@ def distill(
         }  # fmt: skip
         values["mode"] = mode or "feature"
     given = {name: value for name, value in values.items() if value is not None}
-    _run(
-        chosen,
-        options.flags(tune=tune, class_map=class_map, distillation=given),
-        update or [],
-        plugin,
-        output,
-        json,
-        numbers,
-        auto_resume,
-        auto_batch=options.auto_batch,
-    )
+    _run(chosen, options, launch, tune=tune, class_map=class_map, distillation=given)
 
 
 def _feature(text: str) -> dict[str, Any]:

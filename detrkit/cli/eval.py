@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device, InputSize, JsonOut, Split, Updates
+from detrkit.cli.options import Data, Device, InputSize, JsonOut, PassSize, Split, Updates
 from detrkit.cli.processes import Devices, Nproc, run_in_processes
 
 if TYPE_CHECKING:
@@ -35,17 +35,14 @@ class _Wanted:
     def check(self) -> None:
         """Before anything is measured: what cannot be written, or is missing, is said at once."""
         from detrkit.engine.fiftyone_export import require_name
-        from detrkit.files import cannot_write
+        from detrkit.files import make_folder
 
         if self.fiftyone is not None:
             require_name(self.fiftyone)
         files = (self.predictions, self.review)
         for folder in (self.output, *(file and file.parent for file in files)):
             if folder is not None:
-                try:
-                    folder.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise cannot_write(folder, error) from error
+                make_folder(folder)
 
 
 def eval(
@@ -150,7 +147,7 @@ def eval(
             show_default=False,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    batch: PassSize = 8,
     size: InputSize = None,
     device: Device = None,
     devices: Devices = None,

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from detrkit.cli.explain_options import Formats, OutputFolder, Width, output_folder, save_figure
-from detrkit.cli.options import Data, Device, JsonOut, Split, Updates, WeightsConfig
+from detrkit.cli.explain_options import FigureOptions
+from detrkit.cli.options import Data, Device, PassSize, Split, Updates, WeightsConfig
+from detrkit.cli.spread import spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # ruff: noqa: UP045
 
 
+@spread
 def assignments(
     run: Annotated[
         list[str],
@@ -41,13 +43,11 @@ def assignments(
     pictures: Annotated[
         int, typer.Option(min=0, help="Images that are drawn: those whose pairs change most.")
     ] = 3,
-    output: OutputFolder = None,
-    formats: Formats = None,
-    width: Width = "page",
-    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    batch: PassSize = 8,
     device: Device = None,
     update: Updates = None,
-    json: JsonOut = False,
+    *,
+    figures: FigureOptions,
 ) -> None:
     """Draw how the matching of queries and boxes changes from checkpoint to checkpoint.
 
@@ -68,10 +68,9 @@ def assignments(
     from detrkit.explain import assignments as assign
     from detrkit.explain.assignments import moments_of
     from detrkit.explain.decoder_trace import decoder_of
-    from detrkit.explain.figures.style import parse_width
     from detrkit.explain.numbers import write_csv, write_npz
 
-    inches = parse_width(width)
+    inches = figures.inches
     moments = moments_of(run, averaged=not raw)
     if len(moments) == 1:
         logging.getLogger("detrkit").warning(
@@ -84,18 +83,18 @@ def assignments(
     index, name = measured_index(
         moments[-1].path, last.class_map, last.config.with_updates(update or ()), data, split
     )
-    with progress_bar("matching", quiet=json) as progress:
+    with progress_bar("matching", quiet=figures.json) as progress:
         found = assign(
             run, index, config=config, images=images, averaged=not raw, device=device,
             batch=batch, progress=progress,
         )  # fmt: skip
-    folder = output_folder("assignments", output)
-    files = save_figure(found.figure(inches), folder, "assignments", formats)
+    folder = figures.folder("assignments")
+    files = figures.save(found.figure(inches), folder, "assignments")
     for number, image in enumerate(found.restless(pictures), 1):
-        files += save_figure(found.image_figure(image, inches), folder, f"pairs-{number}", formats)
+        files += figures.save(found.image_figure(image, inches), folder, f"pairs-{number}")
     files.append(write_csv(folder / "assignments.csv", found.rows()))
     files.append(write_npz(folder / "assignments.npz", found.arrays()))
-    if json:
+    if figures.json:
         print_json(
             "assignments",
             {"output": folder, "files": files, "data": name, **found.to_dict()},

@@ -7,56 +7,45 @@ from typing import Annotated
 import typer
 
 from detrkit.cli.explain_options import (
-    Classes,
-    Conf,
-    Formats,
-    OutputFolder,
+    DetectorOptions,
+    FigureOptions,
     Sources,
-    Width,
     checked_sources,
 )
-from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+from detrkit.cli.options import Classes, Conf, class_names
+from detrkit.cli.spread import spread
 
 
+@spread
 def attention(
-    weights: Weights,
+    options: DetectorOptions,
     source: Sources = None,
-    config: WeightsConfig = None,
+    *,
     detections: Annotated[
         int,
         typer.Option(min=1, metavar="N", help="How many are drawn, best first; the .npz has all."),
     ] = 4,
     conf: Conf = 0.3,
     classes: Classes = None,
-    formats: Formats = None,
-    width: Width = "page",
-    size: InputSize = None,
-    device: Device = None,
-    output: OutputFolder = None,
-    json: JsonOut = False,
+    figures: FigureOptions,
 ) -> None:
     """What a detection's query samples in each decoder layer: points, weights and their density.
 
     A point's colour is its level, its area its weight. The .npz has places and weights of all
     heads, layers and detections.
     """
-    from detrkit.api import load
     from detrkit.cli.explain_work import Work
-    from detrkit.engine.derive import parse_size
     from detrkit.explain.attention import attention as compute
-    from detrkit.explain.figures.style import parse_width
     from detrkit.words import count
 
-    parse_width(width)
     sources = checked_sources(source)
-    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
-    work = Work("attention", output, formats, json=json)
-    for image in work.pictures(detector, sources):
-        found = compute(detector, image, conf=conf, classes=classes.split(",") if classes else None)
+    work = Work("attention", options, figures)
+    for image in work.pictures(sources):
+        found = compute(work.detector, image, conf=conf, classes=class_names(classes))
         if not len(found.found):
             work.tell(image, found.to_dict(), f"nothing scores {conf:g} or more")
             continue
-        figure = found.figure(width, detections=detections)
+        figure = found.figure(work.inches, detections=detections)
         line = f"{count(len(found.found), 'detection')}, {count(len(found.layers), 'layer')}"
         work.write(image, {"": figure}, found.save_numbers, found.to_dict(), line)
-    work.end(weights=weights)
+    work.end()

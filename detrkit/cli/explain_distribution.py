@@ -9,33 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detrkit.cli.explain_options import (
-    Classes,
-    Conf,
-    Formats,
-    OutputFolder,
+    DetectorOptions,
+    FigureOptions,
     Sources,
-    Width,
     checked_sources,
 )
-from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+from detrkit.cli.options import Classes, Conf, class_names
+from detrkit.cli.spread import spread
 
 if TYPE_CHECKING:
     from detrkit.explain.distribution import EdgeDistributions
 
 
+@spread
 def distribution(
+    options: DetectorOptions,
     source: Sources,
-    weights: Weights,
-    config: WeightsConfig = None,
+    *,
     conf: Conf = 0.3,
     classes: Classes = None,
     max_det: Annotated[int, typer.Option(min=1, help="Detections per image, the best ones.")] = 1,
-    formats: Formats = None,
-    width: Width = "page",
-    size: InputSize = None,
-    device: Device = None,
-    output: OutputFolder = None,
-    json: JsonOut = False,
+    figures: FigureOptions,
 ) -> None:
     """How a box was refined: the distributions of its edges, layer by layer.
 
@@ -44,34 +38,29 @@ def distribution(
 
     Beside the figures: distribution.csv, and an .npz of each picture's arrays.
     """
-    from detrkit.api import load
     from detrkit.cli.explain_work import Work
-    from detrkit.engine.derive import parse_size
     from detrkit.explain.decoder_trace import refining_decoder_of
     from detrkit.explain.distribution import distribution as refined
-    from detrkit.explain.figures.style import parse_width
     from detrkit.explain.layers import network
     from detrkit.explain.numbers import write_csv
 
     sources = checked_sources(source)
-    parse_width(width)
-    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
-    refining_decoder_of(network(detector))
-    wanted = classes.split(",") if classes else None
-    detector.class_map.indices(wanted or ())
-    work, rows = Work("distribution", output, formats, json=json), []
-    for image in work.pictures(detector, sources):
-        found = refined(detector, image, conf=conf, classes=wanted, max_det=max_det)
+    work, rows = Work("distribution", options, figures), []
+    refining_decoder_of(network(work.detector))
+    wanted = class_names(classes)
+    work.detector.class_map.indices(wanted or ())
+    for image in work.pictures(sources):
+        found = refined(work.detector, image, conf=conf, classes=wanted, max_det=max_det)
         entry = {"path": image.path, "detections": [each.to_dict() for each in found]}
         if not found:
             work.tell(image, entry, f"nothing scores {conf:g} or more: no box")
             continue
-        figures = {f"-{number}": each.figure(width) for number, each in enumerate(found, 1)}
-        work.write(image, figures, partial(_write, found), entry, "; ".join(map(_line, found)))
+        drawn = {f"-{number}": each.figure(work.inches) for number, each in enumerate(found, 1)}
+        work.write(image, drawn, partial(_write, found), entry, "; ".join(map(_line, found)))
         rows += [row for each in found for row in each.rows()]
     if work.folder is not None:
         write_csv(work.folder / "distribution.csv", rows)
-    work.end(weights=weights)
+    work.end()
 
 
 def _write(found: list[EdgeDistributions], path: Path) -> None:

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from detrkit.cli.explain_options import (
-    Formats,
+    DetectorOptions,
+    FigureOptions,
     LayerNames,
     ListLayers,
-    OutputFolder,
     Sources,
-    Width,
     print_layers,
-    save_figure,
 )
-from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+from detrkit.cli.spread import spread
 
 if TYPE_CHECKING:
     from detrkit.explain.receptive_field import ReceptiveFields
@@ -25,10 +23,11 @@ if TYPE_CHECKING:
 # ruff: noqa: UP045
 
 
+@spread
 def erf(
-    weights: Weights,
+    options: DetectorOptions,
     source: Sources = None,
-    config: WeightsConfig = None,
+    *,
     layer: LayerNames = None,
     layers: ListLayers = False,
     images: Annotated[
@@ -41,12 +40,7 @@ def erf(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
-    formats: Formats = None,
-    width: Width = "page",
-    size: InputSize = None,
-    device: Device = None,
-    output: OutputFolder = None,
-    json: JsonOut = False,
+    figures: FigureOptions,
 ) -> None:
     """Effective receptive fields: which pixels the central cell of a layer depends on.
 
@@ -55,36 +49,31 @@ def erf(
     """
     from itertools import chain, islice
 
-    from detrkit.api import load
     from detrkit.cli.explain_work import Work
-    from detrkit.engine.derive import parse_size
-    from detrkit.explain.figures.style import parse_width
     from detrkit.explain.receptive_field import receptive_field
 
-    parse_width(width)
-    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
+    work = Work("erf", options, figures)
     if layers:
-        print_layers(detector, json)
+        print_layers(work.detector, work.json)
         return
-    work = Work("erf", output, formats, json=json)
-    opened = islice(work.pictures(detector, source or ()), images)
+    opened = islice(work.pictures(source or ()), images)
     first = next(opened, None) if source else None
     if source and first is None:
-        work.end(weights=weights)  # says what could not be read
+        work.end()  # says what could not be read
         return
     fields = receptive_field(
-        detector,
+        work.detector,
         images or 20 if first is None else (image.input for image in chain([first], opened)),
         layers=layer or ("backbone", "encoder"),
         seed=seed,
     )
     folder = work.place()
-    files = save_figure(fields.figure(width), folder, "erf", formats)
+    files = figures.save(fields.figure(work.inches), folder, "erf")
     fields.save_table(folder / "erf.csv")
     fields.save_numbers(folder / "erf.npz")
-    if not json:
+    if not work.json:
         _print_table(fields)
-    work.end(weights=weights, figures=files, **fields.to_dict())
+    work.end(figures=files, **fields.to_dict())
 
 
 def _print_table(fields: ReceptiveFields) -> None:

@@ -7,28 +7,26 @@ from typing import Annotated, Optional
 import typer
 
 from detrkit.cli.explain_options import (
-    Classes,
-    Conf,
-    Formats,
+    DetectorOptions,
+    FigureOptions,
     LayerNames,
     ListLayers,
-    MaxDet,
-    OutputFolder,
     Sources,
-    Width,
     checked_sources,
     print_layers,
 )
-from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
+from detrkit.cli.options import Classes, Conf, MaxDet, class_names
+from detrkit.cli.spread import spread
 
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
 
 
+@spread
 def heatmap(
-    weights: Weights,
+    options: DetectorOptions,
     source: Sources = None,
-    config: WeightsConfig = None,
+    *,
     method: Annotated[
         str,
         typer.Option(
@@ -70,38 +68,28 @@ def heatmap(
     conf: Conf = 0.3,
     classes: Classes = None,
     max_det: MaxDet = 300,
-    formats: Formats = None,
-    width: Width = "page",
-    size: InputSize = None,
-    device: Device = None,
-    output: OutputFolder = None,
-    json: JsonOut = False,
+    figures: FigureOptions,
 ) -> None:
     """Heat maps: which places of a picture speak for a class, or hold an edge of a box.
 
     By default of all detections together, over the maps that leave the encoder. Beside each figure
     lie the maps as .npz.
     """
-    from detrkit.api import load
     from detrkit.cli.explain_work import Work
-    from detrkit.engine.derive import parse_size
-    from detrkit.explain.figures.style import parse_width
     from detrkit.explain.heatmap import NoSuchDetection, check_words
     from detrkit.explain.heatmap import heatmap as compute
 
     methods = method.split(",")
     check_words(methods, of)
-    parse_width(width)
     sources = [] if layers else checked_sources(source)
-    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
+    work, missing = Work("heatmap", options, figures), None
     if layers:
-        print_layers(detector, json)
+        print_layers(work.detector, work.json)
         return
-    work, missing = Work("heatmap", output, formats, json=json), None
-    for image in work.pictures(detector, sources):
+    for image in work.pictures(sources):
         try:
             maps = compute(
-                detector,
+                work.detector,
                 image,
                 method=methods,
                 layers=layer,
@@ -109,7 +97,7 @@ def heatmap(
                 each=each,
                 detections=detection,
                 conf=conf,
-                classes=classes.split(",") if classes else None,
+                classes=class_names(classes),
                 max_det=max_det,
             )
         except NoSuchDetection as error:
@@ -119,10 +107,10 @@ def heatmap(
         if not maps.maps:
             work.tell(image, maps.to_dict(), f"nothing scores {conf:g} or more: no map")
             continue
-        figure = maps.figure(width, per_layer=per_layer)
+        figure = maps.figure(work.inches, per_layer=per_layer)
         line = ", ".join(f"{one.name} {one.score:.2f}" for one in maps.found[:4])
         more = f" and {len(maps.found) - 4} more" if len(maps.found) > 4 else ""
         work.write(image, {"": figure}, maps.save_numbers, maps.to_dict(), line + more)
     if missing is not None and work.folder is None:
         raise missing
-    work.end(weights=weights)
+    work.end()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,14 +50,12 @@ Formats = Annotated[
 ]
 DEFAULT_FORMATS = (Format.png,)
 
-#: `--width page`; `detrkit.explain.figures.style.parse_width` reads it.
 Width = Annotated[
     str,
     typer.Option(
         "--width", metavar="column|page|INCHES", help="Of a figure: 3.35 in, 6.9 in, or a number."
     ),
 ]
-#: `-o`: a folder; `output_folder` makes it.
 OutputFolder = Annotated[
     Optional[Path],
     typer.Option(
@@ -81,17 +82,68 @@ LayerNames = Annotated[
         show_default=False,
     ),
 ]
-Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score.")]
-MaxDet = Annotated[int, typer.Option("--max-det", min=1, help="At most so many per image.")]
-Classes = Annotated[
-    Optional[str],
-    typer.Option(
-        "--classes",
-        metavar="NAME,NAME…",
-        help="Only these classes, by name or number.",
-        show_default=False,
-    ),
-]
+
+
+@dataclass
+class DetectorOptions:
+    """The detector that is explained."""
+
+    weights: Weights
+    config: WeightsConfig = None
+    size: InputSize = None
+    device: Device = None
+
+    def open(self) -> Predictor:
+        """Reads the weights.
+
+        Raises:
+            DetrkitError: as `detrkit.api.load`, and for a size that no model takes.
+        """
+        from detrkit.api import load
+        from detrkit.engine.derive import parse_size
+
+        size = parse_size(self.size) if self.size else None
+        return load(self.weights, config=self.config, device=self.device, size=size)
+
+
+@dataclass
+class FigureOptions:
+    """How figures look and where they go."""
+
+    formats: Formats = None
+    width: Width = "page"
+    output: OutputFolder = None
+    json: JsonOut = False
+
+    @property
+    def inches(self) -> float:
+        """`--width` in inches.
+
+        Raises:
+            UsageError: it is no width.
+        """
+        from detrkit.explain.figures.style import parse_width
+
+        return parse_width(self.width)
+
+    def folder(self, subject: str) -> Path:
+        """A new folder: `explain/<subject>`, or `--output`; numbered where that is taken."""
+        from detrkit.engine.run_dir import RunDirectory
+
+        return RunDirectory.create(subject, self.output or Path("explain") / subject).path
+
+    def save(self, figure: Figure, folder: Path, name: str) -> list[Path]:
+        """Writes a figure in every format that was asked for.
+
+        Args:
+            figure: to write.
+            folder: where.
+            name: of the files, without an ending.
+        """
+        from detrkit.explain.figures.style import save
+
+        kinds = dict.fromkeys(self.formats or DEFAULT_FORMATS)
+        return [save(figure, folder / f"{name}.{kind.value}") for kind in kinds]
 
 
 def checked_sources(sources: Sequence[str] | None) -> list[str]:
@@ -105,30 +157,6 @@ def checked_sources(sources: Sequence[str] | None) -> list[str]:
     if not sources:
         raise UsageError("no SOURCE: which images?", hint="give files, folders or patterns")
     return list(sources)
-
-
-def output_folder(subject: str, output: Path | None) -> Path:
-    """A new folder: `explain/<subject>`, or `output`; numbered where that is taken."""
-    from detrkit.engine.run_dir import RunDirectory
-
-    return RunDirectory.create(subject, output or Path("explain") / subject).path
-
-
-def save_figure(
-    figure: Figure, folder: Path, name: str, formats: Sequence[Format] | None
-) -> list[Path]:
-    """Writes a figure in every format that was asked for.
-
-    Args:
-        figure: to write.
-        folder: where.
-        name: of the files, without an ending.
-        formats: as `Formats` gives them.
-    """
-    from detrkit.explain.figures.style import save
-
-    kinds = dict.fromkeys(formats or DEFAULT_FORMATS)
-    return [save(figure, folder / f"{name}.{kind.value}") for kind in kinds]
 
 
 def print_layers(detector: Predictor, json: bool) -> None:

@@ -7,25 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.explain_options import (
-    Conf,
-    Format,
-    Formats,
-    OutputFolder,
-    Width,
-    output_folder,
-    save_figure,
-)
-from detrkit.cli.options import (
-    Data,
-    Device,
-    InputSize,
-    JsonOut,
-    Split,
-    Updates,
-    Weights,
-    WeightsConfig,
-)
+from detrkit.cli.explain_options import DetectorOptions, FigureOptions
+from detrkit.cli.options import Conf, Data, PassSize, Split, Updates
+from detrkit.cli.spread import spread
 
 if TYPE_CHECKING:
     from detrkit.explain.over_activation import OverActivationMaps
@@ -38,8 +22,9 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
+@spread
 def queries(
-    weights: Weights,
+    options: DetectorOptions,
     data: Data = None,
     split: Split = None,
     negatives: Annotated[
@@ -52,7 +37,6 @@ def queries(
             show_default=False,
         ),
     ] = None,
-    config: WeightsConfig = None,
     conf: Conf = 0.3,
     limit: Annotated[
         Optional[int],
@@ -61,14 +45,10 @@ def queries(
         ),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Single queries that are drawn.")] = 20,
-    output: OutputFolder = None,
-    formats: Formats = None,
-    width: Width = "page",
-    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
-    size: InputSize = None,
-    device: Device = None,
+    batch: PassSize = 8,
     update: Updates = None,
-    json: JsonOut = False,
+    *,
+    figures: FigureOptions,
 ) -> None:
     """Draw where queries look and what they answer, over a data set.
 
@@ -79,39 +59,36 @@ def queries(
     classes, levels, and the worst images.
     Without --data the validation set that the weights were trained with is used.
     """
-    from detrkit.api import load
     from detrkit.cli.console import progress_bar
     from detrkit.data.negatives import open_negatives
-    from detrkit.engine.derive import parse_size
     from detrkit.engine.evaluation import measured_index
     from detrkit.explain import over_activation
     from detrkit.explain import queries as answers_of_queries
     from detrkit.explain.decoder_trace import decoder_of
-    from detrkit.explain.figures.style import parse_width
     from detrkit.explain.layers import network, torch_runtime
 
-    inches = parse_width(width)
-    detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
+    inches = figures.inches
+    detector = options.open()
     runtime = torch_runtime(detector)
     decoder_of(network(detector))
     found: QueryStatistics | None = None
     false: OverActivationMaps | None = None
-    options: dict[str, Any] = {"conf": conf, "limit": limit, "batch": batch}
+    how: dict[str, Any] = {"conf": conf, "limit": limit, "batch": batch}
     empty = None
     if negatives is not None:
         empty = open_negatives(negatives, detector.class_map, key="--negatives")
     if data is not None or empty is None:
         cfg = runtime.config.with_updates(update or ()) if runtime.config is not None else None
-        index, _ = measured_index(weights, detector.class_map, cfg, data, split)
+        index, _ = measured_index(options.weights, detector.class_map, cfg, data, split)
         runtime.class_map = index.class_map
-        with progress_bar("detecting", quiet=json) as progress:
-            found = answers_of_queries(detector, index, **options, progress=progress)
+        with progress_bar("detecting", quiet=figures.json) as progress:
+            found = answers_of_queries(detector, index, **how, progress=progress)
     if empty is not None:
-        with progress_bar("detecting on negatives", quiet=json) as progress:
-            false = over_activation(detector, empty, **options, progress=progress)
-    folder = output_folder("queries", output)
-    files = _write(folder, found, false, inches, slots, formats)
-    _tell(folder, files, found, false, json)
+        with progress_bar("detecting on negatives", quiet=figures.json) as progress:
+            false = over_activation(detector, empty, **how, progress=progress)
+    folder = figures.folder("queries")
+    files = _write(folder, found, false, inches, slots, figures)
+    _tell(folder, files, found, false, figures.json)
 
 
 def _write(
@@ -120,19 +97,19 @@ def _write(
     false: OverActivationMaps | None,
     inches: float,
     slots: int,
-    formats: list[Format] | None,
+    figures: FigureOptions,
 ) -> list[Path]:
     """All files."""
     from detrkit.explain.numbers import write_csv, write_npz
 
     files: list[Path] = []
     if found is not None:
-        files += save_figure(found.figure(inches), folder, "queries", formats)
-        files += save_figure(found.slots_figure(inches, slots), folder, "slots", formats)
+        files += figures.save(found.figure(inches), folder, "queries")
+        files += figures.save(found.slots_figure(inches, slots), folder, "slots")
         files.append(write_csv(folder / "queries.csv", found.rows()))
         files.append(write_npz(folder / "queries.npz", found.arrays()))
     if false is not None:
-        files += save_figure(false.figure(inches), folder, "over_activation", formats)
+        files += figures.save(false.figure(inches), folder, "over_activation")
         files.append(write_csv(folder / "over_activation.csv", false.rows()))
         files.append(write_npz(folder / "over_activation.npz", false.arrays()))
     return files

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrkit.cli.broken import BrokenSources
 from detrkit.cli.console import err, print_json, progress_bar, say_result
-from detrkit.cli.explain_options import Format, output_folder, save_figure
+from detrkit.cli.explain_options import DetectorOptions, FigureOptions
 from detrkit.engine.saving.record import Names
 from detrkit.engine.sources import expand
 from detrkit.words import count
@@ -16,7 +16,6 @@ from detrkit.words import count
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from detrkit.engine.predictor import Predictor
     from detrkit.explain.opened import Opened
 
 
@@ -25,24 +24,31 @@ class Work:
 
     Args:
         subject: name of the command.
-        output: folder, where that is not `explain/<subject>`.
-        formats: of the figures.
-        json: print one object at the end and nothing else.
+        options: of the detector, which is opened.
+        figures: how they look and where they go; `json` prints one object at the end, nothing else.
+
+    Attributes:
+        detector: whose answers are explained.
+        inches: width of the figures.
+        folder: where they are; None before the first.
+
+    Raises:
+        DetrkitError: the width is none, or the detector cannot be opened.
     """
 
-    def __init__(
-        self, subject: str, output: Path | None, formats: Sequence[Format] | None, *, json: bool
-    ) -> None:
+    def __init__(self, subject: str, options: DetectorOptions, figures: FigureOptions) -> None:
         self.subject = subject
-        self.formats = formats
-        self.json = json
+        self.figures = figures
+        self.json = figures.json
+        self.inches = figures.inches
+        self.weights = options.weights
+        self.detector = options.open()
         self.entries: list[dict[str, Any]] = []
         self.folder: Path | None = None
-        self._output = output
         self._broken = BrokenSources()
         self._names = Names()
 
-    def pictures(self, detector: Predictor, sources: Sequence[str]) -> Iterator[Opened]:
+    def pictures(self, sources: Sequence[str]) -> Iterator[Opened]:
         """The pictures that can be read, with a bar where someone looks.
 
         Raises:
@@ -51,8 +57,9 @@ class Work:
         from detrkit.explain.opened import open_pictures
 
         items = list(expand(sources))
+        opened = open_pictures(self.detector, items, self._broken.add)
         with progress_bar("explaining", quiet=self.json) as advance:
-            for number, image in enumerate(open_pictures(detector, items, self._broken.add), 1):
+            for number, image in enumerate(opened, 1):
                 yield image
                 if advance is not None:
                     advance(number, len(items))
@@ -60,7 +67,7 @@ class Work:
     def place(self) -> Path:
         """The folder, made when there is something to write."""
         if self.folder is None:
-            self.folder = output_folder(self.subject, self._output)
+            self.folder = self.figures.folder(self.subject)
         return self.folder
 
     def write(
@@ -84,7 +91,7 @@ class Work:
         files = [
             path
             for ending, figure in figures.items()
-            for path in save_figure(figure, folder, name + ending, self.formats)
+            for path in self.figures.save(figure, folder, name + ending)
         ]
         numbers(folder / f"{name}.npz")
         self.tell(image, {**entry, "figures": files, "numbers": folder / f"{name}.npz"}, line)
@@ -107,6 +114,7 @@ class Work:
                 self.subject,
                 {
                     "output": self.folder,
+                    "weights": self.weights,
                     **more,
                     "images": self.entries,
                     "broken": self._broken.entries(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -16,149 +17,91 @@ if TYPE_CHECKING:
 # Typer reads annotations at run time, on Python 3.10 as well.
 # ruff: noqa: UP045
 
-_FORMATS = "Formats (several at once)"
-_INPUT = "Input and output"
-_PRECISION = "Precision"
-_CHECK = "Comparison with the checkpoint"
-_TENSORRT = "TensorRT"
+_format = partial(typer.Option, rich_help_panel="Formats (several at once)")
+_input = partial(typer.Option, rich_help_panel="Input and output")
+_precision = partial(typer.Option, rich_help_panel="Precision")
+_check = partial(typer.Option, rich_help_panel="Comparison with the checkpoint")
+_tensorrt = partial(typer.Option, rich_help_panel="TensorRT")
 
 
 def export(
     weights: Weights,
     config: WeightsConfig = None,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="ONNX; the default.", rich_help_panel=_FORMATS)
-    ] = False,
-    openvino: Annotated[
-        bool,
-        typer.Option("--openvino", help="OpenVINO's .xml and .bin.", rich_help_panel=_FORMATS),
-    ] = False,
+    onnx: Annotated[bool, _format("--onnx", help="ONNX; the default.")] = False,
+    openvino: Annotated[bool, _format("--openvino", help="OpenVINO's .xml and .bin.")] = False,
     trt: Annotated[
-        bool,
-        typer.Option(
-            "--trt",
-            "--tensorrt",
-            help="TensorRT engine, and its ONNX file.",
-            rich_help_panel=_FORMATS,
-        ),
+        bool, _format("--trt", "--tensorrt", help="TensorRT engine, and its ONNX file.")
     ] = False,
-    torchscript: Annotated[
-        bool, typer.Option("--torchscript", help="TorchScript trace.", rich_help_panel=_FORMATS)
-    ] = False,
-    torch_export: Annotated[
-        bool,
-        typer.Option("--torch-export", help="torch.export, .pt2.", rich_help_panel=_FORMATS),
-    ] = False,
+    torchscript: Annotated[bool, _format("--torchscript", help="TorchScript trace.")] = False,
+    torch_export: Annotated[bool, _format("--torch-export", help="torch.export, .pt2.")] = False,
     output: Output = None,
     json: JsonOut = False,
     size: InputSize = None,
     dynamic_size: Annotated[
-        bool,
-        typer.Option("--dynamic-size", help="Take images of any size.", rich_help_panel=_INPUT),
+        bool, _input("--dynamic-size", help="Take images of any size.")
     ] = False,
     batch: Annotated[
         Optional[int],
-        typer.Option(
+        _input(
             "--batch",
             min=1,
             metavar="N",
             help="Take N images in a call; any number by default.",
             show_default=False,
-            rich_help_panel=_INPUT,
         ),
     ] = None,
     raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw",
-            help="The decoder's logits and boxes instead of detections.",
-            rich_help_panel=_INPUT,
-        ),
+        bool, _input("--raw", help="The decoder's logits and boxes instead of detections.")
     ] = False,
     opset: Annotated[
         Optional[int],
-        typer.Option(
-            "--opset",
-            metavar="17…23",
-            help="Of ONNX; 20 by default.",
-            show_default=False,
-            rich_help_panel=_INPUT,
-        ),
+        _input("--opset", metavar="17…23", help="Of ONNX; 20 by default.", show_default=False),
     ] = None,
-    simplify: Annotated[
-        bool,
-        typer.Option("--simplify/--no-simplify", help="With onnxsim.", rich_help_panel=_INPUT),
-    ] = True,
+    simplify: Annotated[bool, _input("--simplify/--no-simplify", help="With onnxsim.")] = True,
     half: Annotated[
-        bool,
-        typer.Option(
-            "--half",
-            "--fp16",
-            help="fp16; norms and box decoding stay in float32.",
-            rich_help_panel=_PRECISION,
-        ),
+        bool, _precision("--half", "--fp16", help="fp16; norms and box decoding stay in float32.")
     ] = False,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Likewise in bf16; TensorRT.", rich_help_panel=_PRECISION)
-    ] = False,
+    bf16: Annotated[bool, _precision("--bf16", help="Likewise in bf16; TensorRT.")] = False,
     int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8",
-            help="Calibrated on --data; the decoder keeps its precision.",
-            rich_help_panel=_PRECISION,
-        ),
+        bool, _precision("--int8", help="Calibrated on --data; the decoder keeps its precision.")
     ] = False,
-    calibration_images: Annotated[
-        int, typer.Option(min=1, help="Of --data, for --int8.", rich_help_panel=_PRECISION)
-    ] = 128,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare.", rich_help_panel=_CHECK)
-    ] = True,
+    calibration_images: Annotated[int, _precision(min=1, help="Of --data, for --int8.")] = 128,
+    verify: Annotated[bool, _check("--verify/--no-verify", help="Compare.")] = True,
     images: Annotated[
         Optional[str],
-        typer.Option(
+        _check(
             "--images",
             metavar="DIR",
             help="Pictures to compare on; else those of --data, else generated ones.",
             show_default=False,
-            rich_help_panel=_CHECK,
         ),
     ] = None,
     data: Data = None,
     split: Split = None,
     tolerance: Annotated[
         Optional[float],
-        typer.Option(
+        _check(
             "--tolerance",
             min=0,
             max=1,
             metavar="0…1",
             help="Largest difference of a score, and of a box side relative to the image.",
             show_default="0.005; fp16 0.05, bf16 0.1, int8 0.2",
-            rich_help_panel=_CHECK,
         ),
     ] = None,
-    max_batch: Annotated[
-        int, typer.Option(min=1, help="Images in a call at most.", rich_help_panel=_TENSORRT)
-    ] = 8,
+    max_batch: Annotated[int, _tensorrt(min=1, help="Images in a call at most.")] = 8,
     workspace: Annotated[
         Optional[float],
-        typer.Option(
-            min=0,
-            metavar="GIB",
-            help="GPU memory for kernels; all by default.",
-            show_default=False,
-            rich_help_panel=_TENSORRT,
+        _tensorrt(
+            min=0, metavar="GIB", help="GPU memory for kernels; all by default.", show_default=False
         ),
     ] = None,
     timing_cache: Annotated[
         Optional[Path],
-        typer.Option(
+        _tensorrt(
             metavar="FILE",
             help="What was measured, read and written; beside the engine by default.",
             show_default=False,
-            rich_help_panel=_TENSORRT,
         ),
     ] = None,
 ) -> None:

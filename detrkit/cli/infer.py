@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from detrkit.cli.options import (
+    Classes,
+    Conf,
     Device,
     Half,
     InputSize,
     JsonOut,
+    MaxDet,
     Output,
+    PassSize,
     Provider,
     Threads,
     Weights,
     WeightsConfig,
+    class_names,
 )
 
 if TYPE_CHECKING:
@@ -41,15 +46,8 @@ def infer(
     ],
     weights: Weights,
     config: WeightsConfig = None,
-    conf: Annotated[float, typer.Option(min=0, max=1, help="Lowest score.")] = 0.3,
-    classes: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="NAME,NAME…",
-            help="Only these classes, by name or number.",
-            show_default=False,
-        ),
-    ] = None,
+    conf: Conf = 0.3,
+    classes: Classes = None,
     names: Annotated[
         Optional[str],
         typer.Option(
@@ -58,7 +56,7 @@ def infer(
             show_default=False,
         ),
     ] = None,
-    max_det: Annotated[int, typer.Option(min=1, help="At most so many per image.")] = 300,
+    max_det: MaxDet = 300,
     save: Annotated[
         Optional[str],
         typer.Option(
@@ -123,7 +121,7 @@ def infer(
             min=0.1, metavar="SECONDS", help="Give a camera or stream up when no frame comes."
         ),
     ] = 30,
-    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    batch: PassSize = 8,
     half: Half = False,
     provider: Provider = None,
     threads: Threads = None,
@@ -169,7 +167,7 @@ def infer(
         frames = detector.stream_with_frames(
             items,
             conf=conf,
-            classes=classes.split(",") if classes else None,
+            classes=class_names(classes),
             max_det=max_det,
             batch=batch,
             tiling=tiling,

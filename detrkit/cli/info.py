@@ -251,15 +251,10 @@ def _size_of(cfg: Config) -> tuple[int, int]:
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    """`640` or `480x640` (h x w)."""
-    from detrkit.errors import UsageError
+    """Unlike other commands, `info` takes sides that are no multiples of 32."""
+    from detrkit.engine.derive import parse_sides
 
-    if text is None:
-        return None
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--size {text}: expected one number or HEIGHTxWIDTH, e.g. 480x640")
-    return int(parts[0]), int(parts[-1])
+    return parse_sides(text, "--size") if text is not None else None
 
 
 def _check_column(sort: str, timed: bool, training: bool) -> None:
@@ -280,7 +275,7 @@ def _check_column(sort: str, timed: bool, training: bool) -> None:
 def _check_files(graphs: list[Path] | tuple[()], csv: Path | None) -> None:
     """Before the work: whether the files can be written, and what they are to be."""
     from detrkit.errors import UsageError
-    from detrkit.files import cannot_write
+    from detrkit.files import make_folder
 
     for file in (*graphs, *([csv] if csv is not None else [])):
         if file in graphs and file.suffix.lower() not in (*_PICTURES, *_TEXTS):
@@ -288,10 +283,7 @@ def _check_files(graphs: list[Path] | tuple[()], csv: Path | None) -> None:
                 f"--graph {file}: no format ends in `{file.suffix}`",
                 hint=f"there are: {', '.join((*_PICTURES, *_TEXTS))}",
             )
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(file, error) from error
+        make_folder(file.parent)
 
 
 _PICTURES = (".svg", ".pdf", ".png")

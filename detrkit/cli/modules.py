@@ -77,10 +77,10 @@ def modules(
     elif markdown is None:
         out.print(_table(shown, costs))
     if markdown is not None:
-        from detrkit.files import write_atomically
+        from detrkit.files import write_bytes
 
         page = _page([entry for entry in shown if entry.traits is not None], costs)
-        write_atomically(markdown, lambda file: file.write(page.encode()))
+        write_bytes(markdown, page.encode())
         err.print(f"{markdown}: {len(shown)} modules", markup=False, soft_wrap=True)
 
 

@@ -91,6 +91,21 @@ Split = Annotated[
     ),
 ]
 
+Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score.")]
+MaxDet = Annotated[int, typer.Option("--max-det", min=1, help="At most so many per image.")]
+Classes = Annotated[
+    Optional[str],
+    typer.Option(
+        "--classes",
+        metavar="NAME,NAME…",
+        help="Only these classes, by name or number.",
+        show_default=False,
+    ),
+]
+
+#: `--batch N` where nothing is trained.
+PassSize = Annotated[int, typer.Option("--batch", min=1, help="Images per forward pass.")]
+
 #: `--device cuda:0`; none: the GPU if there is one.
 Device = Annotated[
     Optional[str],
@@ -148,3 +163,8 @@ Threads = Annotated[
         show_default=False,
     ),
 ]
+
+
+def class_names(classes: str | None) -> list[str] | None:
+    """`--classes` as the engine takes it; None: all."""
+    return classes.split(",") if classes else None

@@ -40,7 +40,7 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
         command(**values)
 
     # keyword-only: a field with a default may stand before an argument without one
-    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what inspect.signature reads
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Optional
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import ConfigArg, JsonOut, Output, Plugins, Updates
-from detrkit.cli.processes import RESTARTS, AutoResume, MaxRestarts, run_in_processes
+from detrkit.cli.options import ConfigArg
+from detrkit.cli.processes import run_in_processes
 from detrkit.cli.spread import spread
-from detrkit.cli.train_options import TrainOptions
+from detrkit.cli.train_options import LaunchOptions, TrainOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from detrkit.engine.derive import TrainFlags
     from detrkit.engine.run_result import RunResult
 
 # Typer reads these at run time, on Python 3.10 as well: `Optional`, not `X | None`.
@@ -40,12 +37,8 @@ def train(
         typer.Option("-r", "--resume", metavar="RUN|CKPT", help="Same as `detrkit resume`."),
     ] = None,
     test_only: Annotated[bool, typer.Option("--test-only", hidden=True)] = False,
-    output: Output = None,
-    auto_resume: AutoResume = False,
-    max_restarts: MaxRestarts = RESTARTS,
-    update: Updates = None,
-    plugin: Plugins = None,
-    json: JsonOut = False,
+    *,
+    launch: LaunchOptions,
 ) -> None:
     """Train a detector.
 
@@ -74,48 +67,32 @@ def train(
             workers=options.workers,
             cache=options.cache,
             accumulate=options.accumulate,
-            auto_resume=auto_resume,
-            max_restarts=max_restarts,
-            plugin=plugin,
-            json=json,
+            auto_resume=launch.auto_resume,
+            max_restarts=launch.max_restarts,
+            plugin=launch.plugin,
+            json=launch.json,
         )
-    numbers = run_in_processes(
+    if use_amp:
+        launch.update = ["use_amp=True", *(launch.update or ())]
+    run(cfg, options, launch, tune=tune)
+
+
+def run(cfg: str, options: TrainOptions, launch: LaunchOptions, **flags_of_command: Any) -> None:
+    """Starts the processes, loads the configuration, trains and prints the result.
+
+    Args:
+        cfg: file or name.
+        options, launch: of the command line.
+        flags_of_command: more fields of `TrainFlags`.
+    """
+    devices = run_in_processes(
         options.devices,
         options.nproc,
         device=options.device,
-        auto_resume=auto_resume,
-        max_restarts=max_restarts,
+        auto_resume=launch.auto_resume,
+        max_restarts=launch.max_restarts,
     )
-    flags = options.flags(tune=tune)
-    updates = [*(update or ())]
-    if use_amp:
-        updates.insert(0, "use_amp=True")
-    run(
-        cfg,
-        flags,
-        updates,
-        plugin,
-        output,
-        json,
-        numbers,
-        auto_resume,
-        auto_batch=options.auto_batch,
-    )
-
-
-def run(
-    cfg: str,
-    flags: TrainFlags,
-    update: Sequence[str],
-    plugin: Sequence[Path] | None,
-    output: Path | None,
-    json: bool,
-    devices: list[int] | None = None,
-    auto_resume: bool = False,
-    *,
-    auto_batch: bool = False,
-) -> None:
-    """Loads the configuration, trains, prints the result; shared with `tune`."""
+    # what starts the processes does without torch
     import logging
     from dataclasses import asdict, replace
 
@@ -124,26 +101,28 @@ def run(
     from detrkit.engine.distributed.meeting import meet
     from detrkit.engine.training import train as train_run
 
+    flags = options.flags(**flags_of_command)
+    update, plugins = launch.update or [], launch.plugin or ()
     with meet() as place:
-        config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
-        if auto_batch:
+        config = load_with_flags(cfg, flags, update=update, plugins=plugins)
+        if options.auto_batch:
             from detrkit.engine.batch_size import choose_batch
 
             choice = choose_batch(config, place.world_size)
             logging.getLogger("detrkit").info("--batch auto: %s", choice.describe())
             flags = replace(flags, batch=choice.batch, linear_rates=True)
-            config = load_with_flags(cfg, flags, update=update, plugins=plugin or ())
-        arguments = {"config": cfg, "update": list(update), **asdict(flags)}
+            config = load_with_flags(cfg, flags, update=update, plugins=plugins)
+        arguments = {"config": cfg, "update": update, **asdict(flags)}
         result = train_run(
             config,
-            output=output,
+            output=launch.output,
             arguments=arguments,
             console=console.err,
             devices=devices,
-            auto_resume=auto_resume,
+            auto_resume=launch.auto_resume,
         )
     if place.rank == 0:
-        report(result, json)
+        report(result, launch.json)
 
 
 def report(result: RunResult, json: bool) -> None:

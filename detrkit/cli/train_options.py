@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from detrkit.cli.options import Data, Device
-from detrkit.cli.processes import Devices, Nproc
+from detrkit.cli.options import Data, Device, JsonOut, Output, Plugins, Updates
+from detrkit.cli.processes import RESTARTS, AutoResume, Devices, MaxRestarts, Nproc
 
 if TYPE_CHECKING:
     from detrkit.engine.derive import TrainFlags
@@ -110,108 +111,107 @@ Report = Annotated[
     ),
 ]
 
-_SMALL_DATA = "Small and uneven data"
-_NEGATIVES = "Images without targets"
-_SPEED = "Speed"
+_small_data = partial(typer.Option, rich_help_panel="Small and uneven data")
+_negatives = partial(typer.Option, rich_help_panel="Images without targets")
+_speed = partial(typer.Option, rich_help_panel="Speed")
 Patience = Annotated[
     Optional[int],
-    typer.Option(
-        metavar="N",
-        help="End the run after N epochs without a better one.",
-        rich_help_panel=_SMALL_DATA,
-        show_default=False,
+    _small_data(
+        metavar="N", help="End the run after N epochs without a better one.", show_default=False
     ),
 ]
 BestMetric = Annotated[
     Optional[str],
-    typer.Option(
+    _small_data(
         metavar="NAME",
         help="What makes an epoch the best: AP (default), AP50, APs, AR100, …",
-        rich_help_panel=_SMALL_DATA,
         show_default=False,
     ),
 ]
 Freeze = Annotated[
     Optional[list[str]],
-    typer.Option(
+    _small_data(
         metavar="PART",
         help="Keep the weights of a part, e.g. backbone or backbone.stem; repeatable.",
-        rich_help_panel=_SMALL_DATA,
         show_default=False,
     ),
 ]
 FreezeBN = Annotated[
     Optional[bool],
-    typer.Option(
+    _small_data(
         "--freeze-bn/--no-freeze-bn",
         help="Keep weights and statistics of batch norms: for batches of few images.",
-        rich_help_panel=_SMALL_DATA,
         show_default=False,
     ),
 ]
 LayerDecay = Annotated[
     Optional[float],
-    typer.Option(
+    _small_data(
         metavar="0-1",
         help="Learning rate of each stage of the backbone, as a part of the next one's.",
-        rich_help_panel=_SMALL_DATA,
         show_default=False,
     ),
 ]
 Sampling = Annotated[
     Optional[str],
-    typer.Option(
+    _small_data(
         metavar="repeat_factor|class_balanced",
         help="Show images of rare classes more often.",
-        rich_help_panel=_SMALL_DATA,
         show_default=False,
     ),
 ]
 Negatives = Annotated[
     Optional[str],
-    typer.Option(
+    _negatives(
         metavar="DIR",
         help="Images without targets to learn from, against false detections.",
-        rich_help_panel=_NEGATIVES,
         show_default=False,
     ),
 ]
 EvalNegatives = Annotated[
     Optional[str],
-    typer.Option(
+    _negatives(
         metavar="DIR",
         help="Other images without targets: false detections on them are counted every epoch.",
-        rich_help_panel=_NEGATIVES,
         show_default=False,
     ),
 ]
 Compile = Annotated[
     Optional[bool],
-    typer.Option(
+    _speed(
         "--compile/--no-compile",
         help="Compile backbone and encoder; the first steps take minutes, the others less time.",
-        rich_help_panel=_SPEED,
         show_default=False,
     ),
 ]
 ChannelsLast = Annotated[
     Optional[bool],
-    typer.Option(
+    _speed(
         "--channels-last/--no-channels-last",
         help="Memory format; by default what is faster on the device.",
-        rich_help_panel=_SPEED,
         show_default=False,
     ),
 ]
 Profile = Annotated[
     Optional[int],
-    typer.Option(
+    _speed(
         metavar="N",
         help="Profile N steps: a trace and a table of where the time goes.",
-        rich_help_panel=_SPEED,
         show_default=False,
     ),
 ]
+
+
+@dataclass
+class LaunchOptions:
+    """Where a run goes, what of its config is changed, and how often it is started."""
+
+    output: Output = None
+    auto_resume: AutoResume = False
+    max_restarts: MaxRestarts = RESTARTS
+    update: Updates = None
+    plugin: Plugins = None
+    json: JsonOut = False
 
 
 @dataclass

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from detrkit.cli.options import ConfigArg, JsonOut, Output, Plugins, Updates, Weights
-from detrkit.cli.processes import RESTARTS, AutoResume, MaxRestarts, run_in_processes
+from detrkit.cli.options import ConfigArg, Weights
 from detrkit.cli.spread import spread
 from detrkit.cli.train import run as _run
-from detrkit.cli.train_options import ClassMapFile, TrainOptions
+from detrkit.cli.train_options import ClassMapFile, LaunchOptions, TrainOptions
 
 
 @spread
@@ -15,12 +14,8 @@ def tune(
     weights: Weights,
     options: TrainOptions,
     class_map: ClassMapFile = None,
-    output: Output = None,
-    auto_resume: AutoResume = False,
-    max_restarts: MaxRestarts = RESTARTS,
-    update: Updates = None,
-    plugin: Plugins = None,
-    json: JsonOut = False,
+    *,
+    launch: LaunchOptions,
 ) -> None:
     """Fine-tune weights (a file or URL) on a data set.
 
@@ -30,21 +25,4 @@ def tune(
 
     Without --epochs a published recipe runs for about 1000 steps, in 12 to 300 epochs.
     """
-    numbers = run_in_processes(
-        options.devices,
-        options.nproc,
-        device=options.device,
-        auto_resume=auto_resume,
-        max_restarts=max_restarts,
-    )
-    _run(
-        cfg,
-        options.flags(tune=weights, class_map=class_map, choose_epochs=True),
-        update or [],
-        plugin,
-        output,
-        json,
-        numbers,
-        auto_resume,
-        auto_batch=options.auto_batch,
-    )
+    _run(cfg, options, launch, tune=weights, class_map=class_map, choose_epochs=True)

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import msgspec
 
-from detrkit.files import cannot_write, open_atomically
+from detrkit.files import make_folder, open_atomically
 
 _LISTS = ("categories", "images", "annotations")
 _AT_ONCE = 1000
@@ -67,10 +67,7 @@ def write_coco(
     Raises:
         DetrkitError: the disk is full, the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    make_folder(path.parent)
     lists = dict(zip(_LISTS, (categories, images, annotations), strict=True))
     counts = dict.fromkeys(_LISTS, 0)
     with open_atomically(path) as file:

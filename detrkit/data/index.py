@@ -118,6 +118,12 @@ class DatasetIndex:
             apply_exif=self.apply_exif[chosen],
         )
 
+    def spread(self, limit: int | None) -> DatasetIndex:
+        """At most so many images, evenly spread over the data set: the same ones every time."""
+        if limit is None or len(self) <= limit:
+            return self
+        return self.subset(np.linspace(0, len(self) - 1, limit).round().astype(np.int64))
+
     def split(self, val_fraction: float, seed: int = 0) -> tuple[DatasetIndex, DatasetIndex]:
         """Random training and validation parts; both keep the images in their order.
 

@@ -22,7 +22,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -82,13 +81,8 @@ class JsonStream:
     def __enter__(self) -> JsonStream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def __iter__(self) -> Iterator[str]:
         if self._peek() != b"{":
@@ -205,8 +199,8 @@ class JsonStream:
             at = read = 0
             try:
                 while True:
-                    element, at = _DECODER.raw_decode(text, _TEXT_SPACE.match(text, at).end())  # type: ignore[union-attr]
-                    at = _TEXT_SPACE.match(text, at).end()  # type: ignore[union-attr]
+                    element, at = _DECODER.raw_decode(text, _after_space(text, at))
+                    at = _after_space(text, at)
                     if at == len(text) and not self._ended:
                         break  # a number may go on, and what follows is unknown
                     if text[at : at + 1] not in (",", "]"):
@@ -288,6 +282,12 @@ class JsonStream:
         line, column = self._file.line_and_column(self._position)
         where = f"line {line}, column {column}"
         FaultReport().add(FaultKind.BAD_JSON, self.path, where, reason)
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _TEXT_SPACE.match(text, at)
+    assert found is not None  # no white space matches as well
+    return found.end()
 
 
 def _may_go_on(error: Exception, text: str) -> bool:

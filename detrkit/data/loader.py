@@ -251,7 +251,7 @@ class Loader:
     def _batches(self) -> Iterator[PixelBatch | Batch]:
         if self.num_workers:
             # Transforms import it when they first need it: forked workers have it from here.
-            import torchvision.transforms.v2  # noqa: F401
+            import torchvision.transforms.v2  # noqa: F401  # see above
 
         with _any_number_of_workers(), shielded(), unheard():
             return iter(self._loader)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from detrkit.data.faults import FaultKind, FaultReport
@@ -47,12 +46,11 @@ class Utf8File:
     def __enter__(self) -> Utf8File:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def read(self, count: int) -> bytes:

@@ -21,7 +21,13 @@ from detrkit.distillation.names import PREFIX
 from detrkit.distillation.probes import probe_boxes
 from detrkit.distillation.schedule import Window
 from detrkit.distillation.taps import Taps, split
-from detrkit.distillation.teacher import Answers, Teacher, projections
+from detrkit.distillation.teacher import (
+    Answers,
+    DetectorTeacher,
+    Teacher,
+    projections,
+    queried_decoder,
+)
 from detrkit.distillation.terms import FeatureTerm, LogitLosses
 from detrkit.ops.precision import upcast
 from detrkit.phases import phase
@@ -105,7 +111,7 @@ class Distiller:
             return nullcontext()
         names = [split(stage)[0] for stage in self._stages]
         if self.probes:
-            names += projections(student)
+            names += projections(queried_decoder(student, "student"))
         if self._measures(0) and hasattr(student, "backbone"):
             names.append("backbone")
         self._taps = Taps(names)
@@ -151,7 +157,7 @@ class Distiller:
     ) -> dict[str, Tensor]:
         assert self.teacher is not None
         factor = self.weight * self.factor
-        teacher: Callable[[Tensor], Answers] = self.teacher
+        teacher = self.teacher
         if self.cache is not None:
             teacher = partial(self.cache.ask, self.teacher)
         answers = teacher(batch.images)
@@ -172,16 +178,17 @@ class Distiller:
         answers: Answers,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> dict[str, Tensor]:
-        assert self.teacher is not None
+        assert isinstance(self.teacher, DetectorTeacher)  # `Distillation` refuses others
         assert self.logits is not None
         assert answers.logits is not None
         assert answers.boxes is not None
         general = self.probes // 2
         boxes = probe_boxes(answers.logits, answers.boxes, general, self.probes - general)
         theirs = self.teacher.at(boxes)
-        maps = [self._taps.seen[name] for name in projections(student)]
+        decoder = queried_decoder(student, "student")
+        maps = [self._taps.seen[name] for name in projections(decoder)]
         with autocast():
-            mine = student.decoder.decode_at(maps, boxes)  # type: ignore[union-attr, operator]
+            mine = decoder.decode_at(maps, boxes)
         return self.logits.at_probes(upcast(mine), theirs)
 
     def _measures(self, part: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,14 +45,8 @@ class Answers:
     maps: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Teacher(Protocol):
-    """What distillation needs of a teacher."""
-
-    def __call__(self, images: Tensor) -> Answers:
-        """Answers for the student's batch (B, C, H, W)."""
-
-    def at(self, boxes_cxcywh: Tensor) -> Answers:
-        """Answers for the last batch at given boxes (B, P, 4)."""
+#: The student's batch (B, C, H, W) -> answers. Only a `DetectorTeacher` answers at given boxes too.
+Teacher = Callable[[Tensor], Answers]
 
 
 @dataclass(frozen=True)
@@ -108,6 +102,9 @@ class DetectorTeacher:
         stages: maps to answer with.
         probes: whether `at` will be called.
         autocast: the context of its forward pass.
+
+    Raises:
+        ConfigError: `at` will be called, but its decoder takes no queries.
     """
 
     def __init__(
@@ -125,11 +122,9 @@ class DetectorTeacher:
         self.stages = tuple(stages)
         self.autocast = autocast
         decoder = getattr(model, "decoder", None)
-        self.decoder = decoder if isinstance(decoder, TwoStageDecoder) else None
-        if probes and self.decoder is None:
-            raise ConfigError("distillation: the teacher's decoder takes no shared queries")
         self.refining = decoder if isinstance(decoder, RefiningDecoder) else None
-        self._projections = projections(model) if probes else ()
+        self.decoder = queried_decoder(model, "teacher") if probes else None
+        self._projections = projections(self.decoder) if self.decoder is not None else ()
         self.taps = Taps(
             [
                 *(split(stage)[0] for stage in self.stages),
@@ -152,6 +147,7 @@ class DetectorTeacher:
 
     @torch.no_grad()
     def at(self, boxes_cxcywh: Tensor) -> Answers:
+        """Answers for the last batch at given boxes (B, P, 4)."""
         assert self.decoder is not None
         maps = [self.taps.seen[name] for name in self._projections]
         again = Taps(self._refinement)
@@ -203,10 +199,6 @@ class BackboneTeacher:
             self.model(self.respec(images))
         return Answers(maps={stage: self.taps.map(stage).float() for stage in self.stages})
 
-    def at(self, boxes_cxcywh: Tensor) -> Answers:
-        """A backbone has no queries: `Distillation` refuses to share any with it."""
-        raise NotImplementedError("a backbone has no queries")
-
 
 class BareBackbone(nn.Module):
     """A backbone in the place that it has in a detector.
@@ -249,10 +241,25 @@ class AsDetector(nn.Module):
         return {"pred_logits": logits, "pred_boxes": answers.boxes}
 
 
-def projections(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules whose outputs the decoder's layers look at, in order."""
-    count = len(model.decoder.input_proj)  # type: ignore[union-attr, arg-type]
-    return tuple(f"decoder.input_proj.{i}" for i in range(count))
+def queried_decoder(model: nn.Module, whose: str) -> TwoStageDecoder:
+    """The decoder of a detector, where it answers at given boxes too.
+
+    Args:
+        model: a detector.
+        whose: "teacher" or "student".
+
+    Raises:
+        ConfigError: it does not.
+    """
+    decoder = getattr(model, "decoder", None)
+    if not isinstance(decoder, TwoStageDecoder):
+        raise ConfigError(f"distillation: the {whose}'s decoder takes no shared queries (probes)")
+    return decoder
+
+
+def projections(decoder: TwoStageDecoder) -> tuple[str, ...]:
+    """Names in its detector of the modules whose outputs a decoder's layers look at, in order."""
+    return tuple(f"decoder.input_proj.{i}" for i in range(len(decoder.input_proj)))
 
 
 def edges_of(corners: Tensor, references: Tensor, up: Tensor, reg_scale: Tensor) -> Edges:

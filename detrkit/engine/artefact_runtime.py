@@ -4,8 +4,8 @@
     orig_target_sizes  (N, 2) int64, (width, height) of the original images
     labels, boxes, scores   (N, n), boxes_xyxy (N, n, 4) in original pixels, (N, n)
 
-A runtime opens its file, tells `ArtefactRuntime` the shapes of the inputs and what the file says
-of itself, and computes one batch in `compute`; the rest is here.
+A runtime opens its file in `_open`, which tells the shapes of the inputs and what the file says of
+itself, and computes one batch in `compute`; the rest is here.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from detrkit.engine.known_classes import coco_classes
-from detrkit.engine.runtime import Runtime, resized_batch
+from detrkit.engine.runtime import RunOptions, Runtime, resized_batch
 from detrkit.errors import UsageError, WeightsError
 from detrkit.export.metadata import Metadata
 from detrkit.structures import ClassMap, Detections, ImageSpec
@@ -39,59 +39,92 @@ Shape = Sequence[int | None]
 Answer = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a file once it is open.
+
+    Attributes:
+        device: where it runs.
+        shape: of `images`, (N, C, h, w).
+        metadata: what the file says of itself; None for files of others.
+        precision: of the arithmetic, where it is not the one that the file names.
+        batches: fewest and most images per call, where the shape does not tell.
+        sizes: smallest and largest (h, w) of the input, likewise.
+    """
+
+    device: torch.device
+    shape: Shape
+    metadata: Metadata | None
+    precision: str | None = None
+    batches: tuple[int, int] | None = None
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
+
+
 class ArtefactRuntime(Runtime):
     """An exported detector.
 
     Args:
-        path: the file, for messages.
-        device: where it runs.
-        shape: of `images`, (N, C, h, w).
-        metadata: what the file says of itself; None for files of others.
-        size: (h, w) of the input that is asked for; None: as the file says.
-        batches: fewest and most images per call, where the shape does not tell.
+        path: the file.
+        device: None: the best that there is for the kind of file.
+        size: (h, w) of the input; None: as the file says.
+        options: those named in `takes` count.
 
     Attributes:
-        name: of what computes, for people.
         precision: of the arithmetic, where the file says: "fp32", "fp16", "bf16", "int8".
-        fewest, most: images per call; `most` None: any number.
         takes_device_tensors: `compute` also takes tensors that are on `device` already.
 
     Raises:
-        UsageError: the size is not one that the file takes.
-        WeightsError: it was exported without its postprocessor.
+        WeightsError: missing, damaged, with other inputs and outputs, or exported without its
+            postprocessor.
+        UsageError: the device is not available, or the size not one that the file takes.
+        MissingExtraError: the library that runs it is not installed.
     """
 
-    name: str
-    takes_device_tensors = False
+    takes: ClassVar[tuple[str, ...]] = ()
+    takes_device_tensors: ClassVar[bool] = False
 
     def __init__(
         self,
         path: Path,
-        device: torch.device,
-        shape: Shape,
-        metadata: Metadata | None,
+        device: str | torch.device | None = None,
         size: tuple[int, int] | None = None,
-        batches: tuple[int, int | None] | None = None,
+        options: RunOptions | None = None,
     ) -> None:
+        options = options or RunOptions()
+        if not path.is_file():
+            raise WeightsError(f"model file not found: {path}")
+        options.warn_unused(path, self.takes)
         self.path = path
-        self.device = device
-        self.metadata = metadata
-        self.precision: str = metadata.precision if metadata is not None else "not known"
-        batch, channels, height, width = shape
+        opened = self._open(device, options)
+        self.device = opened.device
+        self.metadata = metadata = opened.metadata
+        said = metadata.precision if metadata is not None else "not known"
+        self.precision: str = opened.precision or said
+        batch, channels, height, width = opened.shape
         fixed = (height, width) if height is not None and width is not None else None
-        self.fewest, self.most = batches or ((batch, batch) if batch is not None else (1, None))
+        if opened.batches is not None:
+            self.fewest, self.most = opened.batches
+        elif batch is not None:
+            self.fewest = self.most = batch
         if metadata is None:
             known = _input_size(path, fixed, size)
             self.image_spec, self.class_map = self._undescribed(known, channels or 3)
-            return
-        if metadata.outputs != "detections":
-            raise WeightsError(
-                f"{path} gives the decoder's raw heads, not detections",
-                hint="export it without --raw",
-            )
-        known = _input_size(path, fixed, size or metadata.image_spec.size, asked=size is not None)
-        self.image_spec = replace(metadata.image_spec, size=known)
-        self.class_map = metadata.class_map
+        else:
+            if metadata.outputs != "detections":
+                raise WeightsError(
+                    f"{path} gives the decoder's raw heads, not detections",
+                    hint="export it without --raw",
+                )
+            wanted = size or metadata.image_spec.size
+            known = _input_size(path, fixed, wanted, asked=size is not None)
+            self.image_spec = replace(metadata.image_spec, size=known)
+            self.class_map = metadata.class_map
+        if opened.sizes is not None:
+            _check_size(path, known, *opened.sizes)
+
+    @abstractmethod
+    def _open(self, device: str | torch.device | None, options: RunOptions) -> Opened:
+        """Makes `compute` work; the arguments are those of the constructor."""
 
     def predict(
         self, images: Sequence[Tensor], paths: Sequence[str | None] | None = None
@@ -187,16 +220,6 @@ def check_names(path: Path, inputs: Iterable[str], outputs: Iterable[str]) -> No
         )
 
 
-def check_file(path: Path) -> None:
-    """Whether there is such a file.
-
-    Raises:
-        WeightsError: there is none.
-    """
-    if not path.is_file():
-        raise WeightsError(f"model file not found: {path}")
-
-
 def read_metadata(content: Mapping[str, Any], key: str, path: Path) -> Metadata | None:
     """What a file says of itself under `key`; None where it says nothing.
 
@@ -233,3 +256,14 @@ def _input_size(
             hint="name it: --size 640, or --size HEIGHTxWIDTH",
         )
     return size
+
+
+def _check_size(
+    path: Path, size: tuple[int, int], least: tuple[int, int], most: tuple[int, int]
+) -> None:
+    (h, w), (low_h, low_w), (high_h, high_w) = size, least, most
+    if not (low_h <= h <= high_h and low_w <= w <= high_w):
+        raise UsageError(
+            f"{path} takes images of {low_h}x{low_w} to {high_h}x{high_w} (height x width), "
+            f"not of {h}x{w}"
+        )

@@ -335,9 +335,10 @@ def parse_sides(text: str, option: str) -> tuple[int, int]:
         option: behind which.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or a side is zero.
     """
-    match = re.fullmatch(r"\s*(\d+)(?:\s*[x×,]\s*(\d+))?\s*", text)
+    positive = r"0*([1-9]\d*)"
+    match = re.fullmatch(rf"\s*{positive}(?:\s*[xX×,]\s*{positive})?\s*", text)
     if not match:
         raise UsageError(
             f"{option} {text}: expected a number or HxW",

@@ -30,7 +30,7 @@ from detrkit.engine.amp import Precision
 from detrkit.engine.distributed.group import gathered, shared
 from detrkit.engine.distributed.replicas import unwrapped
 from detrkit.engine.randomness import seed_step
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 from detrkit.structures import Batch
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def write_diagnosis(trainer: Trainer, step: Step, message: str) -> Path | None:
             process["pictures"] = names
         report = {**_about(trainer, step, message), "processes": everyone}
         text = json.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(folder / "report.json", lambda file: file.write(text.encode()))
+        write_bytes(folder / "report.json", text.encode())
         return folder
 
     return shared(lambda: _unless_it_fails("diagnosis", write))

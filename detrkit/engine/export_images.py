@@ -43,15 +43,14 @@ def calibration_batches(
         DataError: there is no image that can be read.
     """
     splits = open_splits(data)
-    index = splits.get("train") or DatasetIndex.concat(list(splits.values()))
-    count = min(count, len(index))
+    index = (splits.get("train") or DatasetIndex.concat(list(splits.values()))).spread(count)
+    count = len(index)
     size = batch or max(1, min(8, count))
-    numbers = np.linspace(0, max(len(index) - 1, 0), count).round().astype(int).tolist()
     log.info("calibrating on %d images of %s", count, data)
     images: list[Tensor] = []
     found = 0
     # a fixed batch is filled up from the beginning
-    for number in itertools.islice(itertools.cycle(numbers), math.ceil(count / size) * size):
+    for number in itertools.islice(itertools.cycle(range(count)), math.ceil(count / size) * size):
         try:
             image = read_indexed(index, number, spec.in_channels).image
         except DataError as error:

@@ -34,7 +34,7 @@ from detrkit.export.openvino import require_openvino, write_openvino
 from detrkit.export.tensorrt import EngineNotBuilt, EngineOptions, build_engine
 from detrkit.export.torch_export import write_torch_export
 from detrkit.export.torchscript import write_torchscript
-from detrkit.files import cannot_write
+from detrkit.files import cannot_write, make_folder
 from detrkit.models.detector import Detector
 from detrkit.models.postprocess import PostProcessor
 
@@ -359,10 +359,7 @@ def _paths(
         folder = given
     else:
         folder = Path() if is_url(str(weights)) else Path(weights).expanduser().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    make_folder(folder)
     if not os.access(folder, os.W_OK):  # before minutes of work, not after them
         raise cannot_write(folder / stem, PermissionError(errno.EACCES, "no permission"))
     return {kind: folder / f"{stem}{ENDINGS[kind]}" for kind in options.formats}

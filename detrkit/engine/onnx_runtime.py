@@ -21,7 +21,7 @@ from detrkit.engine.artefact_runtime import (
     OUTPUTS,
     Answer,
     ArtefactRuntime,
-    check_file,
+    Opened,
     check_names,
     read_metadata,
 )
@@ -53,44 +53,28 @@ PROVIDERS = {
 
 
 class OnnxRuntime(ArtefactRuntime):
-    """A detector in ONNX Runtime.
+    """A detector in ONNX Runtime, on "cpu" or "cuda:N"; the number format is the file's.
 
-    Args:
-        path: the file.
-        device: "cpu" or "cuda:N"; None: CUDA where this ONNX Runtime and the machine have it.
-        size: (h, w) of the input; None: as the file says.
-        options: `threads` and `provider` count; the number format is the file's.
-
-    Raises:
-        WeightsError: missing, damaged, or with other inputs and outputs.
-        UsageError: the device is not available, or the size not what the file wants.
-        MissingExtraError: this ONNX Runtime lacks the provider.
+    By default on CUDA where this ONNX Runtime and the machine have it. Where it lacks the provider
+    that is asked for, `MissingExtraError` names the package that has it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        device: str | torch.device | None = None,
-        size: tuple[int, int] | None = None,
-        options: RunOptions | None = None,
-    ) -> None:
-        options = options or RunOptions()
-        check_file(path)
-        options.warn_unused(path, ("threads", "provider"))
+    takes = ("threads", "provider")
+
+    def _open(self, device: str | torch.device | None, options: RunOptions) -> Opened:
+        path = self.path
         provider, place = _provider(device, options.provider)
         self.name = f"ONNX Runtime, {provider}"
-        self._open = partial(_session, path, provider, place, options.threads)
-        self.session = self._open()
+        self._new_session = partial(_session, path, provider, place, options.threads)
+        self.session = self._new_session()
         inputs = self.session.get_inputs()
         shapes = {node.name: node.shape for node in inputs}
         check_names(path, shapes, [node.name for node in self.session.get_outputs()])
         self._types = {node.name: _NUMPY.get(node.type) for node in inputs}
-        super().__init__(
-            path,
+        return Opened(
             place,
             [n if isinstance(n, int) else None for n in shapes["images"]],
             read_metadata(self.session.get_modelmeta().custom_metadata_map, KEY, path),
-            size,
         )
 
     def compute(self, images: Tensor, sizes: Tensor) -> Answer:
@@ -107,7 +91,7 @@ class OnnxRuntime(ArtefactRuntime):
         images = torch.rand(batch, self.image_spec.in_channels, h, w)
         sizes = torch.tensor([[w, h]] * batch)
         return time_nodes(
-            self._open, lambda session: self._compute(session, images, sizes), passes=passes
+            self._new_session, lambda session: self._compute(session, images, sizes), passes=passes
         )
 
     def _compute(self, session: Any, images: Tensor, sizes: Tensor) -> Answer:

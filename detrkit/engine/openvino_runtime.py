@@ -14,7 +14,7 @@ from detrkit.engine.artefact_runtime import (
     OUTPUTS,
     Answer,
     ArtefactRuntime,
-    check_file,
+    Opened,
     check_names,
 )
 from detrkit.engine.runtime import RunOptions, half_precision
@@ -28,31 +28,15 @@ CPU = torch.device("cpu")
 class OpenVinoRuntime(ArtefactRuntime):
     """A detector in OpenVINO.
 
-    It computes in float32 unless `half` is asked for; OpenVINO's own default is bf16 on processors
-    that have it.
-
-    Args:
-        path: the `.xml`.
-        device: None or "cpu"; other devices of OpenVINO's are a provider.
-        size: (h, w) of the input; None: as the file says.
-        options: `provider` is OpenVINO's device: "cpu", "gpu", "npu", "auto"; `half`, `threads`.
-
-    Raises:
-        WeightsError: missing, damaged, or with other inputs and outputs.
-        UsageError: the device is not available, or the size not what the file wants.
-        MissingExtraError: OpenVINO is not installed.
+    `device` is the CPU; the provider is OpenVINO's device: "cpu", "gpu", "npu", "auto". It computes
+    in float32 unless `half` is asked for; OpenVINO's own default is bf16 on processors that have
+    it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        device: str | torch.device | None = None,
-        size: tuple[int, int] | None = None,
-        options: RunOptions | None = None,
-    ) -> None:
-        options = options or RunOptions()
-        check_file(path)
-        options.warn_unused(path, ("half", "threads", "provider"))
+    takes = ("half", "threads", "provider")
+
+    def _open(self, device: str | torch.device | None, options: RunOptions) -> Opened:
+        path = self.path
         if not path.with_suffix(".bin").is_file():
             raise WeightsError(
                 f"{path} has no weights: {path.with_suffix('.bin').name} is not beside it",
@@ -81,15 +65,14 @@ class OpenVinoRuntime(ArtefactRuntime):
         said = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else ""
         metadata = Metadata.from_json(said, str(path)) if said else None
         lengths = [int(n.get_length()) if n.is_static else None for n in shape]
-        super().__init__(path, CPU, lengths, metadata, size)
         try:
             self.model = core.compile_model(model, place, _settings(place, options))
         except RuntimeError as error:
             raise _damaged(path, error) from error
         self.name = f"OpenVINO, {place.lower()}"
-        if options.half:
-            self.precision = "bf16" if place == "CPU" else "fp16"
         self._own = threading.local()  # a request computes one batch at a time
+        half = "bf16" if place == "CPU" else "fp16"
+        return Opened(CPU, lengths, metadata, half if options.half else None)
 
     def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         request = getattr(self._own, "request", None)

@@ -17,53 +17,35 @@ from detrkit.engine.allocator import keep_freed_memory
 from detrkit.engine.artefact_runtime import (
     Answer,
     ArtefactRuntime,
+    Opened,
     Shape,
-    check_file,
     read_metadata,
 )
 from detrkit.engine.openmp import end_team
 from detrkit.engine.runtime import RunOptions, choose_device
-from detrkit.errors import UsageError, WeightsError
+from detrkit.errors import WeightsError
 from detrkit.export.metadata import KEY, Metadata
 
 Program = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class ProgramRuntime(ArtefactRuntime):
-    """A detector as a program of PyTorch's.
+    """A detector that detrkit exported as a program of PyTorch's, in the file's number format."""
 
-    Args:
-        path: the file.
-        device: None: the best one there is.
-        size: (h, w) of the input; None: as the file says.
-        options: `threads` counts; the number format is the file's.
-
-    Raises:
-        WeightsError: missing, damaged, or not described by detrkit.
-        UsageError: the device is not available, or the size not what the file wants.
-    """
-
+    takes = ("threads",)
     takes_device_tensors = True
 
-    def __init__(
-        self,
-        path: Path,
-        device: str | torch.device | None = None,
-        size: tuple[int, int] | None = None,
-        options: RunOptions | None = None,
-    ) -> None:
-        options = options or RunOptions()
-        check_file(path)
-        options.warn_unused(path, ("threads",))
+    def _open(self, device: str | torch.device | None, options: RunOptions) -> Opened:
+        path = self.path
         options.set_threads()
         place = choose_device(device)
         if place.type == "cpu":
             keep_freed_memory()
         exported = path.suffix.lower() == ".pt2"
         self.name = "torch.export" if exported else "TorchScript"
-        opened = _open_exported if exported else _open_script
+        read = _read_exported if exported else _read_script
         try:
-            self.program, shape, metadata = opened(path, place)
+            self.program, shape, metadata = read(path, place)
         except WeightsError:
             raise
         except Exception as error:  # whatever a damaged archive leads to
@@ -72,12 +54,9 @@ class ProgramRuntime(ArtefactRuntime):
                 f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error)}"
             ) from error
         if shape is None:  # a trace does not tell; what it was traced with is sure to work
-            if size not in (None, metadata.image_spec.size):
-                h, w = metadata.image_spec.size
-                raise UsageError(f"{path} only takes images of {h}x{w} (height x width)")
             shape = (None, None, *metadata.image_spec.size)
-        super().__init__(path, place, shape, metadata, size)
         end_team()  # that of loading: another thread may be the one that predicts
+        return Opened(place, shape, metadata)
 
     def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         with torch.inference_mode():
@@ -86,10 +65,10 @@ class ProgramRuntime(ArtefactRuntime):
         return labels.numpy(), boxes.float().numpy(), scores.float().numpy()
 
 
-Opened = tuple[Program, Shape | None, Metadata]
+_Read = tuple[Program, Shape | None, Metadata]
 
 
-def _open_script(path: Path, device: torch.device) -> Opened:
+def _read_script(path: Path, device: torch.device) -> _Read:
     extra: dict[str, Any] = {KEY: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated, and still what C++ loads
@@ -97,7 +76,7 @@ def _open_script(path: Path, device: torch.device) -> Opened:
     return program.eval(), None, _described(path, extra)
 
 
-def _open_exported(path: Path, device: torch.device) -> Opened:
+def _read_exported(path: Path, device: torch.device) -> _Read:
     extra: dict[str, Any] = {KEY: ""}
     exported = torch.export.load(str(path), extra_files=extra)
     if device.type != "cpu":

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.errors import UsageError
-from detrkit.files import cannot_write, remove_leftovers, write_atomically
+from detrkit.files import cannot_write, remove_leftovers, write_bytes
 
 #: How many numbers are tried before giving up.
 _MOST = 100_000
@@ -286,7 +286,7 @@ class RunDirectory:
         self._write("environment.json", _json(environment()))
 
     def _write(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, lambda file: file.write(text.encode()))
+        write_bytes(self.path / name, text.encode())
 
 
 def _stem(name: str) -> str:

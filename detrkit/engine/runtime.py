@@ -107,12 +107,17 @@ class Runtime(ABC):
         class_map: names and category ids of what it finds.
         image_spec: how pictures become its input.
         device: where it runs.
+        name: of what computes, for people.
+        fewest, most: images per call; `most` None: any number.
         watch: times the parts of `predict`; one that stands still where nobody asks.
     """
 
     class_map: ClassMap
     image_spec: ImageSpec
     device: torch.device
+    name: str
+    fewest: int = 1
+    most: int | None = None
     watch = Stopwatch()
 
     @abstractmethod
@@ -175,7 +180,7 @@ class Runtime(ABC):
 
 
 class TorchRuntime(Runtime):
-    """A checkpoint in PyTorch.
+    """A checkpoint in PyTorch; `compute` takes tensors that are on `device` already.
 
     Args:
         model: the deployed detector.
@@ -185,6 +190,9 @@ class TorchRuntime(Runtime):
         precision: of the forward pass.
         config: what the model was built from.
     """
+
+    name = "PyTorch"
+    takes_device_tensors = True
 
     def __init__(
         self,
@@ -327,6 +335,7 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
                 "compiling a model needs a C++ compiler, and PyTorch finds none",
                 hint="install g++ or clang, or leave out --compile",
             ) from error
+    # a module becomes a module; its annotation says a function
     return torch.compile(model, options={"freezing": True})  # type: ignore[return-value]
 
 

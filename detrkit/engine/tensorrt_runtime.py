@@ -19,7 +19,7 @@ from detrkit.engine.artefact_runtime import (
     OUTPUTS,
     Answer,
     ArtefactRuntime,
-    check_file,
+    Opened,
     check_names,
 )
 from detrkit.engine.runtime import RunOptions, choose_device
@@ -28,34 +28,16 @@ from detrkit.export.metadata import Metadata
 
 
 class TensorRtRuntime(ArtefactRuntime):
-    """A detector in TensorRT.
+    """A detector in TensorRT, on "cuda" or "cuda:N".
 
-    Args:
-        path: the engine.
-        device: "cuda" or "cuda:N"; None: the first GPU.
-        size: (h, w) of the input; None: as the engine says.
-        options: nothing counts: an engine's number format was chosen when it was built.
-
-    Raises:
-        WeightsError: missing, damaged, built by another TensorRT, or with other inputs.
-        UsageError: there is no GPU, or the size is not what the engine wants.
-        MissingExtraError: TensorRT is not installed.
+    No option counts: an engine's number format was chosen when it was built.
     """
 
     name = "TensorRT"
     takes_device_tensors = True
 
-    def __init__(
-        self,
-        path: Path,
-        device: str | torch.device | None = None,
-        size: tuple[int, int] | None = None,
-        options: RunOptions | None = None,
-    ) -> None:
-        options = options or RunOptions()
-        check_file(path)
-        options.warn_unused(path)
-        trt = _tensorrt()
+    def _open(self, device: str | torch.device | None, options: RunOptions) -> Opened:
+        path, trt = self.path, _tensorrt()
         place = _gpu(device)
         with torch.cuda.device(place):
             logger = trt.Logger(trt.Logger.ERROR)
@@ -81,16 +63,16 @@ class TensorRtRuntime(ArtefactRuntime):
         check_names(path, given, [name for name in names if name not in given])
         self._types = {name: _torch_type(trt, self.engine.get_tensor_dtype(name)) for name in names}
         self._lock = threading.Lock()  # a context computes one batch at a time
-        shape = [n if n >= 0 else None for n in self.engine.get_tensor_shape("images")]
-        fewest, _, most = self.engine.get_tensor_profile_shape("images", 0)
-        wanted = size or _only_size(fewest, most)
-        super().__init__(path, place, shape, _sidecar(path), wanted, (int(fewest[0]), int(most[0])))
-        h, w = self.image_spec.size
-        if not (fewest[2] <= h <= most[2] and fewest[3] <= w <= most[3]):
-            raise UsageError(
-                f"{path} takes images of {fewest[2]}x{fewest[3]} to {most[2]}x{most[3]} "
-                f"(height x width), not of {h}x{w}"
-            )
+        fewest, _, most = (
+            [int(n) for n in shape] for shape in self.engine.get_tensor_profile_shape("images", 0)
+        )
+        return Opened(
+            place,
+            [low if low == high else None for low, high in zip(fewest, most, strict=True)],
+            _sidecar(path),
+            batches=(fewest[0], most[0]),
+            sizes=((fewest[2], fewest[3]), (most[2], most[3])),
+        )
 
     def compute(self, images: Tensor, sizes: Tensor) -> Answer:
         with self._lock, torch.cuda.device(self.device), torch.cuda.stream(self.stream):
@@ -144,12 +126,6 @@ def _torch_type(trt: Any, kind: Any) -> torch.dtype:
         trt.DataType.INT64: torch.int64,
     }
     return types[kind]
-
-
-def _only_size(fewest: Any, most: Any) -> tuple[int, int] | None:
-    """(h, w) where the engine's profile has only one."""
-    same = tuple(fewest[2:]) == tuple(most[2:])
-    return (int(most[2]), int(most[3])) if same else None
 
 
 def _sidecar(path: Path) -> Metadata | None:

@@ -18,7 +18,7 @@ from detrkit.eval_report.false_detections import false_detections
 from detrkit.eval_report.numbers import classes, coco_numbers, headline
 from detrkit.eval_report.remarks import on_negatives, remarks
 from detrkit.eval_report.setting import Setting, costs, settings
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 from detrkit.json_output import write_json
 from detrkit.metrics import EvaluationReport, Negatives
 from detrkit.report import Page, drawing, figures, notices, prose, tag
@@ -60,7 +60,7 @@ def write(
     ).encode()
     files = folder / "report.html", folder / "metrics.json"
     write_json(files[1], "eval", numbers)
-    write_atomically(files[0], lambda file: file.write(page))
+    write_bytes(files[0], page)
     return files
 
 

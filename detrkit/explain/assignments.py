@@ -36,7 +36,7 @@ from detrkit.engine.run_dir import RunDirectory
 from detrkit.engine.runtime import choose_device
 from detrkit.engine.weights import open_detector
 from detrkit.errors import DataError, UsageError
-from detrkit.explain.images import spread
+from detrkit.explain.drawn import Drawn
 from detrkit.explain.matching import NONE, Matches, Truth, match_images
 from detrkit.structures import ClassMap, ImageSpec
 
@@ -64,7 +64,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Assignments:
+class Assignments(Drawn):
     """The matches of the same boxes at several moments.
 
     Attributes:
@@ -302,7 +302,7 @@ def assignments(
     some = np.flatnonzero(_boxes_per_image(index))
     if not len(some):
         raise DataError(f"{index.source}: no image has boxes, so there is nothing to match")
-    chosen = spread(index.subset(some), images)
+    chosen = index.subset(some).spread(images)
     place = choose_device(device)
     matches: list[Matches] = []
     for done, moment in enumerate(moments, 1):

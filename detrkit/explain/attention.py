@@ -24,6 +24,7 @@ from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source
 from detrkit.errors import UsageError
 from detrkit.explain.cam import grid_of
+from detrkit.explain.drawn import Drawn
 from detrkit.explain.layers import network
 from detrkit.explain.numbers import write_npz
 from detrkit.explain.opened import Array, Opened, opened
@@ -224,7 +225,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class CrossAttention:
+class CrossAttention(Drawn):
     """Where the queries of some detections look, layer by layer.
 
     Attributes:
@@ -253,12 +254,6 @@ class CrossAttention:
         from detrkit.explain.figures.attention import draw
 
         return draw(self, width, detections)
-
-    def save(self, path: str | Path, **options: Any) -> Path:
-        """Writes the figure: .png, .svg or .pdf; options as for `figure`."""
-        from detrkit.explain.figures.style import save
-
-        return save(self.figure(**options), path)
 
     def save_numbers(self, path: str | Path) -> Path:
         """Writes `boxes_xyxy`, `scores`, `labels`, `queries`, `locations`, `weights`, `levels`.

@@ -24,6 +24,7 @@ from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source
 from detrkit.explain.decoder_trace import Decoded, DecoderTrace, refining_decoder_of
+from detrkit.explain.drawn import Drawn
 from detrkit.explain.layers import network
 from detrkit.explain.opened import Opened, open_picture
 from detrkit.explain.reply import ask
@@ -40,7 +41,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class EdgeDistributions:
+class EdgeDistributions(Drawn):
     """One detection and how it came about.
 
     Attributes:

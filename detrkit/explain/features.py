@@ -16,6 +16,7 @@ from detrkit.engine.sources import Source
 from detrkit.errors import UsageError, did_you_mean
 from detrkit.explain.attention import prefix_of
 from detrkit.explain.cam import first_component, map_of
+from detrkit.explain.drawn import Drawn
 from detrkit.explain.layers import Recorder, choose, list_layers, network
 from detrkit.explain.numbers import write_npz
 from detrkit.explain.opened import Array, Opened, opened
@@ -75,7 +76,7 @@ class FeatureMap:
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Drawn):
     """Feature maps of one picture.
 
     Attributes:
@@ -124,12 +125,6 @@ class Features:
                 return draw_channels(self, one, width, channels)
         names = [one.layer for one in self.maps]
         raise UsageError(f"no layer `{layer}`{did_you_mean(layer, names)}")
-
-    def save(self, path: str | Path, **options: Any) -> Path:
-        """Writes the figure of energies: .png, .svg or .pdf; options as for `figure`."""
-        from detrkit.explain.figures.style import save
-
-        return save(self.figure(**options), path)
 
     def save_numbers(self, path: str | Path) -> Path:
         """Writes each layer's maps (C, h, w) by its name as `.npz`."""

@@ -22,6 +22,7 @@ from detrkit.engine.sources import Source
 from detrkit.errors import UsageError, did_you_mean
 from detrkit.explain.attention import AttentionRecorder, TokenAttention, prefix_of
 from detrkit.explain.cam import METHODS, map_of
+from detrkit.explain.drawn import Drawn
 from detrkit.explain.layers import Recorder, choose, list_layers, network
 from detrkit.explain.numbers import write_npz
 from detrkit.explain.opened import Array, Opened, opened
@@ -63,7 +64,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class HeatMaps:
+class HeatMaps(Drawn):
     """The maps of one picture.
 
     Attributes:
@@ -120,12 +121,6 @@ class HeatMaps:
         from detrkit.explain.figures.heatmap import draw
 
         return draw(self, width, per_layer)
-
-    def save(self, path: str | Path, **options: Any) -> Path:
-        """Writes the figure: .png, .svg or .pdf; options as for `figure`."""
-        from detrkit.explain.figures.style import save
-
-        return save(self.figure(**options), path)
 
     def save_numbers(self, path: str | Path) -> Path:
         """Writes `boxes_xyxy`, `scores`, `labels`, and each map as `method/layer/detection`."""

@@ -42,13 +42,6 @@ class Shown:
     target: Target
 
 
-def spread(index: DatasetIndex, limit: int | None) -> DatasetIndex:
-    """At most so many images, evenly spread over the data set: the same ones every time."""
-    if limit is None or len(index) <= limit:
-        return index
-    return index.subset(np.linspace(0, len(index) - 1, limit).round().astype(np.int64))
-
-
 def batches_of(
     index: DatasetIndex, spec: ImageSpec, batch: int, broken: list[str] | None = None
 ) -> Iterator[list[Shown]]:

@@ -20,7 +20,8 @@ import torch
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.predictor import Predictor
 from detrkit.engine.runtime import Runtime
-from detrkit.explain.images import decoded_batches, spread
+from detrkit.explain.drawn import Drawn
+from detrkit.explain.images import decoded_batches
 from detrkit.explain.layers import torch_runtime
 from detrkit.explain.ranking import ranking_of
 from detrkit.metrics import FalseDetections, Negatives
@@ -39,7 +40,7 @@ CELLS = 64
 
 
 @dataclass(frozen=True)
-class OverActivationMaps:
+class OverActivationMaps(Drawn):
     """False detections and their places. Boxes are cxcywh, in fractions of the picture.
 
     Attributes:
@@ -167,7 +168,7 @@ def over_activation(
     """
     runtime = torch_runtime(detector)
     postprocessor, spec = ranking_of(runtime), runtime.image_spec
-    index = spread(index, limit)
+    index = index.spread(limit)
     found, broken = FalseDetections(), list[str]()
     rows: list[dict[str, npt.NDArray[Any]]] = []
     strides: tuple[float, ...] = ()

@@ -25,7 +25,8 @@ from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.errors import DataError
 from detrkit.explain.decoder_trace import Decoded, decoder_of
-from detrkit.explain.images import Shown, decoded_batches, spread
+from detrkit.explain.drawn import Drawn
+from detrkit.explain.images import Shown, decoded_batches
 from detrkit.explain.layers import network, torch_runtime
 from detrkit.explain.ranking import ranking_of
 from detrkit.ops.boxes import box_iou, cxcywh_to_xyxy
@@ -46,7 +47,7 @@ COVERED = 0.5
 
 
 @dataclass(frozen=True)
-class QueryStatistics:
+class QueryStatistics(Drawn):
     """All answers of all queries. Boxes are cxcywh, in fractions of the picture.
 
     Attributes:
@@ -251,7 +252,7 @@ def queries(
     """
     runtime = torch_runtime(detector)
     postprocessor, spec = ranking_of(runtime), runtime.image_spec
-    index = spread(index, limit)
+    index = index.spread(limit)
     rows: list[_Rows] = []
     paths: list[str] = []
     broken: list[str] = []

@@ -25,6 +25,7 @@ from detrkit.engine.runtime import Runtime
 from detrkit.errors import UsageError
 from detrkit.explain.attention import prefix_of
 from detrkit.explain.cam import map_of
+from detrkit.explain.drawn import Drawn
 from detrkit.explain.layers import Recorder, choose, list_layers, network, torch_runtime
 from detrkit.explain.numbers import write_csv, write_npz
 from detrkit.explain.opened import Array
@@ -82,7 +83,7 @@ class ReceptiveField:
 
 
 @dataclass(frozen=True)
-class ReceptiveFields:
+class ReceptiveFields(Drawn):
     """Those of several layers, over the same images.
 
     Attributes:
@@ -100,12 +101,6 @@ class ReceptiveFields:
         from detrkit.explain.figures.receptive_field import draw
 
         return draw(self, width)
-
-    def save(self, path: str | Path, **options: Any) -> Path:
-        """Writes the figure: .png, .svg or .pdf; options as for `figure`."""
-        from detrkit.explain.figures.style import save
-
-        return save(self.figure(**options), path)
 
     def rows(self) -> list[dict[str, Any]]:
         """The table: each layer, threshold and scale."""

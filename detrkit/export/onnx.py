@@ -114,7 +114,7 @@ def to_onnx(
             f"--opset {opset}: must be {LOWEST} to {HIGHEST}", hint=f"the default is {OPSET}"
         )
     try:
-        import onnxscript  # noqa: F401
+        import onnxscript  # noqa: F401  # PyTorch's exporter wants it
     except ImportError as error:
         raise MissingExtraError("onnxscript", None, "exporting to ONNX") from error
     with torch.no_grad(), _quiet():

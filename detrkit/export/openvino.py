@@ -36,13 +36,13 @@ def require_openvino(int8: bool = False) -> None:
         MissingExtraError: OpenVINO, or NNCF for int8, is not installed.
     """
     try:
-        import openvino  # noqa: F401
+        import openvino  # noqa: F401  # only whether it is there
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from error
     if int8:
         try:
             with _quiet():
-                import nncf  # noqa: F401
+                import nncf  # noqa: F401  # likewise
         except ImportError as error:
             raise MissingExtraError("nncf", "openvino", "quantizing for OpenVINO") from error
 

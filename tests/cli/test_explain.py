@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 
 import detrkit
-from detrkit.cli.explain_options import (
-    Format,
-    checked_sources,
-    output_folder,
-    print_layers,
-    save_figure,
-)
+from detrkit.cli.explain_options import FigureOptions, Format, checked_sources, print_layers
 from detrkit.errors import UsageError
 from detrkit.explain.figures.style import new_figure
 
@@ -36,17 +30,17 @@ def test_layers_are_listed(weights: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert output_folder("heatmap", None) == Path("explain/heatmap")
+    assert FigureOptions().folder("heatmap") == Path("explain/heatmap")
     (tmp_path / "explain" / "heatmap" / "a.png").touch()
-    assert output_folder("heatmap", None) == Path("explain/heatmap-2")
-    assert output_folder("heatmap", Path("mine")) == Path("mine")
+    assert FigureOptions().folder("heatmap") == Path("explain/heatmap-2")
+    assert FigureOptions(output=Path("mine")).folder("heatmap") == Path("mine")
 
 
 def test_figures_in_every_format(tmp_path: Path) -> None:
     figure = new_figure("column")
-    files = save_figure(figure, tmp_path, "a", [Format.svg, Format.pdf, Format.svg])
-    assert [file.name for file in files] == ["a.svg", "a.pdf"]
-    assert [file.name for file in save_figure(figure, tmp_path, "b", None)] == ["b.png"]
+    options = FigureOptions(formats=[Format.svg, Format.pdf, Format.svg])
+    assert [f.name for f in options.save(figure, tmp_path, "a")] == ["a.svg", "a.pdf"]
+    assert [f.name for f in FigureOptions().save(figure, tmp_path, "b")] == ["b.png"]
 
 
 def test_sources_are_needed() -> None:

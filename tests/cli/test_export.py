@@ -207,13 +207,6 @@ def test_a_place_that_cannot_be_written(made: Path, run: Run, tmp_path: Path) ->
     assert "cannot write" in result.err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is not None, reason="openvino is here")
-def test_openvino_is_missing(place: Path, run: Run) -> None:
-    result = run("export", "-w", place / "best.pth", "--openvino")
-    assert result.code == 6
-    assert "detrkit[openvino]" in result.err
-
-
 def test_a_missing_extra_is_named_before_the_work(
     place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

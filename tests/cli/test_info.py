@@ -206,7 +206,7 @@ def test_all_configs_of_a_folder(tmp_path: Path, capsys: Any) -> None:
         (["dfine_n_coco", "--graph", "a.gif"], 2, "no format ends in `.gif`"),
         (["HybridEncoder", "--layers"], 2, "no module of maps"),
         (["LSKBlock", "--layers", "--size", "640"], 2, "on a map of 40x40"),
-        (["dfine_n_coco", "--size", "big"], 2, "HEIGHTxWIDTH"),
+        (["dfine_n_coco", "--size", "big"], 2, "expected a number or HxW"),
     ],
 )
 def test_mistakes(capsys: Any, args: list[str], code: int, message: str) -> None:

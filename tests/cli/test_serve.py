@@ -26,7 +26,7 @@ from tests.engine.bright import small_detector
 from tests.engine.test_onnx_runtime import write as write_onnx
 from tests.serving.running import Answer, Client, encoded, until
 
-pytestmark = pytest.mark.skipif(
+signals = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows cannot send another process Ctrl-C alone"
 )
 
@@ -58,6 +58,7 @@ def served(*arguments: str | Path, **environment: str) -> Iterator[tuple[subproc
         process.communicate()
 
 
+@signals
 def test_serves_a_checkpoint(tmp_path: Path) -> None:
     import detrkit
     from tests.engine.bright import picture
@@ -105,6 +106,7 @@ def test_options_of_the_runtime(
     assert file.session.get_providers() == ["CPUExecutionProvider"]
 
 
+@signals
 def test_the_last_requests_are_answered(onnx: Path) -> None:
     """A request whose upload is under way when the signal comes."""
     with served(onnx) as (process, client):
@@ -125,6 +127,7 @@ def test_the_last_requests_are_answered(onnx: Path) -> None:
     assert "finishing the requests" in said
 
 
+@signals
 def test_a_second_signal_ends_it_at_once(onnx: Path) -> None:
     with served(onnx) as (process, client):
         connection = client.connect()
@@ -149,6 +152,7 @@ def _listens(client: Client) -> bool:
     return True
 
 
+@signals
 def test_json_and_token_from_the_environment(onnx: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "detrkit", "serve", "-v", "-w", str(onnx), "--port", "0", "--json",
@@ -181,6 +185,7 @@ def test_json_and_token_from_the_environment(onnx: Path) -> None:
         process.communicate()
 
 
+@signals
 def test_many_clients_of_the_network(onnx: Path) -> None:
     """Sixty requests of twelve clients over connections that are kept; one that keeps none."""
     answers: list[Answer] = []

@@ -31,9 +31,6 @@ class Counted:
         maps = {"encoder.0": images.mean(1, keepdim=True)}
         return Answers(means.expand(-1, Q, K), means.expand(-1, Q, 4), edges, maps)
 
-    def at(self, boxes_cxcywh: Tensor) -> Answers:
-        raise NotImplementedError
-
 
 def pictures(count: int, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))

@@ -15,7 +15,7 @@ from detrkit.data.index import DatasetIndex
 from detrkit.engine.predictor import Predictor
 from detrkit.errors import DataError, UsageError
 from detrkit.explain import queries
-from detrkit.explain.images import batches_of, spread
+from detrkit.explain.images import batches_of
 from detrkit.explain.queries import QueryStatistics, gini
 from detrkit.structures import ClassMap, ImageSpec
 from tests.engine.bright import bright_runtime
@@ -173,8 +173,8 @@ def test_images_without_boxes(detector: Predictor, index: DatasetIndex) -> None:
 
 
 def test_the_same_images_every_time(index: DatasetIndex) -> None:
-    assert list(spread(index, 2).paths) == [index.paths[0], index.paths[3]]
-    assert spread(index, None) is spread(index, 9) is index
+    assert list(index.spread(2).paths) == [index.paths[0], index.paths[3]]
+    assert index.spread(None) is index.spread(9) is index
 
 
 def test_a_foreign_detector_says_so(index: DatasetIndex) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from detrkit.engine.benchmarking.candidates import Candidate
@@ -150,12 +151,14 @@ def benchmark(
                 Measured(process.candidate.name, process.candidate.source, **known)
             )
         others, own = Others(), _cpu_seconds(processes)
-        turns = len(plan.batches) * plan.rounds
-        for position, batch in enumerate(plan.batches):
-            told = None
+        done, rounds = count(1), len(plan.batches) * plan.rounds
+
+        def after_round() -> None:
             if progress is not None:
-                told = lambda done, start=position * plan.rounds: progress(start + done, turns)  # noqa: E731
-            _measure(processes, found.candidates, batch, plan, told)
+                progress(next(done), rounds)
+
+        for batch in plan.batches:
+            _measure(processes, found.candidates, batch, plan, after_round)
         spent = [now - before for now, before in zip(_cpu_seconds(processes), own, strict=True)]
         warning = busy_meanwhile(others.share(spent))
         found.warnings += [warning] if warning else []
@@ -191,7 +194,7 @@ def _measure(
     measured: Sequence[Measured],
     batch: int,
     plan: Plan,
-    progress: Callable[[int], None] | None,
+    after_round: Callable[[], None],
 ) -> None:
     """All candidates at one batch size."""
     taking: list[tuple[Process, Measured]] = []
@@ -203,12 +206,11 @@ def _measure(
         else:
             result.left_out[batch] = reason
     rounds: dict[str, list[list[float]]] = {result.name: [] for _, result in taking}
-    for number in range(plan.rounds):
+    for _ in range(plan.rounds):
         for process, result in taking:
             times = process.ask("turn", batch, plan.seconds / plan.rounds, plan.repeats)
             rounds[result.name].append(times)
-        if progress is not None:
-            progress(number + 1)
+        after_round()
     first = measured[0].name
     for process, result in taking:
         own = rounds[result.name]

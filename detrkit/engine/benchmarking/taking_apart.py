@@ -46,7 +46,7 @@ def take_apart(
         return Breakdown(batch, (), operations, [how])
     if isinstance(runtime, OnnxRuntime):
         return _of_nodes(runtime, batch, depth)
-    return Breakdown(batch, how=[f"{runtime.name} is not taken apart"])  # type: ignore[attr-defined]
+    return Breakdown(batch, how=[f"{runtime.name} is not taken apart"])
 
 
 def _of_layers(

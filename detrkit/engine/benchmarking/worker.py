@@ -84,7 +84,7 @@ class Worker:
         started = time.perf_counter()
         self.runtime = self._opened()
         opened = time.perf_counter()
-        first = max(getattr(self.runtime, "fewest", 1), 1)
+        first = self.runtime.fewest
         self._call(first)()
         ready = time.perf_counter()
         del self._calls[first]
@@ -101,7 +101,7 @@ class Worker:
 
     def refusal(self, batch: int) -> str | None:
         """Why a batch size cannot be measured; None: it can."""
-        fewest, most = getattr(self.runtime, "fewest", 1), getattr(self.runtime, "most", None)
+        fewest, most = self.runtime.fewest, self.runtime.most
         if fewest <= batch <= (most or batch):
             return None
         takes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -225,13 +225,9 @@ class Worker:
             return lambda: self.runtime.predict(pictures)
         images = torch.rand(batch, channels, *spec.size, generator=generator)
         sizes = torch.tensor([[spec.size[1], spec.size[0]]] * batch)
-        if self._device_tensors():
+        if self.runtime.takes_device_tensors:  # before the clock runs
             images, sizes = images.to(self.runtime.device), sizes.to(self.runtime.device)
         return lambda: self.runtime.compute(images, sizes)
-
-    def _device_tensors(self) -> bool:
-        """Whether the input lies on the GPU before the clock runs."""
-        return getattr(self.runtime, "takes_device_tensors", True)
 
     def _wait(self) -> None:
         import torch
@@ -244,7 +240,7 @@ class Worker:
     def _transfer(self) -> str:
         if self.runtime.device.type == "cpu":
             return "none"
-        if self.settings.picture is not None or not self._device_tensors():
+        if self.settings.picture is not None or not self.runtime.takes_device_tensors:
             return "input to the device and detections back"
         return "detections back; the input is on the device"
 
@@ -252,9 +248,8 @@ class Worker:
         """`PyTorch, compiled`, `ONNX Runtime, cpu`."""
         from detrkit.engine.runtime import TorchRuntime
 
-        if isinstance(self.runtime, TorchRuntime):
-            return "PyTorch, compiled" if self.candidate.compiled else "PyTorch"
-        return str(self.runtime.name)
+        compiled = self.candidate.compiled and isinstance(self.runtime, TorchRuntime)
+        return f"{self.runtime.name}, compiled" if compiled else str(self.runtime.name)
 
     def _precision(self) -> str:
         from detrkit.engine.runtime import TorchRuntime

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detrkit.engine.checkpoint import Checkpoint
 from detrkit.errors import MissingExtraError, WeightsError
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 
 #: Key of our entry in the metadata.
 _KEY = "detrkit"
@@ -46,7 +46,7 @@ def write_safetensors(checkpoint: Checkpoint, path: Path) -> None:
     save = _package().save
     metadata = {_KEY: json.dumps(checkpoint.stripped().metadata()), "format": "pt"}
     content: bytes = save(independent(checkpoint.weights), metadata=metadata)
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, content)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -68,10 +68,6 @@ class OnnxTeacher:
             xyxy_to_cxcywh(boxes.float()).to(images.device),
         )
 
-    def at(self, boxes_cxcywh: Tensor) -> Answers:
-        """A file takes no queries: `Distillation` refuses to share any with it."""
-        raise NotImplementedError("an ONNX file takes no queries")
-
     def _parts(self, pixels: Tensor) -> list[Tensor]:
         """Batches that the file takes, the last filled up."""
         parts = list(pixels.split(self.runtime.most or len(pixels)))

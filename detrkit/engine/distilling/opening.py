@@ -18,6 +18,7 @@ from detrkit.distillation.cache import AnswerCache
 from detrkit.distillation.distiller import Distiller
 from detrkit.distillation.layout import MapPair
 from detrkit.distillation.settings import Distillation
+from detrkit.distillation.teacher import queried_decoder
 from detrkit.engine.distilling.losses import check_losses, terms_of
 from detrkit.engine.distilling.preflight import preflight
 from detrkit.engine.distilling.teachers import Opener
@@ -25,7 +26,6 @@ from detrkit.engine.distributed.group import copy_from_main
 from detrkit.engine.randomness import mix
 from detrkit.engine.session import Session
 from detrkit.errors import ConfigError
-from detrkit.models.decoders.two_stage import TwoStageDecoder
 
 log = logging.getLogger("detrkit")
 
@@ -69,8 +69,8 @@ def open_distiller(
     window = settings.window(session.plan.epochs)
     opener = Opener(settings, session)
     check_losses(settings, session.config)
-    if settings.probes and not _takes_queries(student):
-        raise ConfigError("distillation: the student's decoder takes no shared queries (probes)")
+    if settings.probes:
+        queried_decoder(student, "student")
     layout = _layout_of(saved)
     if layout is None:
         layout = opener.layout(student)
@@ -94,10 +94,6 @@ def open_distiller(
         _announce(settings, opener, layout, distiller)
         preflight(session, settings, opener, student)
     return distiller
-
-
-def _takes_queries(model: nn.Module) -> bool:
-    return isinstance(getattr(model, "decoder", None), TwoStageDecoder)
 
 
 def _layout_of(saved: Mapping[str, Any] | None) -> list[list[MapPair]] | None:

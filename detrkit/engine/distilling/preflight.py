@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -60,10 +59,7 @@ def _part_of_validation(session: Session, most: int) -> Evaluator:
     """An evaluator of at most so many images, spread over the validation data."""
     assert session.val is not None
     dataset = session.val.dataset
-    index = dataset.index
-    if len(index) > most:
-        chosen = np.unique(np.linspace(0, len(index) - 1, most).round().astype(np.int64))
-        index = index.subset(chosen)
+    index = dataset.index.spread(most)
     part = DetectionDataset(
         index,
         dataset.transforms,

@@ -24,7 +24,7 @@ from detrkit.data.images import read_header
 from detrkit.data.index import DatasetIndex
 from detrkit.engine.doctor.report import Check, ok, problem
 from detrkit.engine.overheard import overheard
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 from detrkit.structures import ClassMap
 from detrkit.words import count
 
@@ -75,7 +75,7 @@ def write_cleaned(
             **part.faults.to_dict(),
         }
     text = json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / "changes.json", lambda file: file.write(text.encode()))
+    write_bytes(folder / "changes.json", text.encode())
     merged = FaultReport.merge(part.faults for part in parts.values())
     return Cleaned(
         folder,

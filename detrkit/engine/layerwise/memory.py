@@ -103,8 +103,7 @@ class SavedBytes:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Counts in the block."""
-        keep: Callable[[Any], Any] = lambda saved: saved  # noqa: E731
-        with torch.autograd.graph.saved_tensors_hooks(self._save, keep):
+        with torch.autograd.graph.saved_tensors_hooks(self._save, lambda saved: saved):
             yield
 
     def _save(self, tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pathlib import Path
 from detrkit.engine.observers.base import EpochReport, LateReport, Observer
 from detrkit.engine.run_log import read_log
 from detrkit.errors import DetrkitError
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 
 log = logging.getLogger("detrkit")
 
@@ -33,7 +33,7 @@ class _Table(Observer):
 
     def _write(self, content: Callable[[], str]) -> None:
         try:
-            write_atomically(self.path, lambda file: file.write(content().encode()))
+            write_bytes(self.path, content().encode())
         except DetrkitError as error:
             if not self._warned:
                 self._warned = True

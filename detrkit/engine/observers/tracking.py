@@ -29,7 +29,7 @@ from detrkit.engine.observers.base import EpochReport, LateReport, Observer, Ste
 from detrkit.engine.observers.tracker import Outcome, RunFacts, Tracker
 from detrkit.engine.run_log import best_row, read_log
 from detrkit.errors import DetrkitError, Interrupted
-from detrkit.files import write_atomically
+from detrkit.files import write_bytes
 
 log = logging.getLogger("detrkit")
 
@@ -87,7 +87,7 @@ class Tracking(Observer):
         with self._lock:
             self._kept[tracker.name] = dict(kept)
             text = json.dumps(self._kept, indent=2) + "\n"
-            write_atomically(self.state, lambda file: file.write(text.encode()))
+            write_bytes(self.state, text.encode())
 
     def step(self, report: StepReport) -> None:
         """Losses, rates, gradient norm and decay, of every tenth step."""

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from detrkit.engine.saving.record import Names, Record
 from detrkit.engine.tracks import sequence_of
-from detrkit.files import cannot_write, open_atomically
+from detrkit.files import cannot_write, make_folder, open_atomically
 from detrkit.structures import ClassMap
 
 _COLUMNS = (
@@ -127,7 +127,7 @@ class YoloLabels(Saver):
     """`labels/`, as YOLO's trainers read it: without scores."""
 
     def __init__(self, folder: Path, classes: ClassMap) -> None:
-        self._folder = _made(folder / "labels")
+        self._folder = make_folder(folder / "labels")
         names = "".join(" ".join(name.split()) + "\n" for name in classes.names)
         _write_whole(self._folder / "classes.txt", names)
 
@@ -142,7 +142,7 @@ class MotText(Saver):
     """`mot/`: the frames of a video, or the pictures of a folder, are a sequence."""
 
     def __init__(self, folder: Path, names: Names) -> None:
-        self._folder = _made(folder / "mot")
+        self._folder = make_folder(folder / "mot")
         self._names, self._own = names, Names()
         self._sequence: object = None
         self._file: _Text | None = None
@@ -219,14 +219,6 @@ def _encodable(text: str) -> str:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    return folder
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from detrkit.engine.media.frame import Clip, Frame
 from detrkit.engine.saving.drawn import Crops, Pictures, Style, Videos
@@ -134,12 +133,7 @@ class Outputs:
     def __enter__(self) -> Outputs:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._close(quietly=error is not None)
 
     def _close(self, quietly: bool) -> None:

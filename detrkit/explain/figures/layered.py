@@ -130,13 +130,11 @@ def _ordered(row_of: Sequence[int], links: Sequence[tuple[int, int]]) -> list[li
         neighbours = above if downwards else below
         for row in rows:
             at = {n: i for i, n in enumerate(order[row - 1 if downwards else row + 1])}
-            own = {n: i for i, n in enumerate(order[row])}
-
-            def mean(node: int, at: dict[int, int] = at, own: dict[int, int] = own) -> float:
-                near = [at[n] for n in neighbours.get(node, ())]  # noqa: B023
-                return sum(near) / len(near) if near else float(own[node])
-
-            order[row].sort(key=mean)
+            means = {}
+            for own, node in enumerate(order[row]):
+                near = [at[n] for n in neighbours.get(node, ())]
+                means[node] = sum(near) / len(near) if near else float(own)
+            order[row].sort(key=means.__getitem__)
         _exchange(order, above, below)
         crossings = _crossings(order, below)
         if crossings < fewest:

@@ -198,6 +198,7 @@ class DiverseBranchBlock(nn.Module):
         if "conv" in self._modules:
             assert self.conv.bias is not None
             return self.conv.weight, self.conv.bias
+        # ModuleList forgets that these are branches
         parts = [branch.weights(size) for branch in self.branches]  # type: ignore[operator]
         kernels, biases = zip(*parts, strict=True)
         return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)

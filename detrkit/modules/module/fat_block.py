@@ -50,8 +50,8 @@ class DecomposedWindowAttention(nn.Module):
         self.biases = nn.ModuleList(
             RelativePositionBias(window, num_heads // 4) for window in self.windows
         )
-        for bias in self.biases:
-            nn.init.zeros_(bias.table)  # type: ignore[arg-type]
+        for table in self.biases.parameters():
+            nn.init.zeros_(table)
         self.heads = num_heads // 4
         self.proj = nn.Linear(channels, channels)
 
