@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from detrkit.cli.explain_options import (
+    ChosenDetections,
     Classes,
     Conf,
     Formats,
@@ -26,6 +27,7 @@ def attention(
         int,
         typer.Option(min=1, metavar="N", help="How many are drawn, best first; the .npz has all."),
     ] = 4,
+    detection: ChosenDetections = None,
     conf: Conf = 0.3,
     classes: Classes = None,
     formats: Formats = None,
@@ -45,6 +47,7 @@ def attention(
     from detrkit.engine.derive import parse_size
     from detrkit.explain.attention import attention as compute
     from detrkit.explain.figures.style import parse_width
+    from detrkit.explain.reply import NoSuchDetection
     from detrkit.words import count
 
     parse_width(width)
@@ -52,11 +55,21 @@ def attention(
     detector = load(weights, config=config, device=device, size=parse_size(size) if size else None)
     work = Work("attention", output, formats, json=json)
     for image in work.pictures(detector, sources):
-        found = compute(detector, image, conf=conf, classes=classes.split(",") if classes else None)
+        try:
+            found = compute(
+                detector,
+                image,
+                conf=conf,
+                classes=classes.split(",") if classes else None,
+                detections=detection,
+            )
+        except NoSuchDetection as error:
+            work.pass_over(image, {"image": image.path, "detections": []}, error)
+            continue
         if not len(found.found):
             work.tell(image, found.to_dict(), f"nothing scores {conf:g} or more")
             continue
-        figure = found.figure(width, detections=detections)
+        figure = found.figure(width, detections=len(detection) if detection else detections)
         line = f"{count(len(found.found), 'detection')}, {count(len(found.layers), 'layer')}"
         work.write(image, {"": figure}, found.save_numbers, found.to_dict(), line)
     work.end(weights=weights)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detrkit.cli.explain_options import (
+    ChosenDetections,
     Classes,
     Conf,
     Formats,
@@ -30,6 +31,7 @@ def distribution(
     conf: Conf = 0.3,
     classes: Classes = None,
     max_det: Annotated[int, typer.Option(min=1, help="Detections per image, the best ones.")] = 1,
+    detection: ChosenDetections = None,
     formats: Formats = None,
     width: Width = "page",
     size: InputSize = None,
@@ -52,6 +54,7 @@ def distribution(
     from detrkit.explain.figures.style import parse_width
     from detrkit.explain.layers import network
     from detrkit.explain.numbers import write_csv
+    from detrkit.explain.reply import NoSuchDetection
 
     sources = checked_sources(source)
     parse_width(width)
@@ -61,12 +64,19 @@ def distribution(
     detector.class_map.indices(wanted or ())
     work, rows = Work("distribution", output, formats, json=json), []
     for image in work.pictures(detector, sources):
-        found = refined(detector, image, conf=conf, classes=wanted, max_det=max_det)
+        try:
+            found = refined(
+                detector, image, conf=conf, classes=wanted, max_det=max_det, detections=detection
+            )
+        except NoSuchDetection as error:
+            work.pass_over(image, {"path": image.path, "detections": []}, error)
+            continue
         entry = {"path": image.path, "detections": [each.to_dict() for each in found]}
         if not found:
             work.tell(image, entry, f"nothing scores {conf:g} or more: no box")
             continue
-        figures = {f"-{number}": each.figure(width) for number, each in enumerate(found, 1)}
+        numbers = dict.fromkeys(detection) if detection else range(len(found))
+        figures = {f"-{n + 1}": e.figure(width) for n, e in zip(numbers, found, strict=True)}
         work.write(image, figures, partial(_write, found), entry, "; ".join(map(_line, found)))
         rows += [row for each in found for row in each.rows()]
     if work.folder is not None:
@@ -88,5 +98,5 @@ def _line(found: EdgeDistributions) -> str:
     from detrkit.explain.distribution import EDGES
 
     edges = zip(EDGES, found.shifts[-1].tolist(), strict=True)
-    shifts = ", ".join(f"{edge} {shift:+.1f}" for edge, shift in edges)
+    shifts = ", ".join(f"{edge} {round(shift, 1) + 0.0:+.1f}" for edge, shift in edges)
     return f"{found.name} {found.score:.2f}: {shifts} px"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from detrkit.cli.explain_options import (
+    ChosenDetections,
     Classes,
     Conf,
     Formats,
@@ -21,9 +22,6 @@ from detrkit.cli.explain_options import (
 )
 from detrkit.cli.options import Device, InputSize, JsonOut, Weights, WeightsConfig
 
-# Typer reads annotations at run time, on Python 3.10 as well.
-# ruff: noqa: UP045
-
 
 def heatmap(
     weights: Weights,
@@ -33,8 +31,9 @@ def heatmap(
         str,
         typer.Option(
             metavar="NAME,NAME…",
-            help="gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, or "
-            "rollout (attention of a vision transformer or of AIFI); several side by side.",
+            help="gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, "
+            "rollout (attention of a vision transformer or of AIFI) or cross-attention (of the "
+            "decoder's queries); several side by side.",
         ),
     ] = "layercam",
     layer: LayerNames = None,
@@ -55,15 +54,7 @@ def heatmap(
             "the .npz has all.",
         ),
     ] = False,
-    detection: Annotated[
-        Optional[list[int]],
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="A map for this detection only; 0 is the best. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    detection: ChosenDetections = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="A panel for each layer, not one for all.")
     ] = False,
@@ -86,8 +77,9 @@ def heatmap(
     from detrkit.cli.explain_work import Work
     from detrkit.engine.derive import parse_size
     from detrkit.explain.figures.style import parse_width
-    from detrkit.explain.heatmap import NoSuchDetection, check_words
+    from detrkit.explain.heatmap import check_words
     from detrkit.explain.heatmap import heatmap as compute
+    from detrkit.explain.reply import NoSuchDetection
 
     methods = method.split(",")
     check_words(methods, of)
@@ -97,7 +89,7 @@ def heatmap(
     if layers:
         print_layers(detector, json)
         return
-    work, missing = Work("heatmap", output, formats, json=json), None
+    work = Work("heatmap", output, formats, json=json)
     for image in work.pictures(detector, sources):
         try:
             maps = compute(
@@ -113,8 +105,7 @@ def heatmap(
                 max_det=max_det,
             )
         except NoSuchDetection as error:
-            missing = error
-            work.tell(image, {"image": image.path, "maps": []}, error.message)
+            work.pass_over(image, {"image": image.path, "maps": []}, error)
             continue
         if not maps.maps:
             work.tell(image, maps.to_dict(), f"nothing scores {conf:g} or more: no map")
@@ -123,6 +114,4 @@ def heatmap(
         line = ", ".join(f"{one.name} {one.score:.2f}" for one in maps.found[:4])
         more = f" and {len(maps.found) - 4} more" if len(maps.found) > 4 else ""
         work.write(image, {"": figure}, maps.save_numbers, maps.to_dict(), line + more)
-    if missing is not None and work.folder is None:
-        raise missing
     work.end(weights=weights)

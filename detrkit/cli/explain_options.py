@@ -81,6 +81,17 @@ LayerNames = Annotated[
         show_default=False,
     ),
 ]
+#: `--detection N`, repeatable.
+ChosenDetections = Annotated[
+    Optional[list[int]],
+    typer.Option(
+        "--detection",
+        min=0,
+        metavar="N",
+        help="This detection only; 0 is the best. Repeatable.",
+        show_default=False,
+    ),
+]
 Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score.")]
 MaxDet = Annotated[int, typer.Option("--max-det", min=1, help="At most so many per image.")]
 Classes = Annotated[
