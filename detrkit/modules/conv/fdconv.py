@@ -26,7 +26,6 @@ from detrkit.ops.per_image import conv2d_per_image
 from detrkit.ops.spectrum import frequencies, irfft2, split_bands
 from detrkit.registry import MODULES, Traits
 
-
 #: The authors' margin of a band: in float32 it lets 1/8 and 1/16 in, and 1/4 not.
 _MARGIN = 1e-8
 
