@@ -150,6 +150,8 @@ def test_a_graph_feeds_our_encoder() -> None:
         ([-1, 1, "Conv", 8], r"expected arguments as a list or a mapping"),
         ([-1, 1, "Conv", {"widht": 8}], r"Conv cannot be built for in_channels 8: .*widht"),
         ([[0, 0], 1, "Sum", [3]], r"Sum takes 0 arguments"),
+        ([[0, -1], 1, "Conv", [8]], r"layers\[1\]: `from`: Conv takes one map, and there are"),
+        ([-1, 1, "Concat", [1]], r"layers\[1\]: `from`: Concat takes several maps, and there is"),
         (["-1"], r"expected \[from, repeats, module, args\]"),
         (7, r"expected \[from, repeats, module, args\], got 7"),
     ],
