@@ -16,6 +16,8 @@ from detrkit.cli.train_options import ClassMapFile, TrainOptions
 # ruff: noqa: UP045
 
 _TEACHER, _LEARNED, _WHEN = "Teacher", "What is learned", "When"
+#: Endings of files of weights, which `--teacher` takes too.
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".onnx")
 
 
 def _option(*names: str, panel: str, help: str, metavar: str | None = None) -> Any:
@@ -43,7 +45,7 @@ def distill(
             "--teacher",
             panel=_TEACHER,
             metavar="CFG",
-            help="Configuration of the teacher, where its weights carry none.",
+            help="Configuration of the teacher, where its weights carry none; or the weights alone.",
         ),
     ] = None,
     teacher_weights: Annotated[
@@ -223,6 +225,8 @@ def distill(
         auto_resume=auto_resume,
         max_restarts=max_restarts,
     )
+    if teacher_weights is None and teacher is not None and teacher.lower().endswith(_WEIGHTS):
+        teacher, teacher_weights = None, teacher
     logit = {"classes": class_loss, "queries": logit_queries, "layers": logit_layers}
     values: dict[str, Any] = {
         "teacher": teacher,
