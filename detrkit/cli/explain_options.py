@@ -82,6 +82,17 @@ LayerNames = Annotated[
         show_default=False,
     ),
 ]
+#: `--detection N`, repeatable.
+ChosenDetections = Annotated[
+    Optional[list[int]],
+    typer.Option(
+        "--detection",
+        min=0,
+        metavar="N",
+        help="This detection only; 0 is the best. Repeatable.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass
