@@ -18,6 +18,9 @@ _teacher = partial(typer.Option, rich_help_panel="Teacher")
 _learned = partial(typer.Option, rich_help_panel="What is learned")
 _when = partial(typer.Option, rich_help_panel="When")
 
+#: Endings of files of weights, which `--teacher` takes too.
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".onnx")
+
 
 @spread
 def distill(
@@ -35,7 +38,7 @@ def distill(
             "-tc",
             "--teacher",
             metavar="CFG",
-            help="Configuration of the teacher, where its weights carry none.",
+            help="Configuration of the teacher, where its weights carry none; or the weights.",
         ),
     ] = None,
     teacher_weights: Annotated[
@@ -186,6 +189,8 @@ def distill(
     chosen = cfg or student
     if chosen is None:
         raise UsageError("no student", hint="detrkit distill STUDENT.yml --teacher-weights FILE")
+    if teacher_weights is None and teacher is not None and teacher.lower().endswith(_WEIGHTS):
+        teacher, teacher_weights = None, teacher
     logit = {"classes": class_loss, "queries": logit_queries, "layers": logit_layers}
     values: dict[str, Any] = {
         "teacher": teacher,

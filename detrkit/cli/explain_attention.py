@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from detrkit.cli.explain_options import (
+    ChosenDetections,
     DetectorOptions,
     FigureOptions,
     Sources,
@@ -25,6 +26,7 @@ def attention(
         int,
         typer.Option(min=1, metavar="N", help="How many are drawn, best first; the .npz has all."),
     ] = 4,
+    detection: ChosenDetections = None,
     conf: Conf = 0.3,
     classes: Classes = None,
     figures: FigureOptions,
@@ -36,16 +38,27 @@ def attention(
     """
     from detrkit.cli.explain_work import Work
     from detrkit.explain.attention import attention as compute
+    from detrkit.explain.reply import NoSuchDetection
     from detrkit.words import count
 
     sources = checked_sources(source)
     work = Work("attention", options, figures)
     for image in work.pictures(sources):
-        found = compute(work.detector, image, conf=conf, classes=class_names(classes))
+        try:
+            found = compute(
+                work.detector,
+                image,
+                conf=conf,
+                classes=class_names(classes),
+                detections=detection,
+            )
+        except NoSuchDetection as error:
+            work.pass_over(image, {"image": image.path, "detections": []}, error)
+            continue
         if not len(found.found):
             work.tell(image, found.to_dict(), f"nothing scores {conf:g} or more")
             continue
-        figure = found.figure(work.inches, detections=detections)
+        figure = found.figure(work.inches, detections=len(detection) if detection else detections)
         line = f"{count(len(found.found), 'detection')}, {count(len(found.layers), 'layer')}"
         work.write(image, {"": figure}, found.save_numbers, found.to_dict(), line)
     work.end()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detrkit.cli.explain_options import (
+    ChosenDetections,
     DetectorOptions,
     FigureOptions,
     Sources,
@@ -29,6 +30,7 @@ def distribution(
     conf: Conf = 0.3,
     classes: Classes = None,
     max_det: Annotated[int, typer.Option(min=1, help="Detections per image, the best ones.")] = 1,
+    detection: ChosenDetections = None,
     figures: FigureOptions,
 ) -> None:
     """How a box was refined: the distributions of its edges, layer by layer.
@@ -43,6 +45,7 @@ def distribution(
     from detrkit.explain.distribution import distribution as refined
     from detrkit.explain.layers import network
     from detrkit.explain.numbers import write_csv
+    from detrkit.explain.reply import NoSuchDetection
 
     sources = checked_sources(source)
     work, rows = Work("distribution", options, figures), []
@@ -50,12 +53,24 @@ def distribution(
     wanted = class_names(classes)
     work.detector.class_map.indices(wanted or ())
     for image in work.pictures(sources):
-        found = refined(work.detector, image, conf=conf, classes=wanted, max_det=max_det)
+        try:
+            found = refined(
+                work.detector,
+                image,
+                conf=conf,
+                classes=wanted,
+                max_det=max_det,
+                detections=detection,
+            )
+        except NoSuchDetection as error:
+            work.pass_over(image, {"path": image.path, "detections": []}, error)
+            continue
         entry = {"path": image.path, "detections": [each.to_dict() for each in found]}
         if not found:
             work.tell(image, entry, f"nothing scores {conf:g} or more: no box")
             continue
-        drawn = {f"-{number}": each.figure(work.inches) for number, each in enumerate(found, 1)}
+        numbers = dict.fromkeys(detection) if detection else range(len(found))
+        drawn = {f"-{n + 1}": e.figure(work.inches) for n, e in zip(numbers, found, strict=True)}
         work.write(image, drawn, partial(_write, found), entry, "; ".join(map(_line, found)))
         rows += [row for each in found for row in each.rows()]
     if work.folder is not None:
@@ -77,5 +92,5 @@ def _line(found: EdgeDistributions) -> str:
     from detrkit.explain.distribution import EDGES
 
     edges = zip(EDGES, found.shifts[-1].tolist(), strict=True)
-    shifts = ", ".join(f"{edge} {shift:+.1f}" for edge, shift in edges)
+    shifts = ", ".join(f"{edge} {round(shift, 1) + 0.0:+.1f}" for edge, shift in edges)
     return f"{found.name} {found.score:.2f}: {shifts} px"

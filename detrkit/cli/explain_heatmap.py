@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from detrkit.cli.explain_options import (
+    ChosenDetections,
     DetectorOptions,
     FigureOptions,
     LayerNames,
@@ -18,9 +19,6 @@ from detrkit.cli.explain_options import (
 from detrkit.cli.options import Classes, Conf, MaxDet, class_names
 from detrkit.cli.spread import spread
 
-# Typer reads annotations at run time, on Python 3.10 as well.
-# ruff: noqa: UP045
-
 
 @spread
 def heatmap(
@@ -31,8 +29,9 @@ def heatmap(
         str,
         typer.Option(
             metavar="NAME,NAME…",
-            help="gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, or "
-            "rollout (attention of a vision transformer or of AIFI); several side by side.",
+            help="gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, "
+            "rollout (attention of a vision transformer or of AIFI) or cross-attention (of the "
+            "decoder's queries); several side by side.",
         ),
     ] = "layercam",
     layer: LayerNames = None,
@@ -53,12 +52,7 @@ def heatmap(
             "the .npz has all.",
         ),
     ] = False,
-    detection: Annotated[
-        Optional[list[int]],
-        typer.Option(
-            min=0, metavar="N", help="A map for this detection only; 0 is the best. Repeatable."
-        ),
-    ] = None,
+    detection: ChosenDetections = None,
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="A panel for each layer, not one for all.")
     ] = False,
@@ -73,13 +67,14 @@ def heatmap(
     lie the maps as .npz.
     """
     from detrkit.cli.explain_work import Work
-    from detrkit.explain.heatmap import NoSuchDetection, check_words
+    from detrkit.explain.heatmap import check_words
     from detrkit.explain.heatmap import heatmap as compute
+    from detrkit.explain.reply import NoSuchDetection
 
     methods = method.split(",")
     check_words(methods, of)
     sources = [] if layers else checked_sources(source)
-    work, missing = Work("heatmap", options, figures), None
+    work = Work("heatmap", options, figures)
     if layers:
         print_layers(work.detector, work.json)
         return
@@ -98,8 +93,7 @@ def heatmap(
                 max_det=max_det,
             )
         except NoSuchDetection as error:
-            missing = error
-            work.tell(image, {"image": image.path, "maps": []}, error.message)
+            work.pass_over(image, {"image": image.path, "maps": []}, error)
             continue
         if not maps.maps:
             work.tell(image, maps.to_dict(), f"nothing scores {conf:g} or more: no map")
@@ -108,6 +102,4 @@ def heatmap(
         line = ", ".join(f"{one.name} {one.score:.2f}" for one in maps.found[:4])
         more = f" and {len(maps.found) - 4} more" if len(maps.found) > 4 else ""
         work.write(image, {"": figure}, maps.save_numbers, maps.to_dict(), line + more)
-    if missing is not None and work.folder is None:
-        raise missing
     work.end()

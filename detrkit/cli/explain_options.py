@@ -75,6 +75,13 @@ LayerNames = Annotated[
         "decoder; repeatable.",
     ),
 ]
+#: `--detection N`, repeatable.
+ChosenDetections = Annotated[
+    Optional[list[int]],
+    typer.Option(
+        "--detection", min=0, metavar="N", help="This detection only; 0 is the best. Repeatable."
+    ),
+]
 
 
 @dataclass

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from detrkit.explain.opened import Opened
+    from detrkit.explain.reply import NoSuchDetection
 
 
 class Work:
@@ -47,6 +48,7 @@ class Work:
         self.folder: Path | None = None
         self._broken = BrokenSources()
         self._names = Names()
+        self._missing: NoSuchDetection | None = None
 
     def pictures(self, sources: Sequence[str]) -> Iterator[Opened]:
         """The pictures that can be read, with a bar where someone looks.
@@ -102,12 +104,20 @@ class Work:
         if not self.json:
             say_result(f"{image.path}  {line}")
 
+    def pass_over(self, image: Opened, entry: Mapping[str, Any], missing: NoSuchDetection) -> None:
+        """Notes a picture that has not the detection that is asked for."""
+        self._missing = missing
+        self.tell(image, entry, missing.message)
+
     def end(self, **more: Any) -> None:
         """The line about all of it, or the JSON object.
 
         Raises:
             DataError: some sources could not be read.
+            NoSuchDetection: no picture has the detection that is asked for.
         """
+        if self._missing is not None and self.folder is None:
+            raise self._missing
         self._broken.write(self.folder)
         if self.json:
             print_json(

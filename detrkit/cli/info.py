@@ -104,7 +104,7 @@ def info(
     _check_files(graph or (), csv)
     answer: dict[str, Any] = {}
     entry = None
-    if not Path(target).exists() and target.isidentifier() and target in MODULES:
+    if not Path(target).exists() and target in MODULES:
         entry = MODULES.get(target)
         answer["module"] = _component(entry, json)
         if not (wanted or graph):
@@ -226,8 +226,27 @@ def _subject(
         loaded = open_detector(target, config)
         model = loaded.model.to(place)
         return Subject.of(model, _size(size) or loaded.image_spec.size, target)
+    _check_name(target)
     cfg = load_config(target, update=update)
     return Subject.of(build_model(cfg).to(place), _size(size) or _size_of(cfg), cfg.name)
+
+
+def _check_name(target: str) -> None:
+    """Raises a ConfigError where a mere name is neither a config's nor a component's."""
+    from detrkit.config import catalogue
+    from detrkit.errors import ConfigError, did_you_mean
+    from detrkit.registry import MODULES
+
+    path = Path(target)
+    if path.exists() or path.suffix in (".yml", ".yaml") or len(path.parts) > 1:
+        return
+    known = [name for entry in catalogue() for name in entry.names]
+    if target not in known:
+        near = did_you_mean(target, [*known, *MODULES.names()])
+        raise ConfigError(
+            f"no config and no component called `{target}`{near}",
+            hint="`detrkit models` lists the configs, `detrkit modules` the components",
+        )
 
 
 def _size_of(cfg: Config) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from detrkit.data.collate import BatchImageCollateFunction, PixelBatch
 from detrkit.data.dataset import DetectionDataset
@@ -237,6 +238,15 @@ class Loader:
     def _workers(self) -> Sequence[BaseProcess]:
         """The loader processes, which torch keeps from one epoch to the next."""
         return getattr(getattr(self._loader, "_iterator", None), "_workers", ())
+
+    def close(self) -> None:
+        """Ends the loader processes, which hold memory and every open file of this one, at once.
+
+        They would last until the loader is collected as garbage. Iterating starts new ones.
+        """
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
     def _batches(self) -> Iterator[PixelBatch | Batch]:
         if self.num_workers:

@@ -3,8 +3,10 @@
 PyTorch takes CPU memory from `malloc`. That of glibc maps large blocks anew each time and gives the
 top of the heap back as soon as a few megabytes of it are free, so a network, which allocates and
 frees the same large maps in every pass, has the system clear and map thousands of pages per pass.
-A GPU's caching allocator avoids just that. Two settings of `malloc` do the same here
-(`mallopt(3)`); results do not change. The process then keeps the most memory it has once needed.
+A GPU's caching allocator avoids just that. Three settings of `malloc` do the same here
+(`mallopt(3)`); results do not change. One of them is for threads: blocks of a heap of their own,
+which glibc gives every thread, go back to the system whatever the other two say. The process then
+keeps the most memory it has once needed.
 """
 
 from __future__ import annotations
@@ -17,14 +19,20 @@ import sys
 VARIABLE = "DETRKIT_KEEP_MEMORY"
 
 # Numbers of `malloc.h`.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _NEVER = 2**31 - 1
 _LARGEST_BLOCK = 2**30
 #: Older glibc takes no more than this for the size from which blocks are mapped.
 _LARGEST_BLOCK_BEFORE = 2**25
 
 #: Variables by which the user tells glibc the same; what they say stays.
-_SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+_SAID = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_ARENA_MAX",
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
+)
 
 
 def keep_freed_memory() -> bool:
@@ -47,4 +55,4 @@ def keep_freed_memory() -> bool:
     mapped = mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK) or mallopt(
         _M_MMAP_THRESHOLD, _LARGEST_BLOCK_BEFORE
     )
-    return bool(mapped and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    return bool(mapped and mallopt(_M_TRIM_THRESHOLD, _NEVER) and mallopt(_M_ARENA_MAX, 1))

@@ -141,7 +141,7 @@ def facts(entry: Entry) -> dict[str, Any]:
 def summary(entry: Entry) -> str:
     """What a component does, in a line; its file's title where the class gives shapes only."""
     line = _first_line(entry.factory)
-    return title(entry) if line.startswith("(") else line.partition(" (B, ")[0]
+    return title(entry) if line.startswith(("(", "[")) else line.partition(" (B, ")[0]
 
 
 def title(entry: Entry) -> str:

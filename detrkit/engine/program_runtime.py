@@ -21,6 +21,7 @@ from detrkit.engine.artefact_runtime import (
     Shape,
     read_metadata,
 )
+from detrkit.engine.openmp import end_team
 from detrkit.engine.runtime import RunOptions, choose_device
 from detrkit.errors import WeightsError
 from detrkit.export.metadata import KEY, Metadata
@@ -54,6 +55,7 @@ class ProgramRuntime(ArtefactRuntime):
             ) from error
         if shape is None:  # a trace does not tell; what it was traced with is sure to work
             shape = (None, None, *metadata.image_spec.size)
+        end_team()  # that of loading: another thread may be the one that predicts
         return Opened(place, shape, metadata)
 
     def compute(self, images: Tensor, sizes: Tensor) -> Answer:

@@ -25,6 +25,7 @@ from detrkit.config import Config
 from detrkit.engine.allocator import keep_freed_memory
 from detrkit.engine.amp import Precision, cpu_computes_bf16
 from detrkit.engine.download import locate
+from detrkit.engine.openmp import end_team
 from detrkit.engine.parts import build_postprocessor
 from detrkit.engine.stopwatch import Stopwatch
 from detrkit.engine.weights import LoadedDetector, open_detector
@@ -213,6 +214,8 @@ class TorchRuntime(Runtime):
         self.image_spec = image_spec
         self.precision = precision or Precision()
         self.config = config
+        if self.device.type == "cpu":
+            end_team()  # that of loading: another thread may be the one that predicts
 
     @classmethod
     def from_checkpoint(

@@ -88,6 +88,12 @@ class Session:
     channels_last: bool = False
     eval_negatives: DatasetIndex | None = None
 
+    def close(self) -> None:
+        """Ends the loaders' processes."""
+        self.train.close()
+        if self.val is not None:
+            self.val.close()
+
 
 def open_session(cfg: Config) -> Session:
     """Reads the data and derives everything that depends on it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -313,7 +313,7 @@ def _announce(session: Session, trainer: Trainer, directory: RunDirectory) -> No
 def _run(
     session: Session, trainer: Trainer, directory: RunDirectory, loaded: LoadReport | None
 ) -> RunResult:
-    with until_the_end(trainer.observers):
+    with until_the_end(trainer.observers), closing(session):
         state = trainer.fit()
         result = shared(lambda: result_of(session, trainer, directory, state, loaded))
     # behind `shared`, the others wait for the picture and the observers' end: leaving early

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
@@ -163,7 +164,7 @@ class AttentionRecorder:
     def sampled(self, queries: npt.NDArray[np.int64]) -> tuple[Sampling, ...]:
         """What some queries sample in each layer of the decoder, first to last."""
         found = []
-        for module in self.model.modules():
+        for name, module in self.model.named_modules():
             if not isinstance(module, MSDeformableAttention) or module not in self._sampled:
                 continue
             query, boxes, values = self._sampled[module][:3]
@@ -176,6 +177,7 @@ class AttentionRecorder:
                     points=tuple(module.points),
                     shapes=tuple((v.shape[-2], v.shape[-1]) for v in values),
                     method=module.method,
+                    name=name,
                 )
             )
         return tuple(found)
@@ -191,6 +193,7 @@ class Sampling:
         points: how many of the P points belong to each level.
         shapes: (h, w) of the levels' maps.
         method: how points are read, see `detrkit.ops.deformable`.
+        name: of the module.
     """
 
     locations: Tensor
@@ -198,6 +201,7 @@ class Sampling:
     points: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
     method: SamplingMethod = "default"
+    name: str = ""
 
     @property
     def levels(self) -> npt.NDArray[np.int64]:
@@ -222,6 +226,12 @@ class Sampling:
             )
             slopes = torch.autograd.grad(read.sum(), values)
         return [slope.sum((0, 1)) / heads for slope in slopes]
+
+    def density(self, detection: int) -> Tensor:
+        """Attention per area over the input, all levels together: (h, w) of the finest one."""
+        finest = max(self.shapes)
+        parts = [part[None, None] * part.numel() for part in self.splat(detection)]
+        return sum(F.interpolate(p, finest, mode="bilinear")[0, 0] for p in parts)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -294,6 +304,12 @@ class CrossAttention(Drawn):
         }
 
 
+def check_sampling(model: nn.Module) -> None:
+    """Raises a UsageError where a model has no deformable attention."""
+    if not any(isinstance(module, MSDeformableAttention) for module in model.modules()):
+        raise UsageError("this decoder has no deformable attention: there are no points to draw")
+
+
 def attention(
     detector: Predictor | Runtime,
     source: Source | Opened,
@@ -301,6 +317,7 @@ def attention(
     conf: float = DEFAULT_SCORE,
     classes: Sequence[str | int] | None = None,
     max_det: int = 300,
+    detections: Sequence[int] | None = None,
 ) -> CrossAttention:
     """Where in a picture the queries of its detections look.
 
@@ -310,15 +327,17 @@ def attention(
         conf: lowest score.
         classes: names or indices; None: all.
         max_det: at most so many detections.
+        detections: only these of them, 0 the best.
 
     Raises:
         DataError: the image cannot be read.
+        NoSuchDetection: fewer were found than one of `detections` says.
         UsageError: an exported file; a decoder without deformable attention; an unknown class.
     """
     model = network(detector)
-    if not any(isinstance(module, MSDeformableAttention) for module in model.modules()):
-        raise UsageError("this decoder has no deformable attention: there are no points to draw")
+    check_sampling(model)
     image = opened(detector, source)
     with AttentionRecorder(model).entered() as recorded:
         reply, _ = ask(detector, image, conf=conf, classes=classes, max_det=max_det)
+    reply = reply.only(detections)
     return CrossAttention(image, reply.found, reply.queries, recorded.sampled(reply.queries))

@@ -105,6 +105,7 @@ TITLES = {
     "eigencam": "Eigen-CAM",
     "eigengradcam": "EigenGradCAM",
     "rollout": "attention rollout",
+    "cross-attention": "cross-attention",
 }
 
 

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 #: Edges of a box in the order of all arrays.
 EDGES = ("left", "top", "right", "bottom")
 
+#: Detections among which some are chosen by number: as many as `heatmap` and `attention` have.
+_MOST = 300
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -162,6 +165,7 @@ def distribution(
     conf: float = DEFAULT_SCORE,
     classes: Sequence[str | int] | None = None,
     max_det: int = 1,
+    detections: Sequence[int] | None = None,
 ) -> list[EdgeDistributions]:
     """How the best detections of one picture were refined.
 
@@ -171,11 +175,13 @@ def distribution(
         conf: lowest score.
         classes: names or indices to keep; None: all.
         max_det: at most so many.
+        detections: these instead, 0 the best.
 
     Returns:
-        Best first; none where nothing scores enough.
+        Best first, or in the order of `detections`; none where nothing scores enough.
 
     Raises:
+        NoSuchDetection: fewer were found than one of `detections` says.
         UsageError: the decoder predicts boxes directly, or the detector is no checkpoint.
         DataError: the picture cannot be read.
     """
@@ -183,7 +189,9 @@ def distribution(
     refining_decoder_of(model)
     opened = source if isinstance(source, Opened) else open_picture(detector, source)
     with DecoderTrace(model) as trace:
-        reply, _ = ask(detector, opened, conf=conf, classes=classes, max_det=max_det)
+        most = max_det if detections is None else _MOST
+        reply, _ = ask(detector, opened, conf=conf, classes=classes, max_det=most)
+    reply = reply.only(detections)
     return [
         _of_query(trace.last, query, found, opened)
         for query, found in zip(reply.queries.tolist(), reply.found, strict=True)

@@ -20,7 +20,13 @@ from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime
 from detrkit.engine.sources import Source
 from detrkit.errors import UsageError, did_you_mean
-from detrkit.explain.attention import AttentionRecorder, TokenAttention, prefix_of
+from detrkit.explain.attention import (
+    AttentionRecorder,
+    Sampling,
+    TokenAttention,
+    check_sampling,
+    prefix_of,
+)
 from detrkit.explain.cam import METHODS, map_of
 from detrkit.explain.drawn import Drawn
 from detrkit.explain.layers import Recorder, choose, list_layers, network
@@ -34,15 +40,13 @@ if TYPE_CHECKING:
 
 #: Attention of the transformer in the backbone, or of the encoder's, instead of a layer's map.
 ROLLOUT = "rollout"
+#: What the queries of the detections sample in each layer of the decoder.
+SAMPLED = "cross-attention"
 #: What `method` takes.
-ALL_METHODS = (*METHODS, ROLLOUT)
+ALL_METHODS = (*METHODS, ROLLOUT, SAMPLED)
 #: What can be explained: the class, the whole box, or one of its edges.
 EDGES = ("left", "top", "right", "bottom")
 EXPLAINED = ("class", "box", *EDGES)
-
-
-class NoSuchDetection(UsageError):
-    """A detection was asked for by its number, and there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,8 @@ def heatmap(
         method: one or several of `ALL_METHODS`.
         layers: names, patterns or short forms (`detrkit.explain.layers.choose`) of feature maps or
             of tokens; default what leaves the encoder. For `rollout` the part, "backbone" or
-            "encoder"; default the backbone, where it has attention.
+            "encoder"; default the backbone, where it has attention. `cross-attention` is that of
+            every layer of the decoder.
         explained: "class": its logit. "left", "top", "right", "bottom": an edge of the box;
             "box": all four. Edges count without sign: what moves them in either direction.
         each: a map for each detection, not one for all together.
@@ -216,24 +221,27 @@ def heatmap(
         DataError: the image cannot be read.
         NoSuchDetection: fewer were found than one of `detections` says.
         UsageError: an exported file; an unknown method, layer or class; a layer that is no map; a
-            detector without attention over the image.
+            detector without the attention that is asked for.
     """
     methods = [method] if isinstance(method, str) else list(dict.fromkeys(method))
     check_words(methods, explained)
     model = network(detector)
     image = opened(detector, source)
-    activated = [m for m in methods if m != ROLLOUT]
+    if SAMPLED in methods:
+        check_sampling(model)
+    activated = [m for m in methods if m in METHODS]
     chosen = choose(list_layers(detector), layers or ("encoder",)) if activated else []
     names = [layer.name for layer in chosen]
     options: dict[str, Any] = {"conf": conf, "classes": classes, "max_det": max_det}
     with AttentionRecorder(model).entered() as attended:
         reply, recorded = ask(detector, image, record=names, gradients=bool(activated), **options)
-    targets = _targets(len(reply), each, detections)
+    targets = _targets(reply, each, detections)
     size = (image.input.shape[-2], image.input.shape[-1])
     maps: list[HeatMap] = []
     tokens = (
         _token_attention(attended, layers or (), size) if ROLLOUT in methods and targets else None
     )
+    sampled = attended.sampled(reply.queries) if SAMPLED in methods else ()
     for target in targets:
         rows = list(range(len(reply))) if target is None else [target]
         slopes = _slopes(recorded, reply, rows, explained) if activated else []
@@ -241,6 +249,8 @@ def heatmap(
             if name == ROLLOUT:
                 assert tokens is not None
                 maps.append(_rolled(tokens, image, reply.found, target))
+            elif name == SAMPLED:
+                maps += _looked_at(sampled, rows, target)
             else:
                 found = _activated(
                     name, recorded, slopes, prefix=prefix_of(model), size=size,
@@ -262,18 +272,11 @@ def check_words(methods: Sequence[str], explained: str) -> None:
             )
 
 
-def _targets(count: int, each: bool, detections: Sequence[int] | None) -> Sequence[int | None]:
+def _targets(reply: Reply, each: bool, detections: Sequence[int] | None) -> Sequence[int | None]:
     if detections is not None:
-        for number in detections:
-            if not 0 <= number < count:
-                raise NoSuchDetection(
-                    f"no detection {number}: {count} were found"
-                    + (f", 0 to {count - 1}" if count else ""),
-                    hint="a lower --conf shows more",
-                )
-        return list(dict.fromkeys(detections))
-    if each or not count:
-        return list(range(count))
+        return reply.numbered(detections)
+    if each or not len(reply):
+        return list(range(len(reply)))
     return [None]
 
 
@@ -314,6 +317,15 @@ def _rolled(
         corners = found.boxes_xyxy[[target]].reshape(-1, 2)
         boxes = image.points_forth(corners).reshape(-1, 4)
     return HeatMap(ROLLOUT, tokens.part, target, tokens.received(boxes).numpy())
+
+
+def _looked_at(
+    sampled: Sequence[Sampling], rows: Sequence[int], target: int | None
+) -> Iterator[HeatMap]:
+    """The attention of the detections' queries, layer by layer."""
+    for layer in sampled:
+        density = torch.stack([layer.density(row) for row in rows]).mean(0)
+        yield HeatMap(SAMPLED, layer.name, target, density.numpy())
 
 
 def _token_attention(

@@ -13,11 +13,16 @@ from torch import Tensor
 
 from detrkit.engine.predictor import DEFAULT_SCORE, Predictor
 from detrkit.engine.runtime import Runtime, TorchRuntime
+from detrkit.errors import UsageError
 from detrkit.explain.layers import Recorder, network, torch_runtime
 from detrkit.explain.opened import Opened
 from detrkit.explain.ranking import ranking_of
 from detrkit.models.outputs import Outputs
 from detrkit.structures import Detections
+
+
+class NoSuchDetection(UsageError):
+    """A detection was asked for by its number, and there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,33 @@ class Reply:
 
     def __len__(self) -> int:
         return len(self.found)
+
+    def numbered(self, numbers: Sequence[int]) -> list[int]:
+        """Numbers of detections, 0 the best, each once.
+
+        Raises:
+            NoSuchDetection: fewer were found.
+        """
+        count = len(self)
+        for number in numbers:
+            if not 0 <= number < count:
+                raise NoSuchDetection(
+                    f"no detection {number}: {count} were found"
+                    + (f", 0 to {count - 1}" if count else ""),
+                    hint="a lower --conf shows more",
+                )
+        return list(dict.fromkeys(numbers))
+
+    def only(self, numbers: Sequence[int] | None) -> Reply:
+        """With these detections alone; None: with all.
+
+        Raises:
+            NoSuchDetection: fewer were found.
+        """
+        if numbers is None:
+            return self
+        rows = np.array(self.numbered(numbers), dtype=np.int64)
+        return Reply(self.found.select(rows), self.queries[rows], self.outputs)
 
     def logit(self, index: int) -> Tensor:
         """The class logit of a detection."""

@@ -12,6 +12,8 @@ from detrkit.errors import ConfigError
 from detrkit.layers.conv import fold_sequences
 from detrkit.layers.fused import use_onednn
 from detrkit.models.decoders.two_stage import TwoStageDecoder
+from detrkit.models.encoders.factored import take_joins_apart
+from detrkit.models.encoders.hybrid_encoder import HybridEncoder
 from detrkit.models.outputs import Outputs
 from detrkit.registry import MODULES
 from detrkit.structures import Target
@@ -69,9 +71,9 @@ class Detector(nn.Module):
         rounding. This detector stays as it is.
 
         Args:
-            fold_norms: fold every batch norm into the convolution before it. The authors'
-                `deploy()` leaves those of the backbone and of the projections, and the parameter
-                counts that they publish include them.
+            fold_norms: fold every batch norm into the convolution before it, and merge what the
+                encoder computes around its joins. The authors' `deploy()` does neither for the
+                backbone and the projections, and the parameter counts that they publish are its.
             plain: only layers of PyTorch, in its own memory layout: what an exporter traces.
         """
         deployed = copy.deepcopy(self).eval()
@@ -83,6 +85,8 @@ class Detector(nn.Module):
                     convert()
         if fold_norms:
             fold_sequences(deployed)
+            if isinstance(deployed.encoder, HybridEncoder):
+                take_joins_apart(deployed.encoder)
         if plain:
             deployed = deployed.to(memory_format=torch.contiguous_format)
         elif next(deployed.parameters()).device.type == "cpu":

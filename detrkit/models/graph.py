@@ -30,7 +30,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError, DetrkitError
-from detrkit.modules.part import module_entry
+from detrkit.modules.part import check_inputs, module_entry
 from detrkit.registry import MODULES, Entry
 
 #: Widths are multiples of it, as those of the models that this form comes from.
@@ -133,6 +133,7 @@ class Graph(nn.Module):
             repeats = max(round(repeats * self.multiples[1]), 1)
         taken = [widths[i] if i >= 0 else self.image_channels for i in sources]
         several = isinstance(row[0], list | tuple)
+        check_inputs(entry, several, "`from`")
         arguments = self._arguments(entry, given)
         inner = "num_blocks" in entry.parameters and "num_blocks" not in arguments
         if inner:

@@ -54,6 +54,7 @@ def build_part(
             else f"{where}: {name} returns several maps; wanted is one",
             hint="`detrkit modules` says what each module does",
         )
+    check_inputs(entry, not isinstance(in_channels, int), where)
     if out_channels is not None:
         given["out_channels"] = out_channels
     accepted = {k: v for k, v in given.items() if k in entry.parameters and k not in arguments}
@@ -105,6 +106,21 @@ def module_entry(name: str, where: str) -> Entry:
             hint="`detrkit modules` lists them",
         )
     return entry
+
+
+def check_inputs(entry: Entry, several: bool, where: str) -> None:
+    """Whether a module takes what it is given: one map, or a list of several.
+
+    Raises:
+        ConfigError: it takes the other.
+    """
+    known = (entry.example or {}).get("in_channels")
+    if known is not None and several == isinstance(known, int):
+        takes, given = ("one map", "several") if several else ("several maps", "one")
+        raise ConfigError(
+            f"{where}: {entry.name} takes {takes}, and there {'are' if several else 'is'} {given}",
+            hint=f"`detrkit info {entry.name}` says what it takes",
+        )
 
 
 def per_level(parts: Sequence[Part | None] | None, levels: int, where: str) -> list[Part | None]:

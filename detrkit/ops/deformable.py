@@ -43,12 +43,14 @@ def deformable_attention(
     """
     batch, heads, queries = locations.shape[:3]
     points = list(points_per_level)
-    locations = locations.flatten(0, 1).split(points, dim=-2)  # (B·M, Q, p, 2) each
+    interpolated = method == "default"
+    places = 2 * locations - 1 if interpolated else locations  # `grid_sample` counts from -1
+    places = places.flatten(0, 1).split(points, dim=-2)  # (B·M, Q, p, 2) each
     weights = weights.reshape(batch * heads, 1, queries, -1).split(points, dim=-1)
-    sample = _bilinear if method == "default" else _nearest
+    sample = _bilinear if interpolated else _nearest
     out: Tensor | None = None
-    for value, location, weight in zip(values, locations, weights, strict=True):
-        level = (sample(value, location) * weight).sum(-1)  # (B·M, c, Q)
+    for value, place, weight in zip(values, places, weights, strict=True):
+        level = (sample(value, place) * weight).sum(-1)  # (B·M, c, Q)
         out = level if out is None else out + level
     assert out is not None
     return out.reshape(batch, -1, queries).transpose(1, 2)
@@ -60,8 +62,8 @@ def split_heads(feature: Tensor, heads: int) -> Tensor:
     return feature.reshape(batch * heads, channels // heads, h, w)
 
 
-def _bilinear(value: Tensor, location: Tensor) -> Tensor:
-    grid = 2 * location - 1
+def _bilinear(value: Tensor, grid: Tensor) -> Tensor:
+    """(N, c, h, w) at (N, Q, p, 2), -1 to 1 -> (N, c, Q, p)."""
     return F.grid_sample(
         value, grid.to(value.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
     )

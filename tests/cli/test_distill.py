@@ -73,7 +73,7 @@ def test_a_student_and_its_run(run: Run, place: Path, teacher: Path) -> None:
 
 def test_an_onnx_teacher(run: Run, place: Path) -> None:
     file = write_onnx(place / "teacher.onnx", size=(64, 64), classes=2)
-    result = distill(run, "-tw", file.name, "--mode", "logit", "--output", "by-onnx")
+    result = distill(run, "--teacher", file.name, "--mode", "logit", "--output", "by-onnx")
     assert result.code == 0, result.err
     row = json.loads((place / "by-onnx" / "log.jsonl").read_text(encoding="utf-8"))
     assert {k for k in row if k.startswith("train_distill/")} == {
@@ -117,6 +117,9 @@ def test_a_backbone_of_timm(run: Run, place: Path) -> None:
         ("-tw teacher.onnx", 3, "ONNX file, whose feature maps are not to be seen"),
         ("-tw teacher.pth --mode maps", 3, "expected 'feature' or 'logit' or 'both', got 'maps'"),
         ("-tw teacher.pth --feature-loss CWDD", 3, "unknown component `CWDD`, did you mean `CWD`"),
+        ("-tw teacher.pth --feature-loss NOPE", 3, "losses of this kind: CWD, FGD, FeatureCosine"),
+        ("-tw teacher.pth --class-loss KL", 3, "losses of this kind: QualityFocal, SigmoidKL"),
+        ("-tc teacher.pth -tw gone.pth", 3, "teacher.pth"),
         ("-tw teacher.pth --feature-loss CWD:neck", 3, "the model has no stage `neck`"),
         ("-tw teacher.pth --feature-loss CWD:encoder.7", 3, "`encoder.7` is no stage with a map"),
         ("-tw teacher.pth --feature-loss CWD:encoder=x", 2, "`x` is no weight"),

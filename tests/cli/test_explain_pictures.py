@@ -87,6 +87,42 @@ def test_attention_features_and_fields(run: Run, weights: str, place: Path) -> N
     assert len(answer["rectangles"]) == 8 * len({r["layer"] for r in answer["rectangles"]})
 
 
+def test_a_chosen_detection(run: Run, weights: str, place: Path) -> None:
+    every = run("explain", "attention", "-w", weights, "in/a.png", "--conf", "0", "--json")
+    detections = json.loads(every.out)["images"][0]["detections"]
+    chosen = run(
+        "explain", "attention", "-w", weights, "in/a.png", "--conf", "0", "--json", "--detection",
+        "3", "--detection", "1",
+    )  # fmt: skip
+    assert chosen.code == 0, chosen.err
+    assert json.loads(chosen.out)["images"][0]["detections"] == [detections[3], detections[1]]
+    (heat,) = json.loads(
+        run(
+            "explain", "heatmap", "-w", weights, "in/a.png", "--conf", "0", "--json",
+            "--detection", "1", "--method", "layercam,cross-attention", "--per-layer",
+        ).out
+    )["images"]  # fmt: skip
+    assert {one["detection"] for one in heat["maps"]} == {1}
+    looked = [one["layer"] for one in heat["maps"] if one["method"] == "cross-attention"]
+    assert looked
+    assert all(name.startswith("decoder.") for name in looked)
+    boxes = run(
+        "explain", "distribution", "-w", weights, "in/a.png", "--conf", "0", "--json",
+        "--detection", "2", "-o", "boxes",
+    )  # fmt: skip
+    assert boxes.code == 0, boxes.err
+    (box,) = json.loads(boxes.out)["images"][0]["detections"]
+    assert box["query"] == detections[2]["query"]
+    assert names(place / "boxes") == ["a-3.png", "a.npz", "distribution.csv"]
+    for command in ("heatmap", "attention", "distribution"):
+        none = run(
+            "explain", command, "-w", weights, "in", "--conf", "0", "--detection", "999", "-o", "no"
+        )
+        assert none.code == 2
+        assert "no detection 999" in none.err
+    assert not (place / "no").exists()
+
+
 def test_nothing_found_is_no_mistake(run: Run, weights: str, place: Path) -> None:
     for command in ("heatmap", "attention"):
         result = run("explain", command, "-w", weights, "in/a.png", "--conf", "1")

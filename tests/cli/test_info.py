@@ -71,6 +71,11 @@ def test_component(capsys: Any) -> None:
 TINY = ["info", "deimv2_hgnetv2_atto_coco", "--size", "64"]
 
 
+def test_a_component_whose_name_has_a_dot(capsys: Any) -> None:
+    assert main(["info", "nn.Upsample"]) == 0
+    assert "Doubles the sides" in capsys.readouterr().out
+
+
 def test_layers_in_numbers(capsys: Any, tmp_path: Path) -> None:
     table = tmp_path / "new" / "layers.csv"
     assert (
@@ -199,6 +204,9 @@ def test_all_configs_of_a_folder(tmp_path: Path, capsys: Any) -> None:
     ("args", "code", "message"),
     [
         (["dfine_q_coco"], 3, "did you mean `dfine_"),
+        (["dyt"], 3, "no config and no component called `dyt`, did you mean `DyT`?"),
+        (["RepHM"], 3, "did you mean `RepHMS`?"),
+        (["missing.yml"], 3, "no such config file: missing.yml"),
         (["missing.pth"], 5, "missing.pth"),
         (["dfine_n_coco", "--sort", "tme"], 2, "did you mean `time`?"),
         (["dfine_n_coco", "--sort", "time", "--no-time"], 2, "exclude each other"),

@@ -35,6 +35,11 @@ def test_search_reads_names_titles_and_papers(capsys: Any) -> None:
     assert "nosuchword" in capsys.readouterr().err
 
 
+def test_every_line_says_what_a_module_does(capsys: Any) -> None:
+    shapes = [e["name"] for e in listed(capsys) if e["summary"][:1] in ("", "(", "[")]
+    assert not shapes
+
+
 def test_measured_table_and_page(tmp_path: Path, capsys: Any) -> None:
     page = tmp_path / "modules.md"
     assert main(["modules", "--search", "sppf", "--measure", "--markdown", str(page)]) == 0

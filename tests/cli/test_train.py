@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 
 from detrkit.cli.app import main
 from detrkit.engine.checkpoint import Checkpoint
+from detrkit.engine.session import Session
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_data import write_coco, write_config
 from tests.engine.toy import equal
@@ -117,6 +120,23 @@ def test_the_best_checkpoint_needs_nothing_else(place: Path) -> None:
     assert stored.config is not None
     assert stored.config["num_classes"] == 2
     assert stored.config["seed"] == 7
+
+
+def test_a_run_ends_its_loader_processes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold the pipes of whoever trains from Python, who may wait for the end of one."""
+    workers: list[BaseProcess] = []
+    shut = Session.close
+
+    def watched(session: Session) -> None:
+        workers.extend(set(multiprocessing.active_children()) - before)
+        shut(session)
+
+    before = set(multiprocessing.active_children())
+    monkeypatch.setattr(Session, "close", watched)
+    train = ("train", "tiny.yml", "--data", "data", "--epochs", "1", "--output", "workers")
+    assert run(place, *train, "-j", "1") == 0
+    assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,8 @@ SMALL = [
     "dfine_hgnetv2_s_hyperace_custom",
     "dfine_hgnetv2_s_goldyolo_custom",
     "dfine_hgnetv2_s_hsfpn_custom",
+    "dfine_hgnetv2_s_fdpn_custom",
+    "dfine_hgnetv2_s_rgcspelan_custom",
 ]
 
 

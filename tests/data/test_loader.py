@@ -211,6 +211,18 @@ def test_workers_change_nothing(path: Path) -> None:
         assert all(same(a, b) for a, b in pairs)
 
 
+def test_closing_ends_the_workers_at_once(path: Path) -> None:
+    loader = make_loader(path, num_workers=1)
+    unfinished = iter(loader)
+    next(unfinished)
+    (worker,) = loader._workers()
+    for _ in range(2):
+        loader.close()
+        assert not worker.is_alive()
+    assert len(list(loader)) == len(loader)
+    loader.close()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_starting_in_the_middle_continues(path: Path, workers: int) -> None:
     loader = make_loader(path, num_workers=workers)

@@ -7,8 +7,9 @@ in FOLDER. This process itself only imports: torch's threads do not survive a fo
 
     {"arguments": [...], "output": "out.txt", "kill": ["save", 3]}
 
-The answers on stdout are its number, and once it has ended, its exit code. With `kill` it kills
-its whole group at the third call of what is called so:
+The answers on stdout are its number, and once it has ended, its exit code. `null` ends the server:
+the end of stdin may not come, since a loader process that a test forks has the pipe as well. With
+`kill` a command kills its whole group at the third call of what is called so:
 
     create    a temporary file has been made
     save      half of a checkpoint is written
@@ -49,7 +50,7 @@ HEAVY = (
 
 
 def main() -> None:
-    """Serves until stdin ends."""
+    """Serves until it is told to end, or stdin does."""
     os.chdir(sys.argv[1])
     os.environ["DETRKIT_WATCHED"] = "1"  # no process of its own for --auto-resume
     _vary_scores()
@@ -59,6 +60,8 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
+        if request is None:
+            return
         child = os.fork()
         if not child:
             _serve(request)

@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,6 @@ def test_behind_the_window_the_teacher_is_gone(server: Server, tmp_path: Path) -
     assert trainer.distiller.cache is None
 
 
-@pytest.mark.slow  # a forked loader process may hang beside the threads of other tests
 def test_the_next_batch_is_loaded_while_the_teacher_computes(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +259,8 @@ def test_the_next_batch_is_loaded_while_the_teacher_computes(
             return teacher.at(boxes_cxcywh)
 
     trainer.distiller.teacher = Patient()
-    trainer.train_epoch(trainer.plan.at(0))
+    with closing(opened):
+        trainer.train_epoch(trainer.plan.at(0))
     assert there == [True] * len(opened.train)
     assert len(there) > 2
 

@@ -103,7 +103,7 @@ class Server:
 
     def close(self) -> None:
         """Ends the server."""
-        self.process.communicate()
+        self.process.communicate("null\n")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import detrkit
 from detrkit.data.detect import open_dataset
 from detrkit.engine.predictor import Predictor
 from detrkit.errors import UsageError
-from detrkit.explain import heatmap
+from detrkit.explain import attention, heatmap
 from detrkit.explain.heatmap import ALL_METHODS, HeatMaps, share_inside
 from detrkit.structures import ImageSpec
 from tests.conftest import reference_folder
@@ -114,6 +114,25 @@ def test_rollout(name: str, part: str) -> None:
     for one in maps.maps:
         assert one.values.sum() <= 1 + 1e-5
         assert one.values.any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_the_queries_sample(name: str) -> None:
+    """The same attention as that of `attention`, a map for each layer of the decoder."""
+    opened = detector(name)
+    maps = heatmap(opened, PICTURE, method="cross-attention", conf=0, detections=[1])
+    looked = attention(opened, PICTURE, conf=0, detections=[1])
+    assert maps.found.scores[1] == looked.found.scores[0]
+    assert [one.layer for one in maps.maps] == [layer.name for layer in looked.layers]
+    for number, one in enumerate(maps.maps):
+        inside = sum(float(part.sum()) for part in looked.layers[number].splat(0))
+        assert one.values.mean() == pytest.approx(inside, rel=1e-4)
+        assert one.values.shape == looked.layers[number].shapes[0]
+    together = heatmap(opened, PICTURE, method="cross-attention", conf=0, max_det=2)
+    each = heatmap(opened, PICTURE, method="cross-attention", conf=0, max_det=2, each=True)
+    count = len(together.maps)
+    for one, first, second in zip(together.maps, each.maps[:count], each.maps[count:], strict=True):
+        np.testing.assert_allclose(one.values, (first.values + second.values) / 2, rtol=1e-5)
 
 
 def test_tokens_are_maps_too() -> None:

@@ -49,7 +49,9 @@ def _server() -> str:
         text=True,
         start_new_session=True,  # Ctrl-C is for the tests
     )
-    atexit.register(process.communicate)
+    # told so: the end of its stdin may not come, since a loader process that a test forks has the
+    # pipe as well
+    atexit.register(process.communicate, "end\n")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return place

@@ -35,7 +35,7 @@ HEAVY = (
 
 
 def main() -> None:
-    """Serves until stdin ends; the folder of the socket goes with it."""
+    """Serves until stdin has anything to say; the folder of the socket goes with it."""
     for name in HEAVY:
         importlib.import_module(name)
     listener = socket.socket(socket.AF_UNIX)

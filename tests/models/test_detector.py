@@ -166,7 +166,7 @@ def test_selection_scores_all_positions_but_differentiates_few(tiny: Tiny) -> No
     every = decoder.enc_score_head(scored)
     index = select_positions(every, 10)
     plain = take(scored, index), take(every, index)
-    box = decoder.enc_bbox_head(plain[0]) + take(anchors, index)
+    box = decoder.enc_bbox_head(plain[0]) + take(anchors.expand(len(index), -1, -1), index)
     (plain[0].sin().sum() + box.sigmoid().sum() + plain[1].sin().sum()).backward()
     assert torch.allclose(plain[0], content, atol=1e-5)
     assert torch.allclose(plain[1], logits, atol=1e-5)

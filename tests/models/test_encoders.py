@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
+from detrkit.layers.conv import fold_sequences
 from detrkit.models.encoders.blocks import CSPLayer, RepNCSPELAN
+from detrkit.models.encoders.factored import ConvOfPair, take_joins_apart
 from detrkit.models.encoders.hybrid_encoder import HybridEncoder
 from detrkit.models.encoders.lite_encoder import LiteEncoder
 from tests.models.waves import digest, fill, wave
@@ -121,6 +123,38 @@ def test_fused_encoders_answer_the_same(options: dict[str, Any]) -> None:
     assert all(name.startswith("input_proj") for name in norms)  # as the authors' deploy()
     for ours, expected in zip(deployed(inputs()), encoder(inputs()), strict=True):
         torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, ((7, 11), (4, 6), (2, 3)), ((1, 1),) * 3], ids=str)
+@pytest.mark.parametrize("options", VERSIONS)
+@torch.no_grad()
+def test_joins_taken_apart_answer_the_same(
+    options: dict[str, Any], shapes: tuple[tuple[int, int], ...]
+) -> None:
+    encoder = fill(HybridEncoder(**SMALL, **options)).eval()
+    deployed = fused(encoder)
+    fold_sequences(deployed)
+    assert isinstance(deployed, HybridEncoder)
+    take_joins_apart(deployed)
+    pairs = [m for m in deployed.modules() if isinstance(m, ConvOfPair)]
+    concatenated = options.get("fuse_op") != "sum"
+    assert bool(pairs) == concatenated
+    # widths 24 and 32 become 32: straight from 24 to the block's 64 is cheaper than through 32
+    projections = [isinstance(p, nn.Identity) for p in deployed.input_proj]
+    if concatenated and options.get("project_equal", True):
+        assert projections == [True, True, False]
+    maps = inputs(WIDTHS, shapes)
+    for ours, expected in zip(deployed(maps), encoder(maps), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@torch.no_grad()
+def test_joins_with_chosen_modules_stay() -> None:
+    for chosen in ({"block": "C2f"}, {"fusion": "MFM"}, {"upsample": "DySample"}):
+        deployed = fused(HybridEncoder(**SMALL, **chosen))  # type: ignore[arg-type]
+        assert isinstance(deployed, HybridEncoder)
+        take_joins_apart(deployed)
+        assert not any(isinstance(m, ConvOfPair) for m in deployed.modules())
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from detrkit.errors import ConfigError
 from detrkit.models.decoders.dfine import DFINETransformer
@@ -31,6 +32,51 @@ NECK = [
     [2, 1, "Conv", [64]],
     [[-1, -2], 1, "Sum", []],
 ]
+
+
+#: YOLO11 in the form of its own files: backbone and neck, numbered through.
+YOLO11 = """
+- [-1, 1, Conv, [64, 3, 2]]
+- [-1, 1, Conv, [128, 3, 2]]
+- [-1, 2, C3k2, [256, False, 0.25]]
+- [-1, 1, Conv, [256, 3, 2]]
+- [-1, 2, C3k2, [512, False, 0.25]]
+- [-1, 1, Conv, [512, 3, 2]]
+- [-1, 2, C3k2, [512, True]]
+- [-1, 1, Conv, [1024, 3, 2]]
+- [-1, 2, C3k2, [1024, True]]
+- [-1, 1, SPPF, [1024, 5]]
+- [-1, 2, C2PSA, [1024, 0.5]]
+- [-1, 1, nn.Upsample, [None, 2, "nearest"]]
+- [[-1, 6], 1, Concat, [1]]
+- [-1, 2, C3k2, [512, False]]
+- [-1, 1, nn.Upsample, [None, 2, "nearest"]]
+- [[-1, 4], 1, Concat, [1]]
+- [-1, 2, C3k2, [256, False]]
+- [-1, 1, Conv, [256, 3, 2]]
+- [[-1, 13], 1, Concat, [1]]
+- [-1, 2, C3k2, [512, False]]
+- [-1, 1, Conv, [512, 3, 2]]
+- [[-1, 10], 1, Concat, [1]]
+- [-1, 2, C3k2, [1024, True]]
+"""
+
+
+def test_rows_of_ultralytics_files_are_taken_as_they_are() -> None:
+    """Every row has the parameters that the summary of YOLO11n prints for it."""
+    graph = GraphBackbone(
+        yaml.safe_load(YOLO11), [16, 19, 22], width=0.25, depth=0.5, max_channels=1024
+    )
+    assert (graph.out_channels, graph.out_strides) == ([64, 128, 256], [8, 16, 32])
+    assert [sum(p.numel() for p in layer.parameters()) for layer in graph.layers] == [
+        464, 4672, 6640, 36992, 26080, 147712, 87040, 295424, 346112, 164608, 249728,
+        0, 0, 111296, 0, 0, 32096, 36992, 0, 86720, 147712, 0, 378880,
+    ]  # fmt: skip
+    assert [tuple(y.shape) for y in graph(torch.randn(2, 3, 64, 96))] == [
+        (2, 64, 8, 12), (2, 128, 4, 6), (2, 256, 2, 3),
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"layers\[2\]: Concat.*dimension 1, got 2"):
+        GraphBackbone([[-1, 1, "Conv", [8]], [-1, 1, "Conv", [8]], [[0, 1], 1, "Concat", [2]]], [2])
 
 
 def test_widths_depths_and_strides() -> None:
@@ -104,6 +150,8 @@ def test_a_graph_feeds_our_encoder() -> None:
         ([-1, 1, "Conv", 8], r"expected arguments as a list or a mapping"),
         ([-1, 1, "Conv", {"widht": 8}], r"Conv cannot be built for in_channels 8: .*widht"),
         ([[0, 0], 1, "Sum", [3]], r"Sum takes 0 arguments"),
+        ([[0, -1], 1, "Conv", [8]], r"layers\[1\]: `from`: Conv takes one map, and there are"),
+        ([-1, 1, "Concat", [1]], r"layers\[1\]: `from`: Concat takes several maps, and there is"),
         (["-1"], r"expected \[from, repeats, module, args\]"),
         (7, r"expected \[from, repeats, module, args\], got 7"),
     ],

@@ -174,6 +174,8 @@ def test_the_lite_encoder_takes_a_block() -> None:
         ({"block": "SPPFF"}, r"HybridEncoder\.block: unknown component `SPPFF`.*`SPPF`"),
         ({"block": 3}, r"HybridEncoder\.block: expected a module"),
         ({"block": "HGNetv2"}, r"HGNetv2 is no module of maps"),
+        ({"fusion": "SPPF"}, r"HybridEncoder\.fusion: SPPF takes one map, and there are several"),
+        ({"block": "Sum"}, r"HybridEncoder\.block: Sum takes several maps, and there is one"),
         ({"upsample": "Conv"}, r"upsample: Conv makes maps 1 times as large; wanted is 2"),
         ({"block": {"type": "SPPF", "kernel_size": 4}}, r"kernel_size must be odd, got 4"),
         ({"after": ["SimAM"]}, r"after: expected a list of 3 entries"),

@@ -17,7 +17,8 @@ from detrkit.distillation.pairing import Pairing
 from detrkit.distillation.settings import Distillation
 from detrkit.distillation.taps import split
 from detrkit.distillation.terms import FeatureTerm, LogitLosses
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, did_you_mean
+from detrkit.registry import MODULES
 
 
 def _loss(cfg: Config, given: Any, kind: type[Any], where: str) -> Any:
@@ -26,6 +27,13 @@ def _loss(cfg: Config, given: Any, kind: type[Any], where: str) -> Any:
     Raises:
         ConfigError: there is none of this name, or it is one of another kind.
     """
+    name = given if isinstance(given, str) else given.get("type")
+    if isinstance(name, str) and name not in MODULES and cfg.get(name) is None:
+        known = sorted({e.name for e in MODULES if _is_a(e.factory, kind)})
+        raise ConfigError(
+            f"distillation.{where}: unknown component `{name}`{did_you_mean(name, known)}",
+            hint=f"losses of this kind: {', '.join(known)}",
+        )
     loss = build_component(cfg, {"type": given} if isinstance(given, str) else given)
     if not isinstance(loss, kind):
         raise ConfigError(
@@ -33,6 +41,10 @@ def _loss(cfg: Config, given: Any, kind: type[Any], where: str) -> Any:
             hint="`detrkit modules distillation` lists the losses",
         )
     return loss
+
+
+def _is_a(factory: Any, kind: type[Any]) -> bool:
+    return isinstance(factory, type) and issubclass(factory, kind)
 
 
 def check_losses(settings: Distillation, cfg: Config) -> None:

@@ -111,7 +111,9 @@ def _draw_bins(figure: SubFigure, found: EdgeDistributions) -> None:
         grid[row, 0].set_ylim(0, 1.08 * float(found.probabilities[:, row].max()))
         grid[row, 0].set_ylabel(edge)
         grid[row, 1].axhline(0, color=GRAY, linewidth=0.5)
-        shift = f"{found.shifts[-1, row]:+.1f}".replace("-", "\N{MINUS SIGN}")
+        shift = f"{round(float(found.shifts[-1, row]), 1) + 0.0:+.1f}".replace(
+            "-", "\N{MINUS SIGN}"
+        )
         grid[row, 1].annotate(
             f"Σ = {shift}", (1.03, 0.5), xycoords="axes fraction", va="center", fontsize=7,
         )  # fmt: skip

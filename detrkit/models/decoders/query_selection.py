@@ -65,6 +65,5 @@ def select_positions(logits: Tensor, count: int, method: SelectMethod = "default
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of (B or 1, L, C) at `index` (B, Q) -> (B, Q, C)."""
-    x = x.expand(index.shape[0], -1, -1)
+    """Rows of (B, L, C) at `index` (B, Q) -> (B, Q, C)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -189,7 +189,7 @@ class TwoStageDecoder(nn.Module, ABC):
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         count = min(self.num_queries, sum(h * w for h, w in shapes))
         noisy = self._denoising(targets, count)
-        memory = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, L, C)
+        memory = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1)  # (B, L, C)
         content, box_logits, logits = self._select(memory, shapes, count)
         encoder: LayerOutputs = {"pred_logits": logits, "pred_boxes": box_logits.sigmoid()}
         start = box_logits.detach()
@@ -234,7 +234,7 @@ class TwoStageDecoder(nn.Module, ABC):
         Returns:
             content (B, Q, C), boxes as logits (B, Q, 4), class logits (B, Q, K).
         """
-        anchors, valid = self._anchors_for(shapes)
+        anchors, valid = (x.expand(memory.shape[0], -1, -1) for x in self._anchors_for(shapes))
         with torch.no_grad() if self.training else torch.enable_grad():
             scored = self.enc_output(memory * valid.to(memory.dtype))
             logits = self.enc_score_head(scored)

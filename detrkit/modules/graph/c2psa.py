@@ -69,18 +69,19 @@ class C2PSA(nn.Module):
     Args:
         in_channels: C.
         out_channels: None keeps the width.
-        num_blocks: blocks in a row.
         expansion: width of the half with attention, relative to C.
         num_heads: None: one for every 64 channels of that half, at least one.
+        num_blocks: blocks in a row.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int | None = None,
-        num_blocks: int = 1,
         expansion: float = 0.5,
+        *,
         num_heads: int | None = None,
+        num_blocks: int = 1,
     ) -> None:
         super().__init__()
         self.out_channels = in_channels if out_channels is None else out_channels

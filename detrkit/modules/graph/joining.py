@@ -16,10 +16,13 @@ class Concat(nn.Module):
 
     Args:
         in_channels: widths of the maps.
+        dimension: accepted where lists of layers write `[1]`; must be 1, that of the channels.
     """
 
-    def __init__(self, in_channels: Sequence[int]) -> None:
+    def __init__(self, in_channels: Sequence[int], dimension: int = 1) -> None:
         super().__init__()
+        if dimension != 1:
+            raise ValueError(f"maps are joined by their channels, dimension 1, got {dimension}")
         self.out_channels = sum(in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

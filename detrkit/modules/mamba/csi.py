@@ -5,7 +5,9 @@ t_j = chunk j of the channels of LN X                 j = 1 … 4, the same weig
 y_j = MLP LN Mamba t_j + s · t_j
 Y   = silu BN W interleave(y_1 … y_4)
 
-`GatedCSI` is the module of the authors' repository around it; `CSI` alone circulates.
+`GatedCSI` is the module of the authors' repository around it; `CSI` alone circulates:
+
+x = relu BN W X,   out = relu BN W (x + pixel gate(channel gate(CSI x)))
 """
 
 from __future__ import annotations
@@ -96,13 +98,13 @@ class GatedCSI(nn.Module):
     """`CSI`, a channel gate and a pixel gate, and a shortcut. (B, C, H, W) -> (B, C', H, W).
 
     Args:
-        in_channels: C, a multiple of 4.
-        out_channels: C'; None keeps C.
+        in_channels: C.
+        out_channels: C', a multiple of 4; None keeps C.
         d_state, d_conv, expand: of the Mamba mixer.
         dropout: rate at which training leaves out channels of the gated branch.
 
     Raises:
-        ValueError: C is no multiple of 4.
+        ValueError: C' is no multiple of 4.
     """
 
     def __init__(
@@ -120,9 +122,8 @@ class GatedCSI(nn.Module):
         self.out_channels = width
         self.skip = ConvNormAct(in_channels, width, 1, bias=True, act="relu")
         self.interact = CSI(
-            in_channels, width, d_state=d_state, d_conv=d_conv, expand=expand, bias=True,
-            act="relu",
-        )  # fmt: skip
+            width, d_state=d_state, d_conv=d_conv, expand=expand, bias=True, act="relu"
+        )
         taps = eca_kernel(width)
         self.channel_gate = nn.Conv1d(1, 1, taps, padding=taps // 2, bias=False)
         self.pixel_gate = nn.Conv2d(2, 1, 7, padding=3)
@@ -130,9 +131,10 @@ class GatedCSI(nn.Module):
         self.project = ConvNormAct(width, width, 1, bias=True, act="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.skip(x)
         y = self.interact(x)
         means = y.mean((2, 3))[:, None]
         y = y * self.channel_gate(means).sigmoid().transpose(1, 2)[..., None]
         pooled = torch.cat([y.mean(1, keepdim=True), y.amax(1, keepdim=True)], 1)
         y = self.dropout(y * self.pixel_gate(pooled).sigmoid())
-        return self.project(self.skip(x) + y)
+        return self.project(x + y)

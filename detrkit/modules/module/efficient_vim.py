@@ -54,7 +54,7 @@ class EfficientViMBlock(nn.Module):
         self.steps = nn.ModuleList(
             [
                 convs[0],
-                nn.Sequential(LayerNorm2d(c), mixer),
+                nn.Sequential(LayerNorm2d(c, eps=1e-5), mixer),
                 convs[1],
                 nn.Sequential(ConvNormAct(c, hidden, 1, act="relu"), narrow),
             ]

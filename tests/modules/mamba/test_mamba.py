@@ -338,15 +338,16 @@ def test_csi():
 
 
 def test_gated_csi():
-    module, x = made("GatedCSI", in_channels=8, out_channels=4, d_state=2), image(1, 8, 3, 2)
-    y = module.interact(x)
+    module, x = made("GatedCSI", in_channels=6, out_channels=4, d_state=2), image(1, 6, 3, 2)
+    skip = module.skip(x)
+    y = module.interact(skip)
     means, taps = F.pad(y[0].mean((1, 2)), (1, 1)), module.channel_gate.weight[0, 0]
     side = len(taps) // 2
     means = means[1 - side : len(means) - 1 + side]
     y = y * sigmoid(torch.stack([taps @ means[c : c + len(taps)] for c in range(4)]))[:, None, None]
     pooled = torch.stack([y[0].mean(0), y[0].amax(0)])[None]
     y = y * sigmoid(module.pixel_gate(pooled))
-    same(module(x), module.project(module.skip(x) + y))
+    same(module(x), module.project(skip + y))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def test_efficient_vim():
     module, x = made("EfficientViMBlock", in_channels=4, state_dim=3), image(2, 4, 5, 6)
     shares = sigmoid(module.alpha)
     first, (layer, mixer), third, (wide, narrow) = module.steps
+    assert layer.eps == 1e-5  # the authors' norm of sequences; their other blocks have 1e-6
 
     def mixed(u):
         n = layer_norm(layer, u)

@@ -205,7 +205,7 @@ class SequenceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.flatten(), self.bias.flatten()
-        y = F.layer_norm(x.movedim(1, 3), weight.shape, weight, bias, eps=1e-6)
+        y = F.layer_norm(x.movedim(1, 3), weight.shape, weight, bias, eps=1e-5)
         return y.movedim(3, 1)
 
 
