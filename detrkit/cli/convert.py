@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -45,14 +46,13 @@ from detrkit.cli.convert_options import (
     WhichBox,
     Workers,
 )
+from detrkit.cli.convert_report import report
 from detrkit.cli.options import JsonOut
 
 if TYPE_CHECKING:
     from detrkit.convert.headers import Progress
     from detrkit.convert.operations import Division, Source, Target
-    from detrkit.convert.summary import Summary
 
-_MOST_CLASSES = 30
 _MANY = 10_000  # images; fewer are done before a line would be read
 
 
@@ -80,7 +80,7 @@ def to_coco(
     source = _source(src, images, lists)
     with _target(output, place, force, json) as target:
         summary = convert_to_coco(source, target, division)
-    _report(summary, json)
+    report(summary, json)
 
 
 def to_yolo(
@@ -107,7 +107,7 @@ def to_yolo(
     source = _source(src, None, lists)
     with _target(output, place, force, json) as target:
         summary = convert_to_yolo(source, target, division, keep_crowds=keep_crowds)
-    _report(summary, json)
+    report(summary, json)
 
 
 def to_voc(
@@ -134,7 +134,7 @@ def to_voc(
     source = _source(src, images, lists)
     with _target(output, place, force, json) as target:
         summary = convert_to_voc(source, target, division, keep_crowds=keep_crowds)
-    _report(summary, json)
+    report(summary, json)
 
 
 def crowdhuman(
@@ -153,7 +153,7 @@ def crowdhuman(
     source = _source(src, images, None)
     with _target(output, place, force, json) as target:
         summary = convert_crowdhuman(source, target, PersonBox(box.value))
-    _report(summary, json)
+    report(summary, json)
 
 
 def objects365(
@@ -182,7 +182,7 @@ def objects365(
         summary = convert_images(
             src.expanduser(), output.expanduser(), recipe, force=force, progress=progress
         )
-    _report(summary, json)
+    report(summary, json)
 
 
 def categories(
@@ -219,7 +219,7 @@ def categories(
     source = _source(src, images, None)
     with _target(output, place, force, json) as target:
         summary = change_categories(source, target, changes)
-    _report(summary, json)
+    report(summary, json)
 
 
 def split(
@@ -242,7 +242,7 @@ def split(
     source = _source(src, images, None)
     with _target(output, place, force, json) as target:
         summary = split_dataset(source, target, division)
-    _report(summary, json)
+    report(summary, json)
 
 
 def merge(
@@ -262,7 +262,7 @@ def merge(
     sources = [_source(path, None, None) for path in src]
     with _target(output, place, force, json) as target:
         summary = merge_datasets(sources, target)
-    _report(summary, json)
+    report(summary, json)
 
 
 def sample(
@@ -292,7 +292,7 @@ def sample(
             seed=seed,
             stratify=stratify,
         )
-    _report(summary, json)
+    report(summary, json)
 
 
 #: The commands of the group.
@@ -353,76 +353,13 @@ def _division(
 
 @contextmanager
 def _progress(json: bool) -> Iterator[Progress]:
-    """A bar on stderr that appears when there is something to count; lines where no one looks."""
-    import logging
+    """A bar where someone looks, lines in the log elsewhere."""
+    from detrkit.cli.console import progress_bar
 
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    from detrkit.cli.console import err
-
-    if not err.is_terminal:
-        logger = logging.getLogger("detrkit")
-
-        def tell(done: int, total: int) -> None:
-            if total >= _MANY and done % (total // 20) == 0:
-                logger.info("%d of %d images", done, total)
-
-        yield tell
-        return
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=err, transient=True, disable=json) as bar:
-        task = bar.add_task("", visible=False)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        yield update
+    with progress_bar("images", quiet=json) as bar:
+        yield bar or _tell
 
 
-def _report(summary: Summary, json: bool) -> None:
-    from rich.table import Table
-
-    from detrkit.cli.console import out, print_json
-
-    if json:
-        print_json("convert", summary.to_dict())
-        return
-    table = Table(box=None, pad_edge=False)
-    table.add_column()
-    for name in summary.splits:
-        table.add_column(name, justify="right")
-    counts = list(summary.splits.values())
-    table.add_row("images", *(f"{c.images:,}" for c in counts))
-    if any(c.empty for c in counts):
-        table.add_row("  without boxes", *(f"{c.empty:,}" for c in counts))
-    table.add_row("boxes", *(f"{c.boxes:,}" for c in counts))
-    names = summary.classes
-    if len(names) > _MOST_CLASSES:
-        names.sort(key=lambda name: -sum(c.per_class.get(name, 0) for c in counts))
-    for name in names[:_MOST_CLASSES]:
-        table.add_row(f"  {name}", *(f"{c.per_class.get(name, 0):,}" for c in counts))
-    out.print(table, markup=False)
-    if len(names) > _MOST_CLASSES:
-        out.print(f"  … the largest {_MOST_CLASSES} of {len(names)} classes; --json has all")
-    rows = summary.fault_rows()
-    if rows:
-        faults = Table(box=None, pad_edge=False, show_header=False)
-        faults.add_column(justify="right")
-        faults.add_column(style="dim")
-        faults.add_column()
-        for number, policy, what in rows:
-            faults.add_row(f"{number:,}", policy, what)
-        out.print()
-        out.print(faults, markup=False)
-    for note in summary.notes:
-        out.print(note, markup=False, soft_wrap=True)
-    out.print(f"\n{summary.form} written to {summary.output}", markup=False, soft_wrap=True)
-    out.print(
-        f"next: detrkit train CFG --data {_quoted(summary.output)}", markup=False, soft_wrap=True
-    )
-
-
-def _quoted(path: Path) -> str:
-    """For a shell: in quotes where it has spaces."""
-    return f'"{path}"' if " " in str(path) else str(path)
+def _tell(done: int, total: int) -> None:
+    if total >= _MANY and done % (total // 20) == 0:
+        logging.getLogger("detrkit").info("%d of %d images", done, total)
