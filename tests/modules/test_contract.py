@@ -149,16 +149,6 @@ class TestContract:
                 assert abs(side - before * scale) < 1
             assert y.isfinite().all()
 
-    def test_a_wrong_size_is_named(self, entry: Entry) -> None:
-        assert entry.traits is not None
-        if entry.traits.multiple == 1 or len(entry.traits.sides) > 1:
-            pytest.skip("takes any size")
-        module = build(entry).eval()
-        height, width = size_of(entry.traits)
-        widths = next(iter((entry.example or {}).values()))
-        with pytest.raises(ValueError, match=re.escape(str(width + 1))):
-            module(torch.randn(1, widths, height, width + 1))
-
     def test_every_parameter_learns(self, entry: Entry) -> None:
         module, x = build(entry).train(), watched(inputs(entry))
         outputs = listed(module(x))
@@ -198,22 +188,45 @@ class TestContract:
         grads = [p.grad for p in module.parameters() if p.grad is not None]
         assert all(grad.isfinite().all() for grad in grads)
 
-    def test_deployed_it_is_the_same(self, entry: Entry) -> None:
-        module, x = build(entry).double(), typed(inputs(entry), torch.float64)
-        convertible = [m for m in module.modules() if hasattr(m, "convert_to_deploy")]
-        if not convertible:
-            pytest.skip("nothing to fuse")
-        with torch.no_grad():
-            module.train()
-            for _ in range(2):  # statistics other than 0 and 1
-                module(x)
-            module.eval()
-            expected = module(x)
-            before = len(list(module.parameters()))
-            for layer in convertible:
-                layer.convert_to_deploy()
-            near(module(x), expected, 1e-5)
-        assert len(list(module.parameters())) < before
+
+def convertible(module: nn.Module) -> list[Any]:
+    """The layers that `deploy` fuses."""
+    return [layer for layer in module.modules() if hasattr(layer, "convert_to_deploy")]
+
+
+@pytest.mark.parametrize(
+    "entry", [pytest.param(e, id=e.name) for e in ENTRIES if convertible(build(e))]
+)
+def test_deployed_it_is_the_same(entry: Entry) -> None:
+    module, x = build(entry).double(), typed(inputs(entry), torch.float64)
+    with torch.no_grad():
+        module.train()
+        for _ in range(2):  # statistics other than 0 and 1
+            module(x)
+        module.eval()
+        expected = module(x)
+        before = len(list(module.parameters()))
+        for layer in convertible(module):
+            layer.convert_to_deploy()
+        near(module(x), expected, 1e-5)
+    assert len(list(module.parameters())) < before
+
+
+def wants_a_multiple(entry: Entry) -> bool:
+    traits = entry.traits
+    return traits is not None and traits.multiple > 1 and len(traits.sides) == 1
+
+
+@pytest.mark.parametrize(
+    "entry", [pytest.param(e, id=e.name) for e in ENTRIES if wants_a_multiple(e)]
+)
+def test_a_wrong_size_is_named(entry: Entry) -> None:
+    assert entry.traits is not None
+    module = build(entry).eval()
+    height, width = size_of(entry.traits)
+    widths = next(iter((entry.example or {}).values()))
+    with pytest.raises(ValueError, match=re.escape(str(width + 1))):
+        module(torch.randn(1, widths, height, width + 1))
 
 
 @pytest.mark.parametrize(
