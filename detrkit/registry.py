@@ -219,7 +219,7 @@ class Registry:
         for point in entry_points(group="detrkit.plugins"):
             try:
                 point.load()
-            except Exception as error:
+            except Exception as error:  # fails whoever asks for what it brings, nobody else
                 self._failures[f"plug-in {point.name} ({point.value})"] = f"{error}"
 
     def _import_tree(self, name: str) -> None:

@@ -97,7 +97,7 @@ class Service:
                 for count in sorted({1, min(self.settings.batch, self.settings.queue)}):
                     for found in self.batcher.submit([blank] * count):
                         found.result()
-            except Exception as error:
+            except Exception as error:  # whatever a model does; nobody else waits for this thread
                 on_failure(error)
                 return
             self.ready = True

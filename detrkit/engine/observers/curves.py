@@ -40,5 +40,5 @@ class Curves(Observer):
                 return
             picture = draw_curves([RunCurves(self.name, rows, self.stages)])
             write_atomically(self.path, lambda file: picture.save(file, format="PNG"))
-        except Exception as error:
+        except Exception as error:  # a picture is not worth a training run
             log.warning("no picture of the curves: %s", error)
