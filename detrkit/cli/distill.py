@@ -45,7 +45,7 @@ def distill(
             "--teacher",
             panel=_TEACHER,
             metavar="CFG",
-            help="Configuration of the teacher, where its weights carry none; or the weights alone.",
+            help="Configuration of the teacher, where its weights carry none; or its weights.",
         ),
     ] = None,
     teacher_weights: Annotated[
