@@ -3,6 +3,7 @@
     DetrkitError           1   a bug, or anything without a better name
     ├── UsageError         2   wrong command line
     ├── ConfigError        3   YAML, overrides, plug-ins, unknown components
+    │   └── MapSizeError       maps of a size that a module cannot take; a ValueError as well
     ├── DataError          4   data set, annotations, images
     ├── WeightsError       5   checkpoints and weight files
     ├── MissingExtraError  6   an optional dependency is not installed
@@ -62,6 +63,15 @@ class ConfigError(DetrkitError):
         self.problems = tuple(problems)
         lines = [message, *(f"  {problem}" for problem in self.problems)]
         super().__init__("\n".join(lines), hint=hint)
+
+
+class MapSizeError(ConfigError, ValueError):
+    """A module cannot take maps of this size: the input of the model is to have another one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, hint="take another input size (--size), or another module in this place"
+        )
 
 
 class DataError(DetrkitError):

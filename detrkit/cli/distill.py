@@ -38,7 +38,7 @@ def distill(
             "-tc",
             "--teacher",
             metavar="CFG",
-            help="Configuration of the teacher, where its weights carry none; or the weights.",
+            help="Configuration of the teacher, where its weights carry none; or its weights.",
         ),
     ] = None,
     teacher_weights: Annotated[

@@ -12,7 +12,6 @@ from detrkit.cli.options import Device, JsonOut, Plugins, Updates
 if TYPE_CHECKING:
     from detrkit.config import Config
     from detrkit.engine.inspect import Subject
-    from detrkit.engine.layerwise.flow import ModelGraph
     from detrkit.registry import Entry
 
 # Typer reads annotations at run time, on Python 3.10 as well.
@@ -121,17 +120,21 @@ def info(
         rows = None if not wanted else report.cut(depth, sort) if sort else report.rows(depth)
         answer["model" if entry is None else "cost"] = report.to_dict(rows)
         if csv is not None:
+            from detrkit.files import write_bytes
+
             assert rows is not None
-            _write(csv, report.csv(rows))
+            write_bytes(csv, report.csv(rows).encode("utf-8"))
         if not json:
             if entry is None:
                 report_text(report)
             if rows is not None:
                 layer_table(report, rows, tree=sort is None)
     if graph:
-        found = subject.graph(depth)
+        from detrkit.explain.graph import DrawnGraph
+
+        found = DrawnGraph(subject.graph(depth))
         for file in graph:
-            _draw(found, file)
+            found.save(file)
         answer["graph"] = found.to_dict()
         if not json:
             out.print(
@@ -278,39 +281,11 @@ def _check_column(sort: str, timed: bool, training: bool) -> None:
 
 def _check_files(graphs: list[Path] | tuple[()], csv: Path | None) -> None:
     """Before the work: whether the files can be written, and what they are to be."""
-    from detrkit.errors import UsageError
     from detrkit.files import make_folder
 
+    if graphs:
+        from detrkit.explain.graph import check_ending
     for file in (*graphs, *([csv] if csv is not None else [])):
-        if file in graphs and file.suffix.lower() not in (*_PICTURES, *_TEXTS):
-            raise UsageError(
-                f"--graph {file}: no format ends in `{file.suffix}`",
-                hint=f"there are: {', '.join((*_PICTURES, *_TEXTS))}",
-            )
+        if file in graphs:
+            check_ending(file)
         make_folder(file.parent)
-
-
-_PICTURES = (".svg", ".pdf", ".png")
-_TEXTS = (".mmd", ".mermaid", ".dot", ".gv", ".json")
-
-
-def _draw(graph: ModelGraph, file: Path) -> None:
-    kind = file.suffix.lower()
-    if kind in _PICTURES:
-        from detrkit.explain.figures.model_graph import draw_graph
-
-        draw_graph(graph, file)
-    elif kind == ".json":
-        from detrkit.json_output import write_json
-
-        write_json(file, "graph", graph.to_dict())
-    else:
-        from detrkit.engine.layerwise.graph_text import dot, mermaid
-
-        _write(file, dot(graph) if kind in (".dot", ".gv") else mermaid(graph))
-
-
-def _write(file: Path, text: str) -> None:
-    from detrkit.files import write_bytes
-
-    write_bytes(file, text.encode("utf-8"))

@@ -16,6 +16,7 @@ from detrkit.explain.assignments import assignments
 from detrkit.explain.attention import attention
 from detrkit.explain.distribution import distribution
 from detrkit.explain.features import features
+from detrkit.explain.graph import graph
 from detrkit.explain.heatmap import heatmap
 from detrkit.explain.over_activation import over_activation
 from detrkit.explain.queries import queries
@@ -26,6 +27,7 @@ __all__ = [
     "attention",
     "distribution",
     "features",
+    "graph",
     "heatmap",
     "over_activation",
     "queries",

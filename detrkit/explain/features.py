@@ -17,7 +17,8 @@ from detrkit.errors import UsageError, did_you_mean
 from detrkit.explain.attention import prefix_of
 from detrkit.explain.cam import first_component, map_of
 from detrkit.explain.drawn import Drawn
-from detrkit.explain.layers import Recorder, choose, list_layers, network
+from detrkit.explain.layers import Recorder, network
+from detrkit.explain.maps import choose_maps
 from detrkit.explain.numbers import write_npz
 from detrkit.explain.opened import Array, Opened, opened
 
@@ -176,7 +177,7 @@ def features(
         DataError: the image cannot be read.
         UsageError: an exported file; an unknown layer; one that is no map.
     """
-    chosen = choose(list_layers(detector), layers)
+    chosen = choose_maps(detector, layers)
     image = opened(detector, source)
     model = network(detector)
     with torch.no_grad(), Recorder(model, [layer.name for layer in chosen]) as recorded:

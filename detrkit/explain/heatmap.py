@@ -29,7 +29,8 @@ from detrkit.explain.attention import (
 )
 from detrkit.explain.cam import METHODS, map_of
 from detrkit.explain.drawn import Drawn
-from detrkit.explain.layers import Recorder, choose, list_layers, network
+from detrkit.explain.layers import Recorder, network
+from detrkit.explain.maps import choose_maps
 from detrkit.explain.numbers import write_npz
 from detrkit.explain.opened import Array, Opened, opened
 from detrkit.explain.reply import Reply, ask, detection_arrays
@@ -230,7 +231,7 @@ def heatmap(
     if SAMPLED in methods:
         check_sampling(model)
     activated = [m for m in methods if m in METHODS]
-    chosen = choose(list_layers(detector), layers or ("encoder",)) if activated else []
+    chosen = choose_maps(detector, layers or ("encoder",)) if activated else []
     names = [layer.name for layer in chosen]
     options: dict[str, Any] = {"conf": conf, "classes": classes, "max_det": max_det}
     with AttentionRecorder(model).entered() as attended:

@@ -26,7 +26,8 @@ from detrkit.errors import UsageError
 from detrkit.explain.attention import prefix_of
 from detrkit.explain.cam import map_of
 from detrkit.explain.drawn import Drawn
-from detrkit.explain.layers import Recorder, choose, list_layers, network, torch_runtime
+from detrkit.explain.layers import Recorder, network, torch_runtime
+from detrkit.explain.maps import choose_maps
 from detrkit.explain.numbers import write_csv, write_npz
 from detrkit.explain.opened import Array
 
@@ -175,7 +176,7 @@ def receptive_field(
     Raises:
         UsageError: an exported file; an unknown layer; one that is no map; no images.
     """
-    chosen = [layer.name for layer in choose(list_layers(detector), layers)]
+    chosen = [layer.name for layer in choose_maps(detector, layers)]
     model = network(detector)
     kind = "noise" if isinstance(images, int) else "pictures"
     given = _noise(detector, images, seed) if isinstance(images, int) else images

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detrkit.errors import MapSizeError
+
 #: Side of square windows, or (h, w).
 Side = int | tuple[int, int]
 
@@ -102,7 +104,7 @@ def check_multiple(x: Tensor, multiple: Side) -> None:
     h, w = sides_of(multiple)
     if height % h or width % w:
         named = f"{h}" if h == w else f"{h}x{w}"
-        raise ValueError(f"height and width must be multiples of {named}, got {height}x{width}")
+        raise MapSizeError(f"height and width must be multiples of {named}, got {height}x{width}")
 
 
 def check_smallest(x: Tensor, side: int) -> None:
@@ -113,4 +115,4 @@ def check_smallest(x: Tensor, side: int) -> None:
     """
     height, width = x.shape[-2:]
     if height < side or width < side:
-        raise ValueError(f"height and width must be at least {side}, got {height}x{width}")
+        raise MapSizeError(f"height and width must be at least {side}, got {height}x{width}")

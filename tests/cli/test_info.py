@@ -208,6 +208,7 @@ def test_all_configs_of_a_folder(tmp_path: Path, capsys: Any) -> None:
         (["RepHM"], 3, "did you mean `RepHMS`?"),
         (["missing.yml"], 3, "no such config file: missing.yml"),
         (["missing.pth"], 5, "missing.pth"),
+        (["dfine_hgnetv2_s_hsfpn_custom", "--size", "128"], 3, "multiples of 20, got 8x8"),
         (["dfine_n_coco", "--sort", "tme"], 2, "did you mean `time`?"),
         (["dfine_n_coco", "--sort", "time", "--no-time"], 2, "exclude each other"),
         (["dfine_n_coco", "--sort", "saved"], 2, "needs --training"),

@@ -16,6 +16,7 @@ from detrkit.engine.predictor import Predictor
 from detrkit.errors import UsageError
 from detrkit.explain import attention, heatmap
 from detrkit.explain.heatmap import ALL_METHODS, HeatMaps, share_inside
+from detrkit.explain.layers import choose, list_layers
 from detrkit.structures import ImageSpec
 from tests.conftest import reference_folder
 from tests.engine.bright import picture
@@ -140,6 +141,18 @@ def test_tokens_are_maps_too() -> None:
         detector("deimv2_vit"), PICTURE, layers=["backbone.dinov3.*blocks.1"], conf=0, max_det=1
     )
     assert [one.values.shape for one in maps.maps] == [(4, 6)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_pattern_means_maps(name: str) -> None:
+    """Of all layers those over the image; queries, vectors and pooled maps are passed over."""
+    opened = detector(name)
+    maps = heatmap(opened, PICTURE, layers=["*"], conf=0, max_det=1)
+    names = {one.layer for one in maps.maps}
+    assert {layer.name for layer in choose(list_layers(opened), ["encoder", "backbone"])} <= names
+    assert not any(layer.startswith("decoder.decoder") for layer in names)
+    with pytest.raises(UsageError, match="no map of the image"):
+        heatmap(opened, PICTURE, layers=["decoder.query_pos_hea?"], conf=0)
 
 
 def test_nothing_found() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from detrkit import explain
 from detrkit.engine.layerwise.flow import Edge, ModelGraph, Node
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.explain.figures import model_graph
 from detrkit.explain.figures.model_graph import draw_graph
+from detrkit.explain.layers import network
+from tests.explain.detectors import detector
 
 
 def chain(layers: int) -> ModelGraph:
@@ -45,6 +49,20 @@ def test_a_long_graph_has_fewer_dots_per_inch(
     monkeypatch.setattr(model_graph, "_MOST_DOTS", 1000)
     with Image.open(draw_graph(chain(20), tmp_path / "long.png")) as picture:
         assert 900 < picture.height <= 1000
+
+
+def test_a_detector_is_drawn_from_python(tmp_path: Path) -> None:
+    drawn = explain.graph(detector("dfine"), depth=2)
+    names = {node["name"] for node in drawn.to_dict()["nodes"]}
+    assert {"backbone.stem", "decoder.decoder"} <= names
+    assert ">backbone.stem</text>" in drawn.save(tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert drawn.save(tmp_path / "a.mmd").read_text(encoding="utf-8").count("backbone.stem")
+    assert json.loads(drawn.save(tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert drawn.figure().get_size_inches()[1] > 3
+    bare = explain.graph(network(detector("dfine")), size=(64, 96))
+    assert bare.to_dict() == drawn.to_dict()
+    with pytest.raises(UsageError, match=r"no format ends in `\.gif`"):
+        drawn.save(tmp_path / "a.gif")
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.activations import get_activation
 from detrkit.layers.depthwise import depthwise
 from detrkit.registry import MODULES, Traits
@@ -95,7 +96,7 @@ class MultiSEAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if min(height, width) < self.smallest:
-            raise ValueError(
+            raise MapSizeError(
                 f"MultiSEAM needs a map of at least {self.smallest} pixels a side, "
                 f"got {height}x{width}"
             )

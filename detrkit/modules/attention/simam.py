@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.registry import MODULES, Traits
 
 
@@ -37,7 +38,7 @@ class SimAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.shape[2] * x.shape[3]
         if pixels < 2:
-            raise ValueError("SimAM needs a map of at least two pixels, got 1x1")
+            raise MapSizeError("SimAM needs a map of at least two pixels, got 1x1")
         with torch.autocast(x.device.type, enabled=False):
             square = (x.float() - x.float().mean((2, 3), keepdim=True)).square()
             variance = square.sum((2, 3), keepdim=True) / (pixels - 1)

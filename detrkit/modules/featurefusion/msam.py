@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.conv import ConvNormAct
 from detrkit.layers.depthwise import separable
 from detrkit.registry import MODULES, Traits
@@ -84,7 +85,7 @@ class MSAM(nn.Module):
             brought.append(bring(x))
         if any(x.shape[2:] != target for x in brought):
             sizes = ", ".join(f"{x.shape[2]}x{x.shape[3]}" for x in maps)
-            raise ValueError(f"each map must be half as large as the one before, got {sizes}")
+            raise MapSizeError(f"each map must be half as large as the one before, got {sizes}")
         p2, p3, p4, p5 = brought
         pairs = combinations_with_replacement((p5, p4, p3, p2), 2)
         attended = torch.cat([self.attend(torch.cat(pair, dim=1)) for pair in pairs], dim=1)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.conv import ConvNormAct
 from detrkit.registry import MODULES, Traits
 
@@ -48,7 +49,7 @@ class PyramidAttention(nn.Module):
     def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         if (height, width) != (2 * coarse.shape[2], 2 * coarse.shape[3]):
-            raise ValueError(
+            raise MapSizeError(
                 f"the first map must be twice as large as the second, got {height}x{width} and "
                 f"{coarse.shape[2]}x{coarse.shape[3]}"
             )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.tile_filter import filter_tiles
 from detrkit.layers.windows import padded
@@ -63,7 +64,7 @@ class EDFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if min(height, width) < _SMALLEST:
-            raise ValueError(
+            raise MapSizeError(
                 f"EDFFN needs a map of at least {_SMALLEST} pixels a side, got {height}x{width}"
             )
         gate, value = self.project_in(x).chunk(2, dim=1)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
 from detrkit.registry import MODULES, Traits
@@ -69,7 +70,7 @@ class SEFN(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         x, spatial = maps
         if min(x.shape[-2:]) < 2:
-            raise ValueError(
+            raise MapSizeError(
                 f"SEFN needs a map of at least 2 pixels a side, got {x.shape[2]}x{x.shape[3]}"
             )
         gate, value = self.project_in(x).chunk(2, dim=1)

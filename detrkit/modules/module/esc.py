@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.channel_attention import check_heads
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
@@ -130,7 +131,7 @@ class WindowAttention(nn.Module):
         height, width = size_of(x)
         for length in (height, width):
             if -length % self.side >= length:
-                raise ValueError(
+                raise MapSizeError(
                     f"sides must be more than half a window of {self.side}, got {height}x{width}"
                 )
         whole = padded(self.qkv(x), self.side, mode="reflect")

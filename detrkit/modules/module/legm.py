@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.channel_attention import check_heads
 from detrkit.layers.mlp import MLP
 from detrkit.layers.position_bias import offset_index
@@ -180,7 +181,7 @@ class WindowMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2], x.shape[3]
         if min(height, width) < self.side:
-            raise ValueError(
+            raise MapSizeError(
                 f"sides must be at least the window's {self.side}, got {height}x{width}"
             )
         v = self.v(x)

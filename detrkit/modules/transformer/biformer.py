@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.channel_attention import check_heads
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.tokens import merge_heads, size_of, split_heads
@@ -117,7 +118,7 @@ class NchwBRA(BiLevelRoutingAttention):
     def forward(self, x: Tensor) -> Tensor:
         height, width = size_of(x)
         if min(height, width) < self.n_win:
-            raise ValueError(
+            raise MapSizeError(
                 f"nchwBRA needs a map of at least {self.n_win} pixels a side, got {height}x{width}"
             )
         region = height // self.n_win, width // self.n_win

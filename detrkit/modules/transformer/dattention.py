@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrkit.errors import MapSizeError
 from detrkit.layers.channel_attention import check_heads, from_heads
 from detrkit.layers.depthwise import depthwise
 from detrkit.layers.norm import LayerNorm2d
@@ -121,7 +122,7 @@ class DAttention(nn.Module):
         offset = precise(self.offset(self._groups(query))).permute(0, 2, 3, 1)
         height, width = offset.shape[1:3]
         if height < 2 or width < 2:
-            raise ValueError(
+            raise MapSizeError(
                 "DAttention needs at least 2x2 samples, "
                 f"got {height}x{width} of a map of {query.shape[2]}x{query.shape[3]}"
             )
