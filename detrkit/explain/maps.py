@@ -43,7 +43,7 @@ def lies_over(layer: Layer, size: tuple[int, int], prefix: int = 0) -> bool:
         size: (H, W) of the image.
         prefix: tokens that stand before those of the image inside a vision transformer.
     """
-    if layer.is_map:
+    if len(layer.shape) == 4:
         h, w = layer.shape[2:]
         return any(
             h in (size[0] // s, -(-size[0] // s)) and w in (size[1] // s, -(-size[1] // s))
