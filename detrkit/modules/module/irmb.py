@@ -46,7 +46,7 @@ class iRMB(nn.Module):
         attn: whether it attends; without it is a convolutional block.
         attn_pre: attends before the values are made, with the narrow map.
         dim_head: channels of a head.
-        window_size: side of a window; 0: the whole map.
+        window_size: side of a window; 0 or less: the whole map.
         qkv_bias: whether queries, keys and values have one.
         shortcut: adds the input where size and width allow it.
         drop_path: rate at which training leaves the branch out.
@@ -108,7 +108,7 @@ class iRMB(nn.Module):
         """The values that local convolutions see, (B, C, H, W) -> (B, hidden, H, W)."""
         assert self.qk is not None
         size = size_of(n)
-        side = (self.window_size, self.window_size) if self.window_size else size
+        side = (self.window_size, self.window_size) if self.window_size > 0 else size
         n = padded(n, side)
         scale = (n.shape[1] // self.num_heads) ** -0.5
         whole = size_of(n)

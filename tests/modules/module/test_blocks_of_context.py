@@ -243,8 +243,9 @@ def test_irmb_without_attention_changes_width_and_size():
     same(module(x), conv(module.leave, local))
 
 
-def test_irmb_with_one_window_sees_the_whole_map():
-    module = made("iRMB", in_channels=4, dim_head=4, window_size=0)
+@pytest.mark.parametrize("side", [0, -1])
+def test_irmb_with_one_window_sees_the_whole_map(side):
+    module = made("iRMB", in_channels=4, dim_head=4, window_size=side)
     x = image(1, 4, 5, 6)
     n = norm(module.norm, x)
     q, k = conv(module.qk, n).flatten(2).split(4, 1)
