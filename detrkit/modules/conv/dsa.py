@@ -1,7 +1,7 @@
 """DSAN: Exploring the Relationship between Deformable Convolution and Spatial Attention. 2024,
 doi:10.36227/techrxiv.171328860.02479778/v1.
 
-t  = DW(u),  t' = strip_y(strip_x(W t; offsets of t); offsets of t)
+t  = DW₅(u),  t' = strip_y(strip_x(W t; offsets of t); offsets of t)
 y  = x + PW(u · PW(t')),  u = gelu(PW x)
 strip(v)(p) = sum_k v(p + k - ⌊K/2⌋ + Δ_k(p)) along a row or a column
 
@@ -85,7 +85,7 @@ class DSA(nn.Module):
     Args:
         in_channels: C.
         kernel_size: K, values of each strip.
-        dw_kernel_size: side of the depthwise convolutions, odd.
+        dw_kernel_size: length of the depthwise strips before the offsets, odd.
         dilation: pixels from one value to the next before they move.
         group: parts of the channels with offsets of their own; divides C.
 
@@ -109,7 +109,7 @@ class DSA(nn.Module):
             raise ValueError(f"dw_kernel_size must be odd, got {dw_kernel_size}")
         self.out_channels = c = in_channels
         self.first = nn.Conv2d(c, c, 1)
-        self.spatial = depthwise(c, dw_kernel_size)
+        self.spatial = depthwise(c, 5)  # the authors fix its side: only the strips have theirs
         self.value = nn.Linear(c, c)
         self.row, self.column = (
             DeformableStrip(c, kernel_size, dw_kernel_size, dilation, group, axis)

@@ -136,6 +136,14 @@ def test_dsa_is_its_equation() -> None:
     same(module(x), x + module.last(u * gate))
 
 
+@pytest.mark.parametrize("side", [3, 7])
+def test_dsa_guides_its_strips_by_a_5x5_whatever_their_own_side(side: int) -> None:
+    module = made("DSA", in_channels=4, dw_kernel_size=side)
+    assert module.spatial.kernel_size == (5, 5)
+    assert module.row.spatial.kernel_size == (1, side)
+    assert module.column.spatial.kernel_size == (side, 1)
+
+
 def snake(module: Any, x: Tensor) -> Tensor:
     """The points' places by the paper's recursion, one image, (C, H, W)."""
     k, half = module.kernel_size, module.kernel_size // 2
