@@ -25,7 +25,7 @@ from detrkit.export.metadata import KEY, Metadata
 from tests.cli.conftest import Run
 from tests.engine.bright import CLASSES, picture
 from tests.engine.tiny_data import write_coco
-from tests.export.families import family
+from tests.export.families import SIZE, family, inputs, run_onnx, shapes
 
 ALL = ["--onnx", "--torchscript", "--torch-export"]
 if importlib.util.find_spec("openvino"):
@@ -224,15 +224,22 @@ def test_letterboxed_raw_and_five_channels(tmp_path: Path) -> None:
     one.checkpoint.image_spec = replace(spec, resize="letterbox")
     weights = one.save(tmp_path / "five.pth")
     one.checkpoint.image_spec = spec
-    (file,) = detrkit.export(weights)
+    (file,) = detrkit.export(weights, batch=2)
     assert file.verification is not None
     assert file.verification.matched >= 0.99
-    (raw,) = detrkit.export(weights, raw=True, batch=2)
+    assert shapes(onnx.load(str(file.path)).graph.input)["images"] == [2, 5, *SIZE]
+    (raw,) = detrkit.export(weights, raw=True)
     assert raw.path.name == "five_raw.onnx"
     assert raw.verification is not None
     assert raw.verification.matched >= 0.99
-    session_inputs = onnx.load(str(raw.path)).graph.input
-    assert [value.name for value in session_inputs] == ["images"]
+    model = onnx.load(str(raw.path))
+    assert shapes(model.graph.input) == {"images": ["N", 5, *SIZE]}
+    assert shapes(model.graph.output) == {"logits": ["N", 10, 3], "boxes": ["N", 10, 4]}
+    images, _ = inputs(7, channels=5)
+    with torch.no_grad():
+        wanted = one.graph(raw=True)(images)
+    for a, b in zip(run_onnx(model, images), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 def test_pictures_of_any_kind(made: Path) -> None:

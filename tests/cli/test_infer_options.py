@@ -162,8 +162,7 @@ class TestNames:
 class TestStdin:
     def run(self, weights: str, text: str, *args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "detrkit", "infer", "-w", weights, "--device", "cpu", "-",
-             "-o", "out", *args],
+            [*detrkit(), "infer", "-w", weights, "--device", "cpu", "-", "-o", "out", *args],
             input=text, capture_output=True, text=True, encoding="utf-8", timeout=120,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1"},
         )  # fmt: skip

@@ -21,7 +21,7 @@ from tests.engine.bright import small_detector
 from tests.engine.test_evaluator import write_coco as write_bright_coco
 from tests.engine.tiny_data import write_coco, write_config
 from tests.engine.toy import equal
-from tests.forked import detrkit
+from tests.forked import detrkit, forking_launcher
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -51,12 +51,17 @@ class Mishap:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, and in `whole/` an uninterrupted run of two processes."""
+    """A folder with data, and in `whole/` an uninterrupted run of two processes.
+
+    They are forked; slow tests below start such in new interpreters and compare with this one.
+    """
     folder = tmp_path_factory.mktemp("processes")
     write_coco(folder / "data", train=6, val=3)
     write_config(folder, REPOSITORY)
     (folder / "mishap.py").write_text(PLUGIN)
-    assert run(folder, *train("whole"), "--nproc", "2") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detrkit.engine.distributed.launch.Launcher", forking_launcher)
+        assert run(folder, *train("whole"), "--nproc", "2") == 0
     return folder
 
 

@@ -38,6 +38,7 @@ from tests.data.test_dataset import break_image
 from tests.data.test_loader import same
 from tests.data.test_mosaic import DEIM
 from tests.data.test_transforms import RECIPE
+from tests.engine.distributed.processes import METHOD
 
 COUNT = 7
 PLENTY = Room(1 << 40)
@@ -123,11 +124,12 @@ def test_a_cache_changes_no_batch(
 
 
 @pytest.mark.parametrize("kind", ["ram", pytest.param("disk", marks=pytest.mark.slow)])
-def test_workers_that_are_spawned_read_the_cache(path: Path, tmp_path: Path, kind: str) -> None:
+def test_workers_that_share_no_memory_read_the_cache(path: Path, tmp_path: Path, kind: str) -> None:
+    """They get it pickled, from a server that has imported torch already."""
     data = make_data(path)
     cache(data, kind, tmp_path / "c")
     loader = make_loader(data, "dfine", num_workers=1)
-    loader._loader.multiprocessing_context = "spawn"
+    loader._loader.multiprocessing_context = METHOD
     plain = list(make_loader(make_data(path), "dfine"))
     for i in range(COUNT):
         break_image(path, i)  # nobody can read the files any more

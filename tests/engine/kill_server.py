@@ -20,6 +20,7 @@ the end of stdin may not come, since a loader process that a test forks has the 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import io
@@ -57,6 +58,7 @@ def main() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     curves.draw_curves = plain_curves
+    gc.freeze()  # those that are forked need not look through it
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)

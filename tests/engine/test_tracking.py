@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -12,7 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detrkit.engine.observers import JSONLog, RunFacts, Tracker, Tracking, tracking
+from detrkit.engine.observers import (
+    JSONLog,
+    RunFacts,
+    Tracker,
+    Tracking,
+    tensorboard,
+    tracking,
+)
 from detrkit.engine.observers.mlflow import MLflow
 from detrkit.engine.observers.tensorboard import TensorBoard
 from detrkit.engine.observers.tracker import Outcome
@@ -262,7 +270,20 @@ def test_tensorboard_can_be_read_back(tmp_path: Path) -> None:
     assert {"train/loss_vfl", "train_aux/loss_vfl_0", "lr/backbone"} <= set(found.Tags()["scalars"])
     assert set(found.Tags()["images"]) == {"batches/batch_0", "curves"}
     assert [e.step for e in found.Images("batches/batch_0")] == [11, 22]
-    assert found.Images("curves")[0].width == 1280
+    for name, kind in (("curves", "PNG"), ("batches/batch_0", "JPEG")):
+        shown = found.Images(name)[0]
+        assert (shown.width, shown.height) == (1280, 6)
+        with Image.open(io.BytesIO(shown.encoded_image_string)) as image:
+            assert (image.format, image.size) == (kind, (1280, 6))
+
+
+def test_small_pictures_are_in_tensorboard_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorboard, "_LARGEST", 2000)
+    run(tmp_path, TensorBoard())
+    (shown,) = events(tmp_path).Images("curves")
+    assert shown.encoded_image_string == (tmp_path / "curves.png").read_bytes()
 
 
 def test_tensorboard_hides_what_will_be_done_again(tmp_path: Path) -> None:

@@ -70,7 +70,6 @@ def family(name: str, *more: str) -> Family:
         f"{decoder}.num_layers=2",
         f"{decoder}.eval_idx=-1",
         "num_top_queries=20",
-        *more,
     ]
     if name in ("dfine", "deim"):  # the smallest backbone: each node takes its time to export
         update += [
@@ -82,7 +81,7 @@ def family(name: str, *more: str) -> Family:
         ]
     if name == "deimv2_vit":
         update += ["DINOv3STAs.interaction_indexes=[0,1,2]"]
-    cfg = load_config(_CONFIGS[name], update=update, overrides={"image_size": list(SIZE)})
+    cfg = load_config(_CONFIGS[name], update=[*update, *more], overrides={"image_size": list(SIZE)})
     model = enliven(build_model(cfg, seed=0)).eval()
     postprocessor = build_postprocessor(cfg)
     assert isinstance(model, Detector)
@@ -104,6 +103,14 @@ def inputs(batch: int, size: tuple[int, int] = SIZE, channels: int = 3) -> tuple
     images = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
     sizes = torch.tensor([[640 + 10 * i, 480 - 7 * i] for i in range(batch)])
     return images, sizes
+
+
+def shapes(values: Any) -> dict[str, list[int | str]]:
+    """Inputs or outputs of an ONNX graph, by name; an open dimension is its name."""
+    return {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in values
+    }
 
 
 def run_onnx(model: Any, *given: Tensor) -> list[npt.NDArray[Any]]:

@@ -9,6 +9,7 @@ environment when it is imported (`detrkit.cli`), is left to the forked process.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -38,6 +39,7 @@ def main() -> None:
     """Serves until stdin has anything to say; the folder of the socket goes with it."""
     for name in HEAVY:
         importlib.import_module(name)
+    gc.freeze()  # those that are forked need not look through it
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1])
     listener.listen()

@@ -1,5 +1,6 @@
 """What the server imports, of which test processes are forked: all that a training needs."""
 
+import gc
 import warnings
 
 with warnings.catch_warnings():
@@ -14,3 +15,5 @@ assert hotcoco
 assert torch.utils.tensorboard
 assert detrkit.engine.training
 assert list(MODULES)
+
+gc.freeze()  # those that are forked need not look through it
