@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.garbage import freeze
+
 # Before torch is imported, here and in child processes: one thread each. Tests compare runs of
 # both bit for bit, and more threads would wait for each other on a busy machine.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -37,7 +39,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
         return (yield)
     finally:
         gc.collect()
-        gc.freeze()
+        freeze()
         gc.enable()
 
 

@@ -20,7 +20,6 @@ the end of stdin may not come, since a loader process that a test forks has the 
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import importlib
 import io
@@ -39,6 +38,7 @@ from detrkit.cli.app import main as run
 from detrkit.engine import curves
 from detrkit.engine.evaluator import Evaluator
 from tests.engine.plain import plain_curves
+from tests.garbage import freeze
 
 #: What a run imports only when it needs it.
 HEAVY = (
@@ -58,7 +58,7 @@ def main() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     curves.draw_curves = plain_curves
-    gc.freeze()  # those that are forked need not look through it
+    freeze()
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)

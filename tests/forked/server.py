@@ -9,7 +9,6 @@ environment when it is imported (`detrkit.cli`), is left to the forked process.
 from __future__ import annotations
 
 import atexit
-import gc
 import importlib
 import json
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tests.engine.distributed.preload  # noqa: F401
+from tests.garbage import freeze
 
 #: What a run imports only when it needs it.
 HEAVY = (
@@ -39,7 +39,7 @@ def main() -> None:
     """Serves until stdin has anything to say; the folder of the socket goes with it."""
     for name in HEAVY:
         importlib.import_module(name)
-    gc.freeze()  # those that are forked need not look through it
+    freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1])
     listener.listen()

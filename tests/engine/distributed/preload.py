@@ -1,6 +1,5 @@
 """What the server imports, of which test processes are forked: all that a training needs."""
 
-import gc
 import warnings
 
 with warnings.catch_warnings():
@@ -10,10 +9,11 @@ with warnings.catch_warnings():
 
     import detrkit.engine.training
     from detrkit.registry import MODULES
+    from tests.garbage import freeze
 
 assert hotcoco
 assert torch.utils.tensorboard
 assert detrkit.engine.training
 assert list(MODULES)
 
-gc.freeze()  # those that are forked need not look through it
+freeze()
