@@ -60,11 +60,16 @@ def test_a_profile_says_where_a_step_goes(place: Path, capsys: pytest.CaptureFix
         assert json.load(file)["traceEvents"]
 
 
+#: All images in one step, so that the loss of the first epoch is that of the untrained model: what
+#: Adam makes of a gradient's rounding, when it begins with the signs, is not in it yet.
+ONE_STEP = ["--data", "data", "--batch", "8", "--amp", "off"]
+
+
 def test_the_layout_of_memory_changes_no_more_than_rounding(place: Path) -> None:
-    common = ["--data", "data", "--epochs", "1", "--amp", "off"]
+    common = [*ONE_STEP, "--epochs", "1"]
     assert main(["train", "tiny.yml", *common, "-o", "last", "--channels-last"]) == 0
     assert main(["train", "tiny.yml", *common, "-o", "first", "--no-channels-last"]) == 0
-    assert losses(place / "last") == pytest.approx(losses(place / "first"), rel=1e-3)
+    assert losses(place / "last") == pytest.approx(losses(place / "first"), rel=1e-5)
 
 
 def test_compile_needs_a_compiler(
@@ -79,8 +84,9 @@ def test_compile_needs_a_compiler(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_the_compiled_model_learns_the_same(place: Path) -> None:
-    common = ["--data", "data", "--epochs", "2", "--amp", "off"]
+    common = [*ONE_STEP, "--epochs", "2"]
     assert main(["train", "tiny.yml", *common, "-o", "plain"]) == 0
     assert main(["train", "tiny.yml", *common, "-o", "compiled", "--compile"]) == 0
-    # Adam begins with the signs of gradients, so rounding grows: channels-last moves these by 0.6 %
-    assert losses(place / "compiled") == pytest.approx(losses(place / "plain"), rel=5e-2)
+    plain, compiled = losses(place / "plain"), losses(place / "compiled")
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-5)
+    assert compiled[1] == pytest.approx(plain[1], rel=5e-2)
