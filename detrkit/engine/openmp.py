@@ -3,8 +3,8 @@
 OpenMP keeps a team of threads for every thread that has computed. In GNU's (`libgomp`, which
 PyTorch has on Linux), once all teams together are larger than the processor, a thread that waits
 for its team sleeps at once instead of spinning, and each layer of a small network waits for many to
-be woken: a detector in a worker thread takes 1.4 to 2 times as long, only because the main thread
-has loaded it.
+be woken: a detector in a worker thread takes half as long again, only because the main
+thread has loaded it (`tests/benchmarks/threads.py`).
 """
 
 from __future__ import annotations

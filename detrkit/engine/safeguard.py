@@ -16,6 +16,7 @@ out as well, but nothing was wrong unless the losses are not finite either, or t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,9 +106,9 @@ class Safeguard:
 
     def _step_unless(self, flag: Tensor) -> None:
         """A step of a fused optimizer; its kernels look at the flag."""
-        optimizer = self.optimizer
-        optimizer.grad_scale, optimizer.found_inf = None, flag.float()  # type: ignore[attr-defined]
+        optimizer: Any = self.optimizer  # these two are PyTorch's own names, in no class
+        optimizer.grad_scale, optimizer.found_inf = None, flag.float()
         try:
             optimizer.step()
         finally:
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+            del optimizer.grad_scale, optimizer.found_inf

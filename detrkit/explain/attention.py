@@ -231,7 +231,7 @@ class Sampling:
         """Attention per area over the input, all levels together: (h, w) of the finest one."""
         finest = max(self.shapes)
         parts = [part[None, None] * part.numel() for part in self.splat(detection)]
-        return sum(F.interpolate(p, finest, mode="bilinear")[0, 0] for p in parts)  # type: ignore[return-value]
+        return torch.cat([F.interpolate(p, finest, mode="bilinear") for p in parts]).sum((0, 1))
 
 
 @dataclass(frozen=True)

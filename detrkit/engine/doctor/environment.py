@@ -337,7 +337,8 @@ def check_open_files(machine: Machine) -> Check:
 def check_folder(code: str, what: str, folder: Path) -> Check:
     """Whether `folder` (or where it would be made) can be written, and its disk's free space."""
     place = existing(folder)
-    values = {"folder": str(folder), "free": free_space(place)}
+    free = free_space(place)
+    values = {"folder": str(folder), "free": free}
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
@@ -348,8 +349,8 @@ def check_folder(code: str, what: str, folder: Path) -> Check:
             "choose another place: " + _ELSEWHERE[code],
             values=values,
         )
-    text = f"{what}: {amount(values['free'])} free at {place}"  # type: ignore[arg-type]
-    if free_space(place) < LITTLE_DISK:
+    text = f"{what}: {amount(free)} free at {place}"
+    if free < LITTLE_DISK:
         return warning(
             code,
             text,

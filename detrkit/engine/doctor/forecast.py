@@ -231,8 +231,9 @@ def mean_step(session: Session, step: float, largest: float) -> float:
     collate = session.train.collate
     total = 0.0
     for epoch in range(session.plan.epochs):
-        multi = isinstance(collate, BatchImageCollateFunction) and collate.size_at(epoch, 0)
-        sizes = collate.scales if multi else [session.image_spec.size]  # type: ignore[attr-defined]
+        sizes = [session.image_spec.size]
+        if isinstance(collate, BatchImageCollateFunction) and collate.size_at(epoch, 0):
+            sizes = collate.scales
         mean = sum(h * w for h, w in sizes) / len(sizes)
         total += max(step + slope * (mean - pixels), step * mean / pixels * 0.5)
     return total / session.plan.epochs
