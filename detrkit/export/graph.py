@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import UsageError
+from detrkit.export.pieces import in_pieces
 from detrkit.layers.affine import Bound
 from detrkit.models.backbones.hgnetv2 import Stem
 from detrkit.models.decoders.two_stage import TwoStageDecoder
@@ -107,6 +108,7 @@ def exportable(detector: Detector, shape: InputShape) -> Detector:
     for stem in [m for m in model.modules() if isinstance(m, Stem)]:
         if not _never_negative(stem.stem1.act):
             stem.pool_border = _ALMOST_ZERO
+    in_pieces(model.encoder)
     if isinstance(model.decoder, TwoStageDecoder):
         model.decoder.set_size(None if shape.dynamic_size else shape.size)
     return model

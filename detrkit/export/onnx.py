@@ -28,7 +28,7 @@ from detrkit.export.metadata import KEY, Metadata
 from detrkit.files import write_bytes
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, ValueInfoProto
 
 log = logging.getLogger("detrkit")
 
@@ -186,7 +186,8 @@ def _name_nodes(model: ModelProto) -> None:
 
 
 def _tidy(model: ModelProto) -> None:
-    """Names open dimensions; removes what says where the file was made, and derived shapes."""
+    """Names open dimensions; removes what says where the file was made, and most derived shapes."""
+    enlarged = _enlarged(model)
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(
             value.type.tensor_type.shape.dim, _DIMENSIONS[value.name], strict=True
@@ -194,6 +195,7 @@ def _tidy(model: ModelProto) -> None:
             if not dimension.HasField("dim_value"):
                 dimension.dim_param = name
     del model.graph.value_info[:]
+    model.graph.value_info.extend(enlarged)
     parts = model.graph.node, model.graph.input, model.graph.output, model.graph.initializer
     for part in (model.graph, *chain(*parts)):
         del part.metadata_props[:]
@@ -203,6 +205,23 @@ def _tidy(model: ModelProto) -> None:
     model.graph.name = "detector"
     model.producer_name = "detrkit"
     model.producer_version = ""
+
+
+def _enlarged(model: ModelProto) -> list[ValueInfoProto]:
+    """The shapes of enlarged maps of a fixed size, with the batch's name.
+
+    ONNX does not infer that `Resize` keeps the batch, and without knowing it ONNX Runtime does not
+    let the convolution beside it add the enlarged map in place.
+    """
+    names = {name for node in model.graph.node if node.op_type == "Resize" for name in node.output}
+    found = []
+    for value in model.graph.value_info:
+        if value.name in names:
+            batch, *sides = value.type.tensor_type.shape.dim
+            if batch.dim_param and all(side.HasField("dim_value") for side in sides):
+                batch.dim_param = _DIMENSIONS["images"][0]
+                found.append(value)
+    return found
 
 
 def describe(model: ModelProto, metadata: Metadata) -> None:

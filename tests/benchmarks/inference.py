@@ -6,13 +6,13 @@
 The yardstick is the forward pass that the authors' repositories measure: their model and
 postprocessor after `deploy()`, float32, PyTorch's default memory format. Without a checkout ours
 stands in: the same modules, deployed as theirs are. Against it: our deployed model as `infer` runs
-it, in float32, with `--half` and (with `--compile`) with `--compile`, the exported ONNX file in
-ONNX Runtime, and, where it is installed, OpenVINO. One image of the config's size, two threads,
-random weights whose norms and affine blocks are no identities. Each has a process of its own, ours
-with the setting of `malloc` that our runtimes make (`detrkit.engine.allocator`), and all take
-turns, so that other programs slow all alike. Printed are medians, fastest, and the ratio of the
-medians to the yardstick. On a busy machine `--threads 1 --clock cpu` counts the time that was
-computed, not the time that passed.
+it, in float32, with `--half` and (with `--compile`) with `--compile`, the exported ONNX file and
+the one of 8 bits (`--int8`) in ONNX Runtime, and, where it is installed, OpenVINO. One image of the
+config's size, two threads, random weights whose norms and affine blocks are no identities. Each has
+a process of its own, ours with the setting of `malloc` that our runtimes make
+(`detrkit.engine.allocator`), and all take turns, so that other programs slow all alike. Printed are
+medians, fastest, and the ratio of the medians to the yardstick. On a busy machine `--threads 1
+--clock cpu` counts the time that was computed, not the time that passed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from detrkit.engine.amp import cpu_computes_bf16
 from detrkit.engine.parts import build_model, build_postprocessor
 from detrkit.engine.runtime import compiled, half_precision
 from detrkit.export.graph import DetectionGraph, InputShape, exportable
+from detrkit.export.int8 import quantized
 from detrkit.export.onnx import to_onnx, trace, write_onnx
 from detrkit.layers.affine import LearnableAffine
 from detrkit.models.detector import Detector
@@ -61,6 +62,7 @@ SIDES = (
     "ours, half",
     "ours, compiled",
     "ONNX Runtime",
+    "ONNX Runtime, int8",
     "OpenVINO, f32",
     "OpenVINO, bf16",
 )
@@ -173,6 +175,11 @@ class Case:
     checkout: Path | None
     threads: int
 
+    @property
+    def int8_path(self) -> Path:
+        """The same in 8 bits, calibrated on the image that is measured."""
+        return self.path.with_suffix(".int8.onnx")
+
     def parts(self) -> tuple[Detector, PostProcessor, Tensor, Tensor]:
         """Model, postprocessor, one image and its size (width, height)."""
         cfg = load_config(self.name)
@@ -188,7 +195,9 @@ class Case:
         model, postprocessor, images, _ = self.parts()
         shape = InputShape((images.shape[2], images.shape[3]))
         graph = DetectionGraph(exportable(model, shape), postprocessor)
-        write_onnx(to_onnx(trace(graph, shape), graph), self.path)
+        onnx = to_onnx(trace(graph, shape), graph)
+        write_onnx(onnx, self.path)
+        write_onnx(quantized(onnx, [images.numpy()]), self.int8_path)
 
     def forward(self, side: str) -> Forward | None:
         """One of the sides; None where it cannot run here."""
@@ -212,7 +221,8 @@ class Case:
             return halved(deployed, usual) if cpu_computes_bf16() else None
         if side.startswith("OpenVINO"):
             return openvino(self.path, images, sizes, self.threads, side.split()[-1])
-        return onnx_runtime(self.path, images, sizes, self.threads)
+        path = self.int8_path if side.endswith("int8") else self.path
+        return onnx_runtime(path, images, sizes, self.threads)
 
 
 def serve(case: Case, side: str, clock: str, pipe: Connection) -> None:

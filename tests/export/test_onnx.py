@@ -235,6 +235,16 @@ def test_a_fixed_batch_and_zeros_at_the_border_that_stay_in_the_maximum() -> Non
             affine.bias.copy_(before)  # type: ignore[operator]
 
 
+def test_enlarged_maps_say_that_they_keep_the_batch() -> None:
+    """Else ONNX Runtime adds them in an operation of its own."""
+    model = exported("dfine")
+    enlarged = [node.output[0] for node in model.graph.node if node.op_type == "Resize"]
+    known = shapes(model.graph.value_info)
+    assert enlarged
+    assert list(known) == enlarged
+    assert all(shape[0] == "N" for shape in known.values())
+
+
 def test_wrong_shapes() -> None:
     with pytest.raises(UsageError, match="multiples of 32"):
         InputShape((64, 100))

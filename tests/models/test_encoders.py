@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.errors import ConfigError
+from detrkit.export.pieces import ElanInPieces, in_pieces
 from detrkit.layers.conv import fold_sequences
 from detrkit.models.encoders.blocks import CSPLayer, RepNCSPELAN
 from detrkit.models.encoders.factored import ConvOfPair, take_joins_apart
@@ -149,6 +150,27 @@ def test_joins_taken_apart_answer_the_same(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("chosen", [{}, {"block": "C2f"}], ids=["apart", "joined"])
+@pytest.mark.parametrize("options", VERSIONS)
+def test_blocks_in_pieces(options: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """Neither splits nor, in blocks, concatenations are left; the answer is the same."""
+    encoder = fill(HybridEncoder(**SMALL, **options, **chosen)).eval()
+    deployed = fused(encoder)
+    fold_sequences(deployed)
+    assert isinstance(deployed, HybridEncoder)
+    take_joins_apart(deployed)
+    before = {type(m) for m in deployed.modules()}
+    in_pieces(deployed)
+    kinds = {type(m) for m in deployed.modules()}
+    assert (ElanInPieces in kinds) == (RepNCSPELAN in before)
+    assert RepNCSPELAN not in kinds
+    assert not any(isinstance(m, CSPLayer) and m.split for m in deployed.modules())
+    maps = inputs(WIDTHS)
+    for ours, expected in zip(deployed(maps), encoder(maps), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@torch.no_grad()
 def test_joins_with_chosen_modules_stay() -> None:
     for chosen in ({"block": "C2f"}, {"fusion": "MFM"}, {"upsample": "DySample"}):
         deployed = fused(HybridEncoder(**SMALL, **chosen))  # type: ignore[arg-type]
@@ -161,8 +183,13 @@ def test_joins_with_chosen_modules_stay() -> None:
 def test_fused_lite_encoder_answers_the_same() -> None:
     encoder = fill(LiteEncoder([24], [16], 32)).eval()
     maps = inputs(WIDTHS[:1], SHAPES[:1])
-    for ours, expected in zip(fused(encoder)(maps), encoder(maps), strict=True):
-        torch.testing.assert_close(ours, expected)
+    deployed = fused(encoder)
+    for pieces in (False, True):
+        if pieces:
+            in_pieces(deployed)
+            assert any(isinstance(m, ElanInPieces) for m in deployed.modules())
+        for ours, expected in zip(deployed(maps), encoder(maps), strict=True):
+            torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("options", VERSIONS)
