@@ -206,9 +206,8 @@ class _Export:
         )
         postprocessor = build_postprocessor(loaded.config)
         assert isinstance(postprocessor, PostProcessor)
-        self.graph = DetectionGraph(
-            exportable(loaded.model, self.shape), None if options.raw else postprocessor
-        )
+        model = exportable(loaded.model, self.shape, pieces=options.precision == "fp32")
+        self.graph = DetectionGraph(model, None if options.raw else postprocessor)
 
     def run(self) -> Iterator[Exported]:
         """The files, one after the other."""

@@ -102,13 +102,21 @@ class InputShape:
 STRIDE = 32
 
 
-def exportable(detector: Detector, shape: InputShape) -> Detector:
-    """A copy for tracing: deployed into plain layers, its constants made for the size."""
+def exportable(detector: Detector, shape: InputShape, *, pieces: bool = True) -> Detector:
+    """A copy for tracing: deployed into plain layers, its constants made for the size.
+
+    Args:
+        detector: any.
+        shape: of the images.
+        pieces: whether blocks add parts of sums instead of stacking maps; not for less than 32
+            bits, which would round every part.
+    """
     model = detector.deploy(fold_norms=True, plain=True)
     for stem in [m for m in model.modules() if isinstance(m, Stem)]:
         if not _never_negative(stem.stem1.act):
             stem.pool_border = _ALMOST_ZERO
-    in_pieces(model.encoder)
+    if pieces:
+        in_pieces(model.encoder)
     if isinstance(model.decoder, TwoStageDecoder):
         model.decoder.set_size(None if shape.dynamic_size else shape.size)
     return model

@@ -194,10 +194,12 @@ class Case:
     def export(self) -> None:
         model, postprocessor, images, _ = self.parts()
         shape = InputShape((images.shape[2], images.shape[3]))
-        graph = DetectionGraph(exportable(model, shape), postprocessor)
-        onnx = to_onnx(trace(graph, shape), graph)
-        write_onnx(onnx, self.path)
-        write_onnx(quantized(onnx, [images.numpy()]), self.int8_path)
+        for int8 in (False, True):
+            graph = DetectionGraph(exportable(model, shape, pieces=not int8), postprocessor)
+            onnx = to_onnx(trace(graph, shape), graph)
+            if int8:
+                onnx = quantized(onnx, [images.numpy()])
+            write_onnx(onnx, self.int8_path if int8 else self.path)
 
     def forward(self, side: str) -> Forward | None:
         """One of the sides; None where it cannot run here."""
