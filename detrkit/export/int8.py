@@ -1,8 +1,9 @@
 """8-bit ONNX models: ONNX Runtime's static quantization, calibrated on images.
 
 Convolutions and matrix products of backbone and encoder take 8-bit inputs and weights, one scale
-per output channel; the decoder stays as it is: its boxes are sums of small corrections, which 8
-bits would round away. The operators are float ones between `QuantizeLinear` and `DequantizeLinear`,
+per output channel. The decoder stays as it is: its boxes are sums of small corrections, which 8
+bits would round away. So do the stem, whose few channels are faster in float, and the products of
+attention, which have no weights. The operators are float ones between `QuantizeLinear` and `DequantizeLinear`,
 as every runtime reads them: ONNX Runtime, TensorRT (symmetric), OpenVINO.
 """
 
@@ -30,6 +31,9 @@ Images = npt.NDArray[np.float32]
 #: Nodes that keep their precision: the decoder's, whose names `detrkit.export.onnx` gives.
 DECODER = re.compile(r"^decoder[./]")
 
+#: The backbone's first convolutions.
+_STEM = re.compile(r"^backbone\.(stem|conv1)[./]")
+
 #: What is quantized.
 _OPERATORS = ["Conv", "MatMul", "Gemm"]
 
@@ -50,10 +54,11 @@ def quantized(
     kinds = quantization.QuantType
     given = onnx.ModelProto()
     given.CopyFrom(model)  # ONNX Runtime moves the weights of what it gets into a file
+    weights = {tensor.name for tensor in model.graph.initializer}
     kept = [
         node.name
         for node in model.graph.node
-        if node.op_type in _OPERATORS and DECODER.match(node.name)
+        if DECODER.match(node.name) or _STEM.match(node.name) or weights.isdisjoint(node.input)
     ]
     with tempfile.TemporaryDirectory(prefix="detrkit-int8-") as folder, _quiet():
         target = Path(folder) / "int8.onnx"

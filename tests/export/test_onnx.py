@@ -144,7 +144,7 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     assert first == second
 
 
-def test_int8_leaves_the_decoder_alone() -> None:
+def test_int8_leaves_decoder_stem_and_attention_alone() -> None:
     plain = exported("dfine")
     before = plain.SerializeToString(deterministic=True)
     images, _ = inputs(2)
@@ -152,16 +152,25 @@ def test_int8_leaves_the_decoder_alone() -> None:
     assert plain.SerializeToString(deterministic=True) == before  # the given model stays
     kinds = {t.name: t.data_type for t in model.graph.initializer}
     sources = {name: node for node in model.graph.node for name in node.output}
-    counts = {"decoder": [0, 0], "rest": [0, 0]}
+    counts = {where: [0, 0] for where in ("decoder", "stem", "attention", "backbone", "encoder")}
     for node in model.graph.node:
         if node.op_type in ("Conv", "MatMul", "Gemm") and len(node.input) > 1:
             weight = sources.get(node.input[1])
             low = weight is not None and weight.op_type == "DequantizeLinear"
             low = low and kinds.get(weight.input[0]) == TensorProto.INT8
-            counts["decoder" if node.name.startswith("decoder") else "rest"][bool(low)] += 1
-    assert counts["decoder"][True] == 0
+            product = node.op_type == "MatMul" and weight is not None and not low
+            part = node.name.split("/")[0].split(".")
+            where = "stem" if "stem" in part else part[0]
+            where = "attention" if product and where == "encoder" else where
+            counts[where][bool(low)] += 1
+    assert {where: low for where, (_, low) in counts.items() if low == 0} == {
+        "decoder": 0, "stem": 0, "attention": 0
+    }  # fmt: skip
     assert counts["decoder"][False] > 10
-    assert counts["rest"][True] > 50
+    assert counts["stem"][False] == 5
+    assert counts["attention"][False] == 2
+    assert counts["backbone"][True] + counts["encoder"][True] > 50
+    assert counts["backbone"][False] == counts["encoder"][False] == 0
     given = inputs(2)
     answer = run_onnx(model, *given)
     assert answer[1].shape == (2, 20, 4)
