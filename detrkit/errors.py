@@ -135,4 +135,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if not matches:
         lowered = {k.lower(): k for k in known}
         matches = [lowered[word.lower()]] if word.lower() in lowered else []
-    return f", did you mean `{matches[0]}`?" if matches else ""
+    # `repr`: keys of a damaged file may break the line
+    return f", did you mean `{repr(matches[0])[1:-1]}`?" if matches else ""

@@ -289,6 +289,7 @@ def test_exif_rotation_follows_the_annotation(
         ("{", "line 1"),
         ("[]", "expected a JSON object"),
         ('{"images": [], "annotations": []}', "`categories` is missing"),
+        ('{"images": [], "annotatio\\ns": [], "categories": []}', r"mean `annotatio\\ns`\?\)$"),
         ('{"image": [], "annotations": [], "categories": []}', "did you mean `image`"),
         ('{"images": {}, "annotations": [], "categories": []}', "`images` must be a list"),
         ('{"images": [], "annotations": [], "categories": []}', "the list is empty"),
