@@ -3,8 +3,8 @@
 Convolutions and matrix products of backbone and encoder take 8-bit inputs and weights, one scale
 per output channel. The decoder stays as it is: its boxes are sums of small corrections, which 8
 bits would round away. So do the stem, whose few channels are faster in float, and the products of
-attention, which have no weights. The operators are float ones between `QuantizeLinear` and `DequantizeLinear`,
-as every runtime reads them: ONNX Runtime, TensorRT (symmetric), OpenVINO.
+attention, which have no weights. The operators are float ones between `QuantizeLinear` and
+`DequantizeLinear`, as every runtime reads them: ONNX Runtime, TensorRT (symmetric), OpenVINO.
 """
 
 from __future__ import annotations
