@@ -78,7 +78,8 @@ def in_pieces(encoder: nn.Module) -> None:
     """
     for module in list(encoder.modules()):
         if isinstance(module, CSPLayer) and module.split:
-            module.conv2, module.conv1 = _halves(module.conv1)  # type: ignore[assignment]
+            short, main = _halves(module.conv1)
+            module._modules |= {"conv1": main, "conv2": short}
             module.split = False
         for name, child in list(module.named_children()):
             if isinstance(child, RepNCSPELAN):

@@ -62,6 +62,7 @@ def get_activation(act: str | nn.Module | None, inplace: bool = False) -> nn.Mod
             hint=f"known: {', '.join(_ACTIVATIONS)}",
         )
     activation = _ACTIVATIONS[act.lower()]()
+    # of every attribute PyTorch's stubs say that it is a tensor or a module
     if inplace and isinstance(getattr(activation, "inplace", None), bool):
         activation.inplace = True  # type: ignore[assignment]
     return activation

@@ -43,6 +43,7 @@ def fused_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm2d)
 def _convolution_like(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
     """`conv` with other weights and a bias."""
     assert not isinstance(conv.padding, str)
+    # PyTorch says of its sides that they are any number of integers, and takes one or two
     fused = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
@@ -69,7 +70,7 @@ def convolution_of(kernel: Tensor, bias: Tensor, stride: int = 1, groups: int = 
         bias: (out,).
         stride, groups: of the convolution.
     """
-    out_channels, width, *sides = kernel.shape
+    out_channels, width, *sides = kernel.shape  # two sides, which the type of a shape cannot say
     conv = nn.Conv2d(
         width * groups,
         out_channels,

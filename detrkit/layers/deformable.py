@@ -119,7 +119,7 @@ class MSDeformableAttention(nn.Module):
         weights = weights.softmax(-1).transpose(1, 2)  # (B, M, Q, P)
         centre, side = boxes_cxcywh[:, None, :, None].chunk(2, dim=-1)  # (B, 1, Q, 1, 2)
         reach = self.num_points_scale.to(query.dtype)[:, None] * side * self.offset_scale
-        # as wide as `reach`: sums of numbers in pairs are slow in most runtimes
+        # as wide as `reach`: sums of numbers in pairs are slow in ONNX Runtime
         locations = centre.expand(reach.shape) + offsets * reach
         return locations, weights
 
